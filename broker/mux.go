@@ -1,0 +1,44 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// OpenFunc opens the broker that a URL names. It must not put the URL, which may carry a password,
+// into an error.
+type OpenFunc func(ctx context.Context, u *url.URL) (Broker, error)
+
+// Mux opens brokers by the scheme of a URL. It is filled by the program that uses it; package
+// broker/drivers has one with every driver of this module.
+type Mux map[string]OpenFunc
+
+// Open opens the broker that rawURL names. The caller closes it.
+func (m Mux) Open(ctx context.Context, rawURL string) (Broker, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error of url.Parse prints the whole URL; only its cause is safe to show.
+		if ue := (*url.Error)(nil); errors.As(err, &ue) {
+			err = ue.Err
+		}
+		if strings.Contains(rawURL, "@") {
+			err = errors.New("malformed") // the cause may quote a part of the password
+		}
+		return nil, fmt.Errorf("broker: parse URL: %w", err)
+	}
+	open, ok := m[u.Scheme]
+	if !ok {
+		known := strings.Join(slices.Sorted(maps.Keys(m)), "://, ") + "://"
+		return nil, fmt.Errorf("broker: unknown scheme %q; known are %s", u.Scheme, known)
+	}
+	b, err := open(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("broker: open %s://%s: %w", u.Scheme, u.Host, err)
+	}
+	return b, nil
+}

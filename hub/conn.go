@@ -1,0 +1,23 @@
+package hub
+
+// Conn is one client's wire: an Engine.IO session, whatever carries it at the moment. A transport
+// implements it, hands it to [Hub.Attach], and from then on feeds the [Client] that it was given.
+type Conn interface {
+	// ID is the Engine.IO session ID. It is a secret between this client and the server.
+	ID() string
+
+	// Transport names what carries the session now: "polling" or "websocket".
+	Transport() string
+
+	// Send queues p and returns at once. Packets leave in the order of the calls. A volatile packet
+	// is dropped, without an error, when the wire is not ready to take it now. When the queue is
+	// full its policy decides: the packet or an older one is dropped, or the connection is closed.
+	// Send is called from fan-out with no lock held, and must not call back into the hub on the
+	// same goroutine.
+	Send(p *Packet) error
+
+	// Close ends the session for the given reason once everything that was queued before has left,
+	// or the write deadline has passed. It returns at once and may be called more than once; the
+	// first reason counts. The transport calls Client.Closed when the session has ended.
+	Close(reason Reason)
+}

@@ -1,0 +1,81 @@
+package hub
+
+import "encoding/binary"
+
+// Packet is one Socket.IO packet with its attachments, encoded for the wire. It is immutable, and
+// one packet is shared by all the sockets that it is sent to. Text and attachments are queued and
+// written as one unit: no other packet comes between them.
+type Packet struct {
+	frames   []byte // the WebSocket frames back to back: a text frame, then a binary frame each
+	text     span   // of the payload of the text frame in frames
+	binary   []span // of the payloads of the binary frames in frames
+	volatile bool
+}
+
+type span struct{ from, to uint32 }
+
+// WebSocket opcodes with FIN set, RFC 6455 section 5.2.
+const (
+	finText   = 0x81
+	finBinary = 0x82
+)
+
+// newPacket encodes text, which begins with the Engine.IO type "4", and its attachments.
+func newPacket(text []byte, attachments [][]byte, volatile bool) *Packet {
+	size := maxFrameHeader + len(text)
+	for _, a := range attachments {
+		size += maxFrameHeader + len(a)
+	}
+	p := &Packet{frames: make([]byte, 0, size), volatile: volatile}
+	p.text = p.add(finText, text)
+	if len(attachments) > 0 {
+		p.binary = make([]span, len(attachments))
+		for i, a := range attachments {
+			p.binary[i] = p.add(finBinary, a)
+		}
+	}
+	return p
+}
+
+func (p *Packet) add(first byte, payload []byte) span {
+	p.frames = appendFrameHeader(p.frames, first, len(payload))
+	from := len(p.frames)
+	p.frames = append(p.frames, payload...)
+	return span{uint32(from), uint32(len(p.frames))}
+}
+
+// Frames is the packet as WebSocket frames from a server, RFC 6455 section 5, uncompressed, back to
+// back. The caller must not modify it.
+func (p *Packet) Frames() []byte { return p.frames }
+
+// Text is the Engine.IO packet of type message, "42[…]" say. The caller must not modify it.
+func (p *Packet) Text() []byte { return p.frames[p.text.from:p.text.to:p.text.to] }
+
+// Attachments is the number of binary attachments that follow the text.
+func (p *Packet) Attachments() int { return len(p.binary) }
+
+// Attachment is the i-th binary attachment. The caller must not modify it.
+func (p *Packet) Attachment(i int) []byte {
+	s := p.binary[i]
+	return p.frames[s.from:s.to:s.to]
+}
+
+// Volatile reports whether the packet is to be dropped when it cannot be written now.
+func (p *Packet) Volatile() bool { return p.volatile }
+
+// Size is the number of bytes that the packet takes in a queue.
+func (p *Packet) Size() int { return len(p.frames) }
+
+const maxFrameHeader = 10 // of an unmasked frame
+
+// appendFrameHeader appends the header of an unmasked frame, RFC 6455 section 5.2.
+func appendFrameHeader(dst []byte, first byte, n int) []byte {
+	switch {
+	case n < 126:
+		return append(dst, first, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, first, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, first, 127), uint64(n))
+	}
+}
