@@ -1,0 +1,174 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tether/broker"
+)
+
+// ledger is a broker that only keeps the list of subscriptions; its calls take time.
+type ledger struct {
+	broker.Broker // nil: nothing else is called
+
+	delay func() // before a call takes effect
+	fail  atomic.Int32
+
+	mu    sync.Mutex
+	live  map[string]bool
+	calls int
+}
+
+var errLedger = errors.New("ledger is closed for the day")
+
+func (l *ledger) change(live bool, subjects []string) error {
+	l.delay()
+	if l.fail.Add(-1) >= 0 {
+		return errLedger
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls++
+	for _, s := range subjects {
+		if live {
+			l.live[s] = true
+		} else {
+			delete(l.live, s)
+		}
+	}
+	return nil
+}
+
+func (l *ledger) Subscribe(_ context.Context, subjects ...string) error {
+	return l.change(true, subjects)
+}
+
+func (l *ledger) Unsubscribe(_ context.Context, subjects ...string) error {
+	return l.change(false, subjects)
+}
+
+func (l *ledger) has(subject string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live[subject]
+}
+
+func startInterest(t *testing.T, delay time.Duration) (*interest, *ledger) {
+	t.Helper()
+	l := &ledger{live: map[string]bool{}, delay: func() { <-time.After(rand.N(delay + 1)) }}
+	in := newInterest(l, newIndex(), slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { in.run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return in, l
+}
+
+func TestWaitReturnsOnlyWhenTheRoomIsSubscribed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range 2_000 {
+			wg.Go(func() {
+				subject := fmt.Sprint("room", i%100)
+				m := in.join(subject, new(Socket))
+				if err := in.wait(t.Context(), m); err != nil {
+					t.Error(err)
+				}
+				if !l.has(subject) {
+					t.Errorf("%s is not subscribed after wait", subject)
+				}
+				in.leave(m)
+			})
+		}
+		wg.Wait()
+		synctest.Wait()
+	})
+}
+
+// Joins and leaves of one room race with slow broker calls; in the end the subscription fits.
+func TestSubscriptionsFitTheMembersAfterFlapping(t *testing.T) {
+	for round := range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			in, l := startInterest(t, time.Millisecond)
+			var wg sync.WaitGroup
+			for tab := range 4 {
+				wg.Go(func() {
+					for range 10 {
+						m := in.join("room", new(Socket))
+						<-time.After(rand.N(time.Millisecond))
+						in.leave(m)
+					}
+					if round%2 == 0 && tab == 0 {
+						in.join("room", new(Socket))
+					}
+				})
+			}
+			wg.Wait()
+			<-time.After(time.Second) // on the fake clock: the reconciler is idle afterwards
+			synctest.Wait()
+			if want := round%2 == 0; l.has("room") != want {
+				t.Errorf("subscribed: %v, want %v", !want, want)
+			}
+			if round%2 != 0 && in.index.rooms() != 0 {
+				t.Error("an empty room without a subscription is kept")
+			}
+		})
+	}
+}
+
+func TestASubscriptionThatFailsIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		l.fail.Store(3)
+		m := in.join("room", new(Socket))
+		if err := in.wait(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if !l.has("room") {
+			t.Error("not subscribed after wait")
+		}
+	})
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		l.fail.Store(1 << 20)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		m := in.join("room", new(Socket))
+		if err := in.wait(ctx, m); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the context's error", err)
+		}
+		in.leave(m)
+	})
+}
+
+func TestManyJoinsShareABrokerCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		l.delay = func() { <-time.After(time.Millisecond) }
+		var wg sync.WaitGroup
+		const rooms = 3_000
+		for i := range rooms {
+			wg.Go(func() {
+				if err := in.wait(t.Context(), in.join(fmt.Sprint("room", i), new(Socket))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if most := rooms/interestBatch + 3; l.calls > most {
+			t.Errorf("%d broker calls for %d rooms, want at most %d", l.calls, rooms, most)
+		}
+	})
+}
