@@ -1,0 +1,245 @@
+package memory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"tether/broker"
+	"tether/broker/memory"
+)
+
+// start runs b until the test ends.
+func start(t testing.TB, b broker.Broker, deliver func(broker.Message)) {
+	t.Helper()
+	done := make(chan error, 1)
+	// Owned by the cleanup below.
+	go func() { done <- b.Run(context.Background(), broker.Handler{Deliver: deliver}) }()
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func subscribe(t testing.TB, b broker.Broker, subjects ...string) {
+	t.Helper()
+	if err := b.Subscribe(context.Background(), subjects...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPublishersBehindABlockedDeliverQueueInOrderAndThenWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := memory.NewBus()
+		release := make(chan struct{})
+		var got []string
+		b := bus.Broker()
+		start(t, b, func(m broker.Message) {
+			<-release
+			got = append(got, string(m.Data))
+		})
+		subscribe(t, b, "s")
+
+		ctx := context.Background()
+		first := make(chan error, 1)
+		go func() {
+			_, err := b.Publish(ctx, broker.Message{Subject: "s", Data: []byte("0")})
+			first <- err
+		}()
+		synctest.Wait() // the first publisher is inside Deliver
+
+		var want []string
+		for i := 1; i <= 1024; i++ {
+			if _, err := b.Publish(ctx, broker.Message{Subject: "s", Data: []byte(strconv.Itoa(i))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		short, cancel := context.WithCancel(ctx)
+		refused := make(chan error, 1)
+		go func() {
+			reach, err := b.Publish(short, broker.Message{Subject: "s", Data: []byte("refused")})
+			if reach[0].Bound != broker.Unknown {
+				err = fmt.Errorf("reach is %v, want unknown", reach[0])
+			}
+			refused <- err
+		}()
+		last := make(chan error, 1)
+		synctest.Wait()
+		cancel()
+		if err := <-refused; !errors.Is(err, context.Canceled) {
+			t.Fatalf("the publisher past the bound: %v, want %v", err, context.Canceled)
+		}
+		go func() {
+			_, err := b.Publish(ctx, broker.Message{Subject: "s", Data: []byte("1025")})
+			last <- err
+		}()
+		synctest.Wait()
+		close(release)
+		if err := errors.Join(<-first, <-last); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for i := range 1026 {
+			want = append(want, strconv.Itoa(i))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("delivered %d messages, or out of order: got %v", len(got), got)
+		}
+	})
+}
+
+func TestABlockedDeliverHoldsUpNoOtherSubject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.NewBus().Broker()
+		release := make(chan struct{})
+		other := make(chan struct{}, 1)
+		start(t, b, func(m broker.Message) {
+			if m.Subject == "blocked" {
+				<-release
+				return
+			}
+			other <- struct{}{}
+		})
+		subscribe(t, b, "blocked", "other")
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			b.Publish(context.Background(), broker.Message{Subject: "blocked"})
+		}()
+		synctest.Wait()
+		reach, err := b.Publish(context.Background(), broker.Message{Subject: "other"})
+		if err != nil || reach[0] != (broker.Reach{Nodes: 1}) {
+			t.Fatalf("got %v, %v", reach, err)
+		}
+		<-other
+		close(release)
+		<-done
+	})
+}
+
+func TestRunReturnsOnlyWhenNoDeliverIsInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := memory.NewBus()
+		b, pub := bus.Broker(), bus.Broker()
+		release := make(chan struct{})
+		ctx, cancel := context.WithCancel(context.Background())
+		ran := make(chan error, 1)
+		go func() {
+			ran <- b.Run(ctx, broker.Handler{Deliver: func(broker.Message) { <-release }})
+		}()
+		subscribe(t, b, "s")
+		published := make(chan struct{})
+		go func() {
+			defer close(published)
+			pub.Publish(context.Background(), broker.Message{Subject: "s"})
+		}()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		select {
+		case <-ran:
+			t.Fatal("Run returned while Deliver was running")
+		default:
+		}
+		reach, err := pub.Publish(context.Background(), broker.Message{Subject: "s"})
+		if err != nil || !reach[0].Nobody() {
+			t.Fatalf("a node that is ending was counted: %v, %v", reach, err)
+		}
+		close(release)
+		if err := <-ran; err != nil {
+			t.Fatal(err)
+		}
+		<-published
+	})
+}
+
+func TestBusyPublishersLeaveTheRestToRunWithoutLosingOrder(t *testing.T) {
+	bus := memory.NewBus()
+	b := bus.Broker()
+	const publishers, each = 8, 5000
+	var mu sync.Mutex
+	next := make([]int, publishers)
+	var delivered sync.WaitGroup
+	delivered.Add(publishers * each)
+	start(t, b, func(m broker.Message) {
+		defer delivered.Done()
+		mu.Lock()
+		defer mu.Unlock()
+		p := m.Data[0]
+		seq, _ := strconv.Atoi(string(m.Data[1:]))
+		if seq != next[p] {
+			t.Errorf("publisher %d: got %d, want %d", p, seq, next[p])
+		}
+		next[p] = seq + 1
+	})
+	subscribe(t, b, "s")
+	var done sync.WaitGroup
+	for p := range publishers {
+		done.Go(func() {
+			pub := bus.Broker()
+			for i := range each {
+				m := broker.Message{Subject: "s", Data: strconv.AppendInt([]byte{byte(p)}, int64(i), 10)}
+				if reach, err := pub.Publish(context.Background(), m); err != nil || reach[0].Nodes != 1 {
+					t.Errorf("got %v, %v", reach, err)
+				}
+			}
+		})
+	}
+	done.Wait()
+	delivered.Wait()
+}
+
+func BenchmarkPublish(b *testing.B) {
+	bus := memory.NewBus()
+	p := bus.Broker()
+	start(b, p, func(broker.Message) {})
+	subjects := make([]string, 10_000)
+	for i := range subjects {
+		subjects[i] = "user:" + strconv.Itoa(i)
+	}
+	subscribe(b, p, subjects...)
+	ctx, data := context.Background(), make([]byte, 256)
+	b.Run("to one node", func(b *testing.B) {
+		b.ReportAllocs()
+		msgs := make([]broker.Message, 1)
+		for i := 0; b.Loop(); i++ {
+			msgs[0] = broker.Message{Subject: subjects[i%len(subjects)], Data: data}
+			p.Publish(ctx, msgs...)
+		}
+	})
+	b.Run("to nobody", func(b *testing.B) {
+		b.ReportAllocs()
+		msgs := []broker.Message{{Subject: "nobody", Data: data}}
+		for b.Loop() {
+			p.Publish(ctx, msgs...)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			msgs := make([]broker.Message, 1)
+			for i := 0; pb.Next(); i++ {
+				msgs[0] = broker.Message{Subject: subjects[i*7919%len(subjects)], Data: data}
+				p.Publish(ctx, msgs...)
+			}
+		})
+	})
+	b.Run("parallel on one subject", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			msgs := []broker.Message{{Subject: subjects[0], Data: data}}
+			for pb.Next() {
+				p.Publish(ctx, msgs...)
+			}
+		})
+	})
+}
