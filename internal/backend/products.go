@@ -1,0 +1,104 @@
+package backend
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	natsd "github.com/nats-io/nats-server/v2/server"
+)
+
+var redisServer = product{
+	name:   "redis-server",
+	scheme: "redis",
+	env:    "TETHER_TEST_REDIS",
+	image:  "redis:8-alpine",
+	port:   "6379/tcp",
+	args: func(host, port, dir string) []string {
+		return []string{"--bind", host, "--port", port, "--dir", dir,
+			"--save", "", "--appendonly", "no", "--daemonize", "no"}
+	},
+	inside:   []string{"redis-server", "--save", "", "--appendonly", "no"},
+	ready:    redisReady,
+	standIn:  "miniredis",
+	standsIn: startMiniredis,
+}
+
+var natsServer = product{
+	name:   "nats-server",
+	scheme: "nats",
+	env:    "TETHER_TEST_NATS",
+	image:  "nats:2-alpine",
+	port:   "4222/tcp",
+	args: func(host, port, _ string) []string {
+		return []string{"-a", host, "-p", port}
+	},
+	ready:    natsReady,
+	standIn:  "nats-server " + natsd.VERSION + " in this process",
+	standsIn: startNATS,
+}
+
+// redisReady accepts any answer to a PING but that the data are still being loaded: a server that
+// asks for a password serves too.
+func redisReady(c net.Conn) error {
+	if _, err := io.WriteString(c, "*1\r\n$4\r\nPING\r\n"); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && strings.HasPrefix(line, "-LOADING") {
+		err = errors.New("still loading")
+	}
+	return err
+}
+
+// natsReady waits for the INFO with which the server greets.
+func natsReady(c net.Conn) error {
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && !strings.HasPrefix(line, "INFO ") {
+		err = fmt.Errorf("greeted with %.20q", line)
+	}
+	return err
+}
+
+// startMiniredis starts an empty one each time, as a restart without persistence would.
+func startMiniredis(addr string, _ []string) (func(), error) {
+	m := miniredis.NewMiniRedis()
+	if err := m.StartAddr(addr); err != nil {
+		return nil, err
+	}
+	return m.Close, nil
+}
+
+func startNATS(addr string, args []string) (func(), error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	nothing := func() {}
+	o, err := natsd.ConfigureOptions(flag.NewFlagSet("nats-server", flag.ContinueOnError),
+		append([]string{"-a", host, "-p", port}, args...), nothing, nothing, nothing)
+	if err != nil {
+		return nil, err
+	}
+	o.NoSigs, o.NoLog = true, true
+	s, err := natsd.NewServer(o)
+	if err != nil {
+		return nil, err
+	}
+	s.Start()
+	stop := func() { s.Shutdown(); s.WaitForShutdown() }
+	if !s.ReadyForConnections(startTimeout) {
+		stop()
+		return nil, errors.New("not ready after " + startTimeout.String())
+	}
+	return stop, nil
+}
+
+// startTimeout is how long a server may take until it serves, on a machine that is busy with other tests.
+const startTimeout = 15 * time.Second
