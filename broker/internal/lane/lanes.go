@@ -1,0 +1,232 @@
+// Package lane gathers messages that are published at the same time into pipelines, and keeps their
+// order.
+//
+// A message goes to the lane that its subject hashes to. Each lane has one pipeline in flight: what
+// comes meanwhile waits, and leaves together in the next one (group commit). So messages of one
+// subject never overtake each other, a lone message leaves at once, and under load the batches grow
+// to what a round trip gathers.
+package lane
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tether/broker"
+)
+
+// Options of [New]. The zero value of each field but Send is its default.
+type Options struct {
+	// Lanes is the number of lanes, 255 at most. Default 4.
+	Lanes int
+
+	// MaxMessages and MaxBytes (of subjects and data) bound one pipeline; a larger message goes
+	// alone. Defaults 1,024 and 1 MiB.
+	MaxMessages, MaxBytes int
+
+	// MaxQueue bounds the messages that wait in one lane. When it is reached Publish waits, with its
+	// context. Default 16,384.
+	MaxQueue int
+
+	// Timeout is how long Publish goes without any message of any lane being answered before it fails
+	// with broker.ErrUnavailable. Default 1.5 s.
+	Timeout time.Duration
+
+	// Check refuses a message before it is sent. Nil: none is refused.
+	Check func(broker.Message) error
+
+	// Send sends a batch as one pipeline, in order, and returns when the lane's next may leave. It
+	// runs on the lane's goroutine, never twice at a time for one lane. It must end, with an error, a
+	// Timeout after the backend went silent, and soon after the driver's Close. Messages that it has
+	// not answered when it returns fail with its error.
+	Send func(lane int, b *Batch) error
+}
+
+// Lanes publishes through a driver's Send. Its goroutines live while there is something to send;
+// Close and Wait end them.
+type Lanes struct {
+	o      Options
+	seed   maphash.Seed
+	lanes  []lane
+	closed chan struct{} // closed by Close
+	base   time.Time
+	moved  atomic.Int64 // when a message was last answered, in ns since base
+	calls  sync.Pool    // of *call
+
+	mu       sync.Mutex
+	isClosed bool           // guarded by mu
+	workers  sync.WaitGroup // Add under mu, while not closed
+}
+
+// New returns lanes that send nothing yet.
+func New(o Options) *Lanes {
+	setDefault(&o.Lanes, 4)
+	o.Lanes = min(o.Lanes, maxLanes)
+	setDefault(&o.MaxMessages, 1024)
+	setDefault(&o.MaxBytes, 1<<20)
+	setDefault(&o.MaxQueue, 16384)
+	if o.Timeout <= 0 {
+		o.Timeout = 1500 * time.Millisecond
+	}
+	l := &Lanes{
+		o:      o,
+		seed:   maphash.MakeSeed(),
+		lanes:  make([]lane, o.Lanes),
+		closed: make(chan struct{}),
+		base:   time.Now(),
+	}
+	for i := range l.lanes {
+		l.lanes[i].index = i
+		l.lanes[i].all = l
+	}
+	return l
+}
+
+func setDefault(n *int, to int) {
+	if *n <= 0 {
+		*n = to
+	}
+}
+
+// Publish implements [broker.Broker.Publish].
+func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+	select {
+	case <-l.closed:
+		return unknown(len(msgs)), broker.ErrClosed
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return unknown(len(msgs)), err
+	}
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	c := l.newCall(len(msgs))
+	err := l.enqueue(ctx, c, msgs)
+	if err == nil {
+		err = l.await(ctx, c)
+	}
+	if err != nil {
+		// Entries of c may still be in flight: c is left to the collector.
+		c.cancel()
+		reach, _ := c.reaches()
+		return reach, err
+	}
+	reach, err := c.reaches()
+	l.calls.Put(c)
+	return reach, err
+}
+
+func unknown(n int) []broker.Reach {
+	reach := make([]broker.Reach, n)
+	for i := range reach {
+		reach[i].Bound = broker.Unknown
+	}
+	return reach
+}
+
+var errStalled = fmt.Errorf("%w: no answer", broker.ErrUnavailable)
+
+// enqueue puts each message into its lane, lane by lane, so that each is locked once.
+func (l *Lanes) enqueue(ctx context.Context, c *call, msgs []broker.Message) error {
+	if len(msgs) == 1 {
+		if err := l.check(msgs[0]); err != nil {
+			c.answer(0, broker.Reach{Bound: broker.Unknown}, err)
+			return nil
+		}
+		return l.lanes[l.laneOf(msgs[0].Subject)].put(ctx, c, msgs, nil)
+	}
+	of := make([]uint8, len(msgs))
+	var used [256]bool
+	for i := range msgs {
+		if err := l.check(msgs[i]); err != nil {
+			of[i] = refused
+			c.answer(i, broker.Reach{Bound: broker.Unknown}, err)
+			continue
+		}
+		of[i] = uint8(l.laneOf(msgs[i].Subject))
+		used[of[i]] = true
+	}
+	for i := range l.lanes {
+		if !used[i] {
+			continue
+		}
+		if err := l.lanes[i].put(ctx, c, msgs, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	refused  = 255
+	maxLanes = 255
+)
+
+func (l *Lanes) check(m broker.Message) error {
+	if l.o.Check == nil {
+		return nil
+	}
+	return l.o.Check(m)
+}
+
+func (l *Lanes) laneOf(subject string) int {
+	return int(maphash.String(l.seed, subject) % uint64(len(l.lanes)))
+}
+
+// await waits until every message of c is answered.
+func (l *Lanes) await(ctx context.Context, c *call) error {
+	for {
+		select {
+		case <-c.done:
+			c.timer.Stop()
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.closed:
+			return broker.ErrClosed
+		case <-c.timer.C:
+			if err := l.stalled(c); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// stalled is called when the timer of c has fired: it sets it anew if there was any answer since.
+func (l *Lanes) stalled(c *call) error {
+	quiet := time.Since(l.base) - time.Duration(max(l.moved.Load(), c.begun))
+	if quiet >= l.o.Timeout {
+		return errStalled
+	}
+	c.timer.Reset(l.o.Timeout - quiet)
+	return nil
+}
+
+// Close makes Publish return broker.ErrClosed, also where it is waiting. It does not wait for a Send
+// that is running; the driver ends that, and calls Wait.
+func (l *Lanes) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isClosed {
+		l.isClosed = true
+		close(l.closed)
+	}
+}
+
+// Wait returns when no goroutine of a closed Lanes is left.
+func (l *Lanes) Wait() { l.workers.Wait() }
+
+// start runs the worker of a lane, and reports false after Close.
+func (l *Lanes) start(ln *lane) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isClosed {
+		return false
+	}
+	l.workers.Go(ln.work) // Wait waits for it
+	return true
+}
