@@ -1,0 +1,160 @@
+// Package dispatch delivers what one goroutine reads from a backend on several, so that the order of
+// each subject holds.
+package dispatch
+
+import (
+	"hash/maphash"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"tether/broker"
+	"tether/broker/internal/beat"
+)
+
+const (
+	maxBatch   = 256 // messages handed to a worker at once
+	maxBatches = 4   // that wait for a worker before the reader does
+	maxWorkers = 8
+)
+
+// Dispatcher has a worker for each processor, eight at most; a subject always has the same one. At
+// most 1,536 messages wait for a worker, so a Deliver that is slow pushes back on the reader, and
+// through it on the backend's connection. Put, Flush and Close belong to the reader.
+type Dispatcher struct {
+	deliver func(broker.Message)
+	seed    maphash.Seed
+	workers []worker
+	running sync.WaitGroup
+	stopped atomic.Bool
+	free    sync.Pool // of *batch
+}
+
+type worker struct {
+	batches chan *batch // capacity maxBatches
+	next    *batch      // owned by the reader; nil if empty
+}
+
+type batch struct {
+	session *Session
+	stamp   beat.Stamp
+	items   []item
+}
+
+type item struct {
+	m    broker.Message
+	live *atomic.Bool
+}
+
+// Session is one connection of the reader.
+type Session struct {
+	// Pulse says which messages are fresh enough to be delivered.
+	Pulse *beat.Pulse
+
+	// Stale is told the stamp of the last good moment before a message that was too old to be
+	// delivered, on the goroutine of a worker, for every batch that has one. The driver gives the
+	// connection up and reports a gap from that moment at the latest.
+	Stale func(beat.Stamp)
+
+	// Done is closed when the connection has been given up. What the reader has not handed over by
+	// then is dropped; it lies in the gap.
+	Done <-chan struct{}
+}
+
+// New starts the workers; Close ends them.
+func New(deliver func(broker.Message)) *Dispatcher {
+	d := &Dispatcher{
+		deliver: deliver,
+		seed:    maphash.MakeSeed(),
+		workers: make([]worker, min(runtime.GOMAXPROCS(0), maxWorkers)),
+	}
+	for i := range d.workers {
+		w := &d.workers[i]
+		w.batches = make(chan *batch, maxBatches)
+		d.running.Go(func() { d.work(w.batches) }) // Close waits for it
+	}
+	return d
+}
+
+// Put takes a message that the reader of s has read. It is delivered unless live has become false by
+// then, no later than after the next Flush. It blocks while the worker is behind; false says that
+// the session is done.
+func (d *Dispatcher) Put(s *Session, m broker.Message, live *atomic.Bool) bool {
+	w := &d.workers[d.workerOf(m.Subject)]
+	stamp := s.Pulse.Last()
+	if b := w.next; b != nil && (len(b.items) == maxBatch || b.stamp != stamp || b.session != s) {
+		if !d.hand(w, s) {
+			return false
+		}
+	}
+	if w.next == nil {
+		b, _ := d.free.Get().(*batch)
+		if b == nil {
+			b = new(batch)
+		}
+		b.session, b.stamp = s, stamp
+		w.next = b
+	}
+	w.next.items = append(w.next.items, item{m, live})
+	return true
+}
+
+func (d *Dispatcher) workerOf(subject string) uint64 {
+	if len(d.workers) == 1 {
+		return 0
+	}
+	return maphash.String(d.seed, subject) % uint64(len(d.workers))
+}
+
+// Flush hands over what Put has gathered: to be called before the reader waits for more. False says
+// that the session is done.
+func (d *Dispatcher) Flush(s *Session) bool {
+	for i := range d.workers {
+		if w := &d.workers[i]; w.next != nil && !d.hand(w, s) {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *Dispatcher) hand(w *worker, s *Session) bool {
+	b := w.next
+	w.next = nil
+	select {
+	case w.batches <- b:
+		return true
+	case <-s.Done:
+		return false
+	}
+}
+
+// Close ends the workers and waits for a Deliver in progress. What is waiting is not delivered.
+func (d *Dispatcher) Close() {
+	d.stopped.Store(true)
+	for i := range d.workers {
+		close(d.workers[i].batches)
+	}
+	d.running.Wait()
+}
+
+func (d *Dispatcher) work(batches <-chan *batch) {
+	for b := range batches {
+		stale := false
+		for i := range b.items {
+			it := &b.items[i]
+			switch {
+			case d.stopped.Load() || !it.live.Load():
+			case !b.session.Pulse.Fresh(b.stamp):
+				stale = true
+			default:
+				d.deliver(it.m)
+			}
+		}
+		if stale {
+			b.session.Stale(b.stamp)
+		}
+		clear(b.items)
+		b.session, b.items = nil, b.items[:0]
+		d.free.Put(b)
+	}
+}
