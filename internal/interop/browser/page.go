@@ -1,0 +1,134 @@
+package browser
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// Page is one tab.
+type Page struct {
+	b       *Browser
+	session string
+}
+
+// Open opens a new tab at url and returns when it has loaded.
+func (b *Browser) Open(t testing.TB, url string) *Page {
+	t.Helper()
+	var target struct {
+		TargetID string `json:"targetId"`
+	}
+	b.call(t, "", "Target.createTarget", map[string]any{"url": "about:blank"}, &target)
+	var attached struct {
+		SessionID string `json:"sessionId"`
+	}
+	b.call(t, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached)
+	p := &Page{b: b, session: attached.SessionID}
+	p.call(t, "Fetch.enable", map[string]any{"patterns": []map[string]string{{"urlPattern": "*"}}}, nil)
+	p.call(t, "Runtime.enable", nil, nil)
+	p.call(t, "Log.enable", nil, nil)
+	p.call(t, "Page.enable", nil, nil)
+	var navigated struct {
+		ErrorText string `json:"errorText"`
+	}
+	p.call(t, "Page.navigate", map[string]any{"url": url}, &navigated)
+	if navigated.ErrorText != "" {
+		t.Fatalf("browser: open %s: %s", url, navigated.ErrorText)
+	}
+	p.Wait(t, `document.readyState === "complete"`)
+	return p
+}
+
+func (p *Page) call(t testing.TB, method string, params, result any) {
+	t.Helper()
+	p.b.call(t, p.session, method, params, result)
+}
+
+// Eval is the value of a JavaScript expression in the page, as JSON makes it a Go value. A promise is
+// awaited.
+func (p *Page) Eval(t testing.TB, expression string) any {
+	t.Helper()
+	var r struct {
+		Result struct {
+			Value any `json:"value"`
+		} `json:"result"`
+		ExceptionDetails *struct {
+			Text      string `json:"text"`
+			Exception struct {
+				Description string `json:"description"`
+			} `json:"exception"`
+		} `json:"exceptionDetails"`
+	}
+	p.call(t, "Runtime.evaluate", map[string]any{"expression": expression, "awaitPromise": true, "returnByValue": true}, &r)
+	if e := r.ExceptionDetails; e != nil {
+		t.Fatalf("browser: %s: %v", expression, pageError(e.Text, e.Exception.Description))
+	}
+	return r.Result.Value
+}
+
+// Wait returns when a JavaScript expression is true, and fails the test if it takes too long.
+func (p *Page) Wait(t testing.TB, expression string) {
+	t.Helper()
+	met := p.Eval(t, fmt.Sprintf(`new Promise((resolve) => {
+		const end = Date.now() + %d;
+		const look = () => {
+			let met = false;
+			try { met = Boolean(%s); } catch {}
+			if (met || Date.now() > end) resolve(met);
+			else setTimeout(look, 20);
+		};
+		look();
+	})`, (timeout/2).Milliseconds(), expression))
+	if met != true {
+		t.Fatalf("browser: it did not become true that %s; the page says:\n%v", expression, p.Eval(t, "document.body.innerText"))
+	}
+}
+
+// Text is the text of the first element that matches the CSS selector.
+func (p *Page) Text(t testing.TB, selector string) string {
+	t.Helper()
+	s, _ := p.Eval(t, fmt.Sprintf("document.querySelector(%s).innerText", quote(selector))).(string)
+	return s
+}
+
+// Fill gives a form field a value, as if it had been typed.
+func (p *Page) Fill(t testing.TB, selector, value string) {
+	t.Helper()
+	p.Eval(t, fmt.Sprintf(`(() => {
+		const e = document.querySelector(%s);
+		e.focus();
+		e.value = %s;
+		e.dispatchEvent(new Event("input", {bubbles: true}));
+		e.dispatchEvent(new Event("change", {bubbles: true}));
+	})()`, quote(selector), quote(value)))
+}
+
+// Click clicks the first element that matches the CSS selector.
+func (p *Page) Click(t testing.TB, selector string) {
+	t.Helper()
+	p.Eval(t, fmt.Sprintf("document.querySelector(%s).click()", quote(selector)))
+}
+
+// Screenshot writes the whole page to a PNG file.
+func (p *Page) Screenshot(t testing.TB, file string) {
+	t.Helper()
+	p.call(t, "Page.bringToFront", nil, nil)
+	var r struct {
+		Data string `json:"data"`
+	}
+	p.call(t, "Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true}, &r)
+	data, err := base64.StdEncoding.DecodeString(r.Data)
+	if err == nil {
+		err = os.WriteFile(file, data, 0o644)
+	}
+	if err != nil {
+		t.Fatalf("browser: screenshot: %v", err)
+	}
+}
+
+func quote(s string) string {
+	b, _ := json.Marshal(s) // a string always can be
+	return string(b)
+}
