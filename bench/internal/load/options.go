@@ -1,0 +1,235 @@
+// Package load is a client of any Socket.IO v4 server, tens of thousands of them in one process: a
+// raw epoll loop with its own minimal codec, so that the clients cost less than the server that is
+// measured. It needs Linux.
+package load
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"tether/bench/internal/check"
+	"tether/bench/internal/hist"
+)
+
+// Options say what the clients of one process do. [Options.Resolve] fills in the defaults.
+type Options struct {
+	URL    string `json:"url"`              // of the server: http://HOST:PORT, and a path unless it is /socket.io/
+	Remote bool   `json:"remote,omitempty"` // allow a server that is not on a loopback address
+
+	Conns int    `json:"conns"`           // connections of this process
+	First int    `json:"first,omitempty"` // number of the first connection's user
+	Users int    `json:"users,omitempty"` // so many users share the connections; 0: a user each
+	User  string `json:"user,omitempty"`  // the user's ID; default "u{n}", n being the number
+	Auth  string `json:"auth,omitempty"`  // JSON sent with CONNECT, {user} and {n} replaced; "-" for none; default {"user":"{user}"}
+	Ready string `json:"ready,omitempty"` // a connection is up when this event has arrived; default: when CONNECT is answered
+
+	InFlight int           `json:"in_flight,omitempty"` // handshakes at the same time; default 128
+	Rate     float64       `json:"rate,omitempty"`      // new connections a second; 0: as fast as InFlight allows
+	Timeout  time.Duration `json:"timeout,omitempty"`   // of a handshake; default 15 s
+	Source   uint32        `json:"source,omitempty"`    // number of the first source address in 127.0.0.0/8
+	Run      uint32        `json:"run"`                 // marks of other runs are foreign
+
+	SlowEvery  int           `json:"slow_every,omitempty"`  // every n-th connection stops reading once it is up; 0: none
+	ChurnEvery int           `json:"churn_every,omitempty"` // every n-th connection leaves and comes back while churn is on; 0: none
+	Life       time.Duration `json:"life,omitempty"`        // mean time that such a connection stays; default 2 s
+	Away       time.Duration `json:"away,omitempty"`        // mean time that it is away; default 200 ms
+	Polite     bool          `json:"polite,omitempty"`      // say goodbye at the end instead of resetting the connections
+
+	host    string
+	path    string
+	address netip.AddrPort
+}
+
+// Errors of [Options.Resolve].
+var (
+	ErrRemote = errors.New("the server is not on a loopback address; -remote allows that, and only use it on machines that are yours")
+	ErrScheme = errors.New("the URL must begin with http:// (the generator speaks no TLS)")
+)
+
+// Resolve checks o, fills in the defaults and finds the address of the server.
+func (o Options) Resolve() (Options, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Host == "" {
+		return o, fmt.Errorf("load: %q is no URL of a server", o.URL)
+	}
+	if u.Scheme != "http" && u.Scheme != "ws" {
+		return o, fmt.Errorf("load: %w", ErrScheme)
+	}
+	o.host, o.path = u.Host, u.Path
+	if o.path == "" || o.path == "/" {
+		o.path = "/socket.io/"
+	}
+	if o.address, err = lookup(u.Hostname(), u.Port()); err != nil {
+		return o, fmt.Errorf("load: %w", err)
+	}
+	if !o.address.Addr().IsLoopback() && !o.Remote {
+		return o, fmt.Errorf("load: %w", ErrRemote)
+	}
+	if o.Conns < 0 || o.Users < 0 || o.First < 0 || o.SlowEvery < 0 || o.ChurnEvery < 0 {
+		return o, errors.New("load: a count is negative")
+	}
+	if o.User == "" {
+		o.User = "u{n}"
+	}
+	switch o.Auth {
+	case "":
+		o.Auth = `{"user":"{user}"}`
+	case "-":
+		o.Auth = ""
+	default:
+		if !json.Valid([]byte(o.Auth)) {
+			return o, errors.New("load: auth is not JSON")
+		}
+	}
+	o.InFlight = orInt(o.InFlight, 128)
+	o.Timeout = orDuration(o.Timeout, 15*time.Second)
+	o.Life = orDuration(o.Life, 2*time.Second)
+	o.Away = orDuration(o.Away, 200*time.Millisecond)
+	return o, nil
+}
+
+func orInt(n, other int) int {
+	if n == 0 {
+		return other
+	}
+	return n
+}
+
+func orDuration(d, other time.Duration) time.Duration {
+	if d == 0 {
+		return other
+	}
+	return d
+}
+
+// lookup prefers IPv4, because a whole network of it is loopback.
+func lookup(host, port string) (netip.AddrPort, error) {
+	if port == "" {
+		port = "80"
+	}
+	ips, err := net.LookupIP(host)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	slices.SortStableFunc(ips, func(a, b net.IP) int { return len(b.To4()) - len(a.To4()) })
+	a, _ := netip.AddrFromSlice(ips[0])
+	return netip.ParseAddrPort(net.JoinHostPort(a.Unmap().String(), port))
+}
+
+// user is the number of the user behind connection slot.
+func (o *Options) user(slot int) uint32 {
+	if o.Users > 0 {
+		return uint32((o.First + slot) % o.Users)
+	}
+	return uint32(o.First + slot)
+}
+
+func (o *Options) auth(user uint32) string {
+	if o.Auth == "" {
+		return ""
+	}
+	n := fmt.Sprint(user)
+	return strings.NewReplacer("{user}", strings.ReplaceAll(o.User, "{n}", n), "{n}", n).Replace(o.Auth)
+}
+
+// Emission makes the clients emit.
+type Emission struct {
+	Event     string        `json:"event"`
+	Rate      float64       `json:"rate"`      // events a second, of all connections of this process together
+	Size      int           `json:"size"`      // bytes of the only argument, a string that begins with a mark
+	Ack       bool          `json:"ack"`       // ask for an answer, and time it from when the event was due
+	Publisher uint16        `json:"publisher"` // in the marks
+	Start     int64         `json:"start"`     // on the clock
+	Warm      time.Duration `json:"warm"`      // not timed
+	Time      time.Duration `json:"time"`      // timed
+}
+
+// Snapshot is how far the clients are. Snapshots of several processes are added.
+type Snapshot struct {
+	At       int64  `json:"at"`
+	Opened   uint64 `json:"opened"`    // handshakes begun
+	InFlight int    `json:"in_flight"` // handshakes going on
+	Up       int    `json:"up"`        // connections that are up now
+	Failed   uint64 `json:"failed"`    // handshakes that failed
+	Closed   uint64 `json:"closed"`    // connections that the server or the network closed
+	Left     uint64 `json:"left"`      // connections that left by themselves
+	Received uint64 `json:"received"`  // marked messages
+	Events   uint64 `json:"events"`    // events, marked or not
+	Bytes    uint64 `json:"bytes"`     // read
+	Sent     uint64 `json:"sent"`      // events emitted by clients
+	Answered uint64 `json:"answered"`  // of which were answered
+	Pings    uint64 `json:"pings"`     // heartbeats answered
+}
+
+// Add adds o to s. The time is the later one.
+func (s *Snapshot) Add(o Snapshot) {
+	s.At = max(s.At, o.At)
+	s.Opened += o.Opened
+	s.InFlight += o.InFlight
+	s.Up += o.Up
+	s.Failed += o.Failed
+	s.Closed += o.Closed
+	s.Left += o.Left
+	s.Received += o.Received
+	s.Events += o.Events
+	s.Bytes += o.Bytes
+	s.Sent += o.Sent
+	s.Answered += o.Answered
+	s.Pings += o.Pings
+}
+
+// Broadcast is how long one message for everyone took.
+type Broadcast struct {
+	Publisher uint16 `json:"publisher"`
+	Seq       uint64 `json:"seq"`
+	At        int64  `json:"at"`        // when it was due
+	Last      int64  `json:"last"`      // when the last receiver had it
+	Receivers uint64 `json:"receivers"` //
+}
+
+// Result is what the clients saw. Results of several processes are merged.
+type Result struct {
+	Snapshot   Snapshot          `json:"snapshot"`
+	Check      check.Counts      `json:"check"`
+	Window     uint64            `json:"window"`               // marked messages received in the window that was set
+	Handshake  hist.Hist         `json:"handshake"`            // from when a connection was due until it was up
+	Latency    hist.Hist         `json:"latency"`              // from when a message was due until it was read
+	Answer     hist.Hist         `json:"answer"`               // from when a client's event was due until its answer was read
+	Broadcasts []Broadcast       `json:"broadcasts,omitempty"` // in no order, not those of the warm-up
+	Failures   map[string]uint64 `json:"failures,omitempty"`   // why handshakes failed and connections were closed
+	LastUp     int64             `json:"last_up"`              // when the last connection came up
+}
+
+// Merge adds o to r.
+func (r *Result) Merge(o *Result) {
+	r.Snapshot.Add(o.Snapshot)
+	r.Check.Add(o.Check)
+	r.Window += o.Window
+	r.Handshake.Merge(&o.Handshake)
+	r.Latency.Merge(&o.Latency)
+	r.Answer.Merge(&o.Answer)
+	r.LastUp = max(r.LastUp, o.LastUp)
+	for why, n := range o.Failures {
+		if r.Failures == nil {
+			r.Failures = map[string]uint64{}
+		}
+		r.Failures[why] += n
+	}
+	for _, b := range o.Broadcasts {
+		i := slices.IndexFunc(r.Broadcasts, func(a Broadcast) bool { return a.Publisher == b.Publisher && a.Seq == b.Seq })
+		if i < 0 {
+			r.Broadcasts = append(r.Broadcasts, b)
+			continue
+		}
+		a := &r.Broadcasts[i]
+		a.Last = max(a.Last, b.Last)
+		a.Receivers += b.Receivers
+	}
+}

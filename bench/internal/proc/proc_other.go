@@ -1,0 +1,19 @@
+//go:build !linux
+
+package proc
+
+import "syscall"
+
+func attributes() *syscall.SysProcAttr { return nil }
+
+// ReadCPU needs Linux.
+func ReadCPU(int) (CPU, error) { return CPU{}, ErrPlatform }
+
+// ReadMemory needs Linux.
+func ReadMemory(int) (Memory, error) { return Memory{}, ErrPlatform }
+
+// ReadKernel needs Linux.
+func ReadKernel() (Kernel, error) { return Kernel{}, ErrPlatform }
+
+// Descriptors is a guess here.
+func Descriptors() int { return 1024 }

@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package rawsys is empty except on Linux.
+package rawsys
