@@ -1,0 +1,221 @@
+package brokertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+
+	"tether/broker"
+)
+
+var basics = []test{
+	{"a subject is live when Subscribe returns", testLive},
+	{"receipts count the nodes that are subscribed", testReceipts},
+	{"a node that has ended is not counted", testEnded},
+	{"subscribing twice is subscribing once", testTwice},
+	{"flapping ends in what was asked for last", testFlapping},
+	{"payloads of every size arrive unchanged", testPayloads},
+	{"ten thousand subjects", testManySubjects},
+}
+
+func testLive(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	for i := range 300 {
+		s := "live:" + strconv.Itoa(i)
+		n.subscribe(s)
+		wantReach(t, h, publish(t, p, s, s), 1)
+	}
+	n.awaitCount(300)
+}
+
+func testReceipts(t *testing.T, h Harness) {
+	p, a, b := publisher(t, h), start(t, h), start(t, h)
+	wantReach(t, h, publish(t, p, "s", "0"), 0)
+	a.subscribe("s", "only a")
+	wantReach(t, h, publish(t, p, "s", "1"), 1)
+	b.subscribe("s", "only b")
+	wantReach(t, h, publish(t, p, "s", "2"), 2)
+	wantReach(t, h, publish(t, a.b, "s", "3"), 2) // a publisher that is itself subscribed
+	reach, err := p.Publish(context.Background(),
+		broker.Message{Subject: "only a"}, broker.Message{Subject: "nobody"},
+		broker.Message{Subject: "s", Data: []byte("4")}, broker.Message{Subject: "only b"})
+	if err != nil || len(reach) != 4 {
+		t.Fatalf("got %v, %v", reach, err)
+	}
+	for i, nodes := range []int{1, 0, 2, 1} {
+		wantReach(t, h, reach[i], nodes)
+	}
+	a.unsubscribe("s")
+	wantReach(t, h, publish(t, p, "s", "5"), 1)
+	b.unsubscribe("s")
+	wantReach(t, h, publish(t, p, "s", "6"), 0)
+	a.await("four messages on s", func() bool { return len(a.got["s"]) == 4 })
+	b.await("four messages on s", func() bool { return len(b.got["s"]) == 4 })
+	a.await("one message on its own", func() bool { return len(a.got["only a"]) == 1 })
+	b.await("one message on its own", func() bool { return len(b.got["only b"]) == 1 })
+}
+
+func testEnded(t *testing.T, h Harness) {
+	p := publisher(t, h)
+	for _, c := range []struct {
+		how string
+		end func(*node)
+	}{
+		{"closed", func(n *node) { closeBroker(t, n.b) }},
+		{"run ended", func(n *node) { n.end() }},
+	} {
+		n := start(t, h)
+		n.subscribe("s")
+		wantReach(t, h, publish(t, p, "s", c.how), 1)
+		c.end(n)
+		n.awaitEnd()
+		awaitNobody(t, p, "s")
+	}
+}
+
+func testTwice(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	n.subscribe("s", "s")
+	n.subscribe("s")
+	n.subscribe()
+	wantReach(t, h, publish(t, p, "s", "1"), 1)
+	publish(t, p, "s", "2")
+	n.awaitData("s", "2")
+	if got := n.received("s"); len(got) != 2 {
+		t.Errorf("got %q, want each message once", got)
+	}
+	n.unsubscribe("s", "s", "unknown")
+	n.unsubscribe("unknown")
+	n.unsubscribe()
+	wantReach(t, h, publish(t, p, "s", "3"), 0)
+}
+
+func testFlapping(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	n.subscribe("steady")
+	const rounds = 300
+	for i := range rounds {
+		data := strconv.Itoa(i)
+		n.subscribe("s")
+		wantReach(t, h, publish(t, p, "s", data), 1)
+		wantReach(t, h, publish(t, p, "steady", data), 1)
+		n.awaitData("s", data)
+		n.unsubscribe("s")
+		wantReach(t, h, publish(t, p, "s", "nobody"), 0)
+	}
+	n.awaitData("steady", strconv.Itoa(rounds-1))
+	if got := n.received("s"); len(got) != rounds {
+		t.Errorf("got %d messages, want %d", len(got), rounds)
+	}
+
+	// Many at once, each with subjects of its own.
+	const many = 16
+	done := make(chan error, many)
+	for g := range many {
+		go func() { done <- flap(n.b, p, fmt.Sprintf("flap:%d:", g)) }()
+	}
+	for range many {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func flap(n, p broker.Broker, prefix string) error {
+	r := rand.New(rand.NewPCG(1, uint64(len(prefix))))
+	live := make(map[string]bool)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for range 200 {
+		s := prefix + strconv.Itoa(r.IntN(5))
+		live[s] = !live[s]
+		change := n.Unsubscribe
+		if live[s] {
+			change = n.Subscribe
+		}
+		if err := change(ctx, s); err != nil {
+			return err
+		}
+		reach, err := tryPublish(p, s, "")
+		if err != nil || reach.Nobody() == live[s] {
+			return fmt.Errorf("%s, live %t: got %v, %v", s, live[s], reach, err)
+		}
+	}
+	return nil
+}
+
+func testPayloads(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	n.subscribe("s")
+	sizes := []int{0, 1, 2, 255, 256, 4095, 65_535, 65_536, 1_000_000}
+	if h.MaxData > 0 {
+		sizes = append(sizes, h.MaxData)
+	} else {
+		sizes = append(sizes, 8<<20)
+	}
+	r := rand.NewChaCha8([32]byte{1})
+	var want [][]byte
+	for _, size := range sizes {
+		if h.MaxData > 0 && size > h.MaxData {
+			continue
+		}
+		data := make([]byte, size)
+		r.Read(data)
+		want = append(want, data)
+		wantReach(t, h, publish(t, p, "s", string(data)), 1)
+	}
+	n.awaitCount(len(want))
+	for i, got := range n.received("s") {
+		if !bytes.Equal([]byte(got), want[i]) {
+			t.Errorf("%d bytes arrived changed, as %d", len(want[i]), len(got))
+		}
+	}
+	if h.MaxData == 0 {
+		return
+	}
+	reach, err := p.Publish(context.Background(),
+		broker.Message{Subject: "s", Data: []byte("before")},
+		broker.Message{Subject: "s", Data: make([]byte, h.MaxData+1)},
+		broker.Message{Subject: "s", Data: []byte("after")})
+	if !errors.Is(err, broker.ErrTooLarge) || len(reach) != 3 || reach[1].Bound != broker.Unknown {
+		t.Fatalf("one too large: got %v, %v", reach, err)
+	}
+	wantReach(t, h, reach[0], 1)
+	wantReach(t, h, reach[2], 1)
+	n.awaitData("s", "after")
+}
+
+func testManySubjects(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	const many = 10_000
+	names := make([]string, many)
+	msgs := make([]broker.Message, many)
+	for i := range names {
+		names[i] = "many:" + strconv.Itoa(i)
+		msgs[i] = broker.Message{Subject: names[i], Data: []byte(names[i])}
+	}
+	publishAll := func(nodes int) {
+		t.Helper()
+		reach, err := p.Publish(context.Background(), msgs...)
+		if err != nil || len(reach) != many {
+			t.Fatalf("Publish: %d reaches, %v", len(reach), err)
+		}
+		for i := range reach {
+			wantReach(t, h, reach[i], nodes)
+		}
+	}
+	n.subscribe(names...)
+	publishAll(1)
+	n.awaitCount(many)
+	for _, s := range names {
+		if got := n.received(s); len(got) != 1 || got[0] != s {
+			t.Fatalf("%s: got %q", s, got)
+		}
+	}
+	n.unsubscribe(names...)
+	publishAll(0)
+}

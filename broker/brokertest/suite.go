@@ -1,0 +1,98 @@
+// Package brokertest holds what every driver of [broker.Broker] must do, as tests and benchmarks that
+// a driver's own tests call.
+package brokertest
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"tether/broker"
+)
+
+// Harness is what the suite needs of a driver. Functions that are nil say that something cannot be
+// done with this backend here; the tests that need it are skipped and say so.
+type Harness struct {
+	// New returns one more node on one backend that all nodes of the harness share. The suite runs
+	// and closes it; what else there is to close, New leaves to tb.Cleanup.
+	New func(tb testing.TB) broker.Broker
+
+	// Bound is how far receipts can be trusted: Exact or AtLeast.
+	Bound broker.Bound
+
+	// MaxData is the length of the largest Data that is carried; one more byte is ErrTooLarge. Zero:
+	// there is no limit that a test could reach.
+	MaxData int
+
+	// Stop kills the backend and Start starts it again at the same address, both returning when that
+	// is done. Subscribers and everything else that the backend remembers are lost.
+	Stop, Start func(tb testing.TB)
+
+	// Pause makes the backend fall silent without closing anything, Resume lets it go on.
+	Pause, Resume func(tb testing.TB)
+
+	// Freezable returns a node like New, and functions that make its link fall silent both ways
+	// without closing anything, and let it go on with all that was held back.
+	Freezable func(tb testing.TB) (b broker.Broker, freeze, thaw func())
+
+	// KeepsFrozen says that this backend cannot cease to count a frozen node, as a stand-in may not.
+	KeepsFrozen bool
+}
+
+const (
+	// patience is how long a test waits for what must happen at all.
+	patience = 20 * time.Second
+
+	// deathTime is the time after which a dead node is not counted: five seconds and a margin for
+	// slow machines.
+	deathTime = 7 * time.Second
+)
+
+// Run runs the suite.
+func Run(t *testing.T, h Harness) {
+	for _, group := range [][]test{basics, order, subjects, calls, failures} {
+		for _, c := range group {
+			t.Run(c.name, func(t *testing.T) {
+				t.Cleanup(func() { awaitNoGoroutines(t) })
+				c.run(t, h)
+			})
+		}
+	}
+}
+
+type test struct {
+	name string
+	run  func(*testing.T, Harness)
+}
+
+// awaitNoGoroutines fails the test if a goroutine of a driver outlives its broker.
+func awaitNoGoroutines(t *testing.T) {
+	deadline := time.Now().Add(patience)
+	for {
+		left := driverGoroutines()
+		if left == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("a goroutine is left:\n%s", left)
+			return
+		}
+		pause()
+	}
+}
+
+// driverGoroutines returns the stack of a goroutine that runs code of a broker and is not the suite's.
+func driverGoroutines() string {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for g := range strings.SplitSeq(string(buf), "\n\n") {
+		if strings.Contains(g, "/broker/") && !strings.Contains(g, "/brokertest") && !strings.Contains(g, "testing.tRunner") {
+			return g
+		}
+	}
+	return ""
+}
+
+// pause lets other goroutines go on, where a test can only ask again and again.
+func pause() { <-time.After(5 * time.Millisecond) }
