@@ -1,0 +1,264 @@
+package hub
+
+import (
+	"bytes"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"tether/internal/socketio"
+)
+
+// Client is one connection: the sockets of the namespaces it has joined, and the packet it is
+// sending. Its transport calls Text and Binary, one call at a time, with what the client sends, and
+// Closed when the connection has ended.
+type Client struct {
+	hub   *Hub
+	conn  Conn
+	place uint32 // in the hub's roster
+
+	parts *parts // owned by the caller of Text and Binary; nil unless attachments are missing
+
+	mu        sync.Mutex
+	handshake string    // guarded by mu; packed
+	sockets   []*Socket // guarded by mu; joined or joining, in the order of CONNECT
+	kicked    []string  // guarded by mu; namespaces that the server has disconnected
+	inbox     *inbox    // guarded by mu; nil while there is nothing to handle
+	closed    bool      // guarded by mu; the transport has ended the connection
+}
+
+// parts is a packet whose attachments are still coming.
+type parts struct {
+	packet      socketio.Packet
+	data        []byte
+	attachments [][]byte
+	left        int // bytes that may still come
+}
+
+// Attach takes over a new connection, which r has asked for. It keeps nothing of r. The error is
+// ErrDraining or ErrFull: the transport answers 503.
+func (h *Hub) Attach(conn Conn, r *http.Request) (*Client, error) {
+	if h.draining.Load() {
+		return nil, ErrDraining
+	}
+	if n, limit := h.attached.Add(1), h.options.Limits.Connections; limit > 0 && n > int64(limit) {
+		h.attached.Add(-1)
+		return nil, ErrFull
+	}
+	now := time.Now()
+	c := &Client{hub: h, conn: conn, handshake: packHandshake(r, now)}
+	c.place = h.clients.reserve()
+	h.clients.put(c.place, c)
+	h.joining.set(c, now.Add(h.options.ConnectTimeout))
+	if h.draining.Load() { // Run looks at the roster after it has set this
+		h.detach(c)
+		return nil, ErrDraining
+	}
+	return c, nil
+}
+
+func (h *Hub) detach(c *Client) {
+	h.joining.unset(c)
+	h.assembling.unset(c)
+	h.clients.remove(c.place)
+	h.attached.Add(-1)
+}
+
+// Text takes one message of the client, without the Engine.IO type before it. data may be used again
+// when Text has returned. After an error the transport must close the connection, for the reason that
+// [ReasonOf] finds in it.
+func (c *Client) Text(data []byte) error {
+	err := c.text(data)
+	if err != nil {
+		c.hub.counters.protocolErrors.Add(1)
+	}
+	return err
+}
+
+func (c *Client) text(data []byte) error {
+	if c.parts != nil {
+		return errMissingBinary
+	}
+	p, err := socketio.Parse(data, c.hub.limits)
+	if err != nil {
+		return err
+	}
+	switch p.Type {
+	case socketio.Connect:
+		return c.connect(p)
+	case socketio.ConnectError:
+		return errWrongDirection
+	}
+	s, kicked := c.lookup(p.Namespace)
+	switch {
+	case kicked: // the client does not know yet
+	case s == nil:
+		return errNotJoined
+	case p.Type == socketio.Disconnect:
+		s.leave(ReasonClientDisconnect)
+		return nil
+	case s.state.Load() == stateConnecting:
+		return errNotJoined
+	}
+	if p.Attachments > 0 {
+		return c.assemble(p)
+	}
+	if kicked {
+		return nil
+	}
+	return c.receive(s, p, bytes.Clone(p.Data), nil)
+}
+
+// assemble waits for the attachments of p.
+func (c *Client) assemble(p socketio.Packet) error {
+	left := c.hub.options.Limits.PacketBytes - len(p.Data)
+	if left < 0 {
+		return errTooMuchBinary
+	}
+	p.Event = bytes.Clone(p.Event)
+	c.parts = &parts{packet: p, data: bytes.Clone(p.Data), left: left}
+	c.parts.packet.Data = nil
+	c.hub.assembling.set(c, time.Now().Add(c.hub.options.AttachmentTimeout))
+	return nil
+}
+
+// Binary takes one binary message of the client, under the terms of Text.
+func (c *Client) Binary(data []byte) error {
+	err := c.binary(data)
+	if err != nil {
+		c.hub.counters.protocolErrors.Add(1)
+	}
+	return err
+}
+
+func (c *Client) binary(data []byte) error {
+	parts := c.parts
+	if parts == nil {
+		return errUnasked
+	}
+	if parts.left -= len(data); parts.left < 0 {
+		return errTooMuchBinary
+	}
+	attachment := make([]byte, len(data)) // not nil, even if it is empty
+	copy(attachment, data)
+	parts.attachments = append(parts.attachments, attachment)
+	if len(parts.attachments) < parts.packet.Attachments {
+		return nil
+	}
+	c.parts = nil
+	c.hub.assembling.unset(c)
+	s := c.find(parts.packet.Namespace)
+	if s == nil {
+		return nil // the server has disconnected it meanwhile
+	}
+	return c.receive(s, parts.packet, parts.data, parts.attachments)
+}
+
+// receive takes a whole event or answer.
+func (c *Client) receive(s *Socket, p socketio.Packet, data []byte, attachments [][]byte) error {
+	if p.Type == socketio.Ack || p.Type == socketio.BinaryAck {
+		s.answered(newMessage(s, p, data, attachments))
+		return nil
+	}
+	if data == nil { // an event without a name: the reference ignores it too
+		return nil
+	}
+	size := len(data)
+	for _, a := range attachments {
+		size += len(a)
+	}
+	return c.enqueue(task{socket: s, message: newMessage(s, p, data, attachments), size: size})
+}
+
+// Closed tells the hub that the connection has ended. The transport calls it once, after the last
+// call of Text or Binary.
+func (c *Client) Closed(reason Reason) {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	for _, s := range c.all() {
+		s.leave(reason)
+	}
+	c.parts = nil
+	c.hub.detach(c)
+}
+
+func (c *Client) find(namespace string) *Socket {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.findLocked(namespace)
+}
+
+func (c *Client) findLocked(namespace string) *Socket {
+	for _, s := range c.sockets {
+		if s.ns.name == namespace {
+			return s
+		}
+	}
+	return nil
+}
+
+// lookup is find for a packet that is not CONNECT. It reports whether the server has disconnected the
+// namespace: what the client had sent by then is no mistake of its.
+func (c *Client) lookup(namespace string) (s *Socket, kicked bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.findLocked(namespace); s != nil {
+		return s, false
+	}
+	return nil, slices.Contains(c.kicked, namespace)
+}
+
+// joined reports whether one of the sockets is connected.
+func (c *Client) joined() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.sockets, func(s *Socket) bool { return s.state.Load() != stateConnecting })
+}
+
+// all returns the sockets.
+func (c *Client) all() []*Socket {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.sockets)
+}
+
+// forget removes a socket, so that its namespace can be joined again.
+func (c *Client) forget(s *Socket, was uint32, kicked bool) {
+	c.mu.Lock()
+	c.sockets = slices.DeleteFunc(c.sockets, func(o *Socket) bool { return o == s })
+	if len(c.sockets) == 0 {
+		c.sockets = nil
+	}
+	if kicked && !slices.Contains(c.kicked, s.ns.name) {
+		if len(c.kicked) >= c.hub.options.Limits.Namespaces {
+			c.kicked = c.kicked[1:]
+		}
+		c.kicked = append(c.kicked, s.ns.name)
+	}
+	c.mu.Unlock()
+	if was != stateConnecting {
+		c.rearm()
+	}
+}
+
+// rearm gives a connection whose last namespace is gone as long for another as it had for the first.
+func (c *Client) rearm() {
+	if !c.idle() {
+		return
+	}
+	c.hub.joining.set(c, time.Now().Add(c.hub.options.ConnectTimeout))
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed { // perhaps before the deadline was set
+		c.hub.joining.unset(c)
+	}
+}
+
+func (c *Client) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sockets) == 0 && !c.closed
+}

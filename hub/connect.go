@@ -1,0 +1,271 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"tether/broker"
+	"tether/internal/socketio"
+)
+
+// The words of CONNECT_ERROR that do not come from the application.
+const (
+	refusedNamespace = "Invalid namespace"
+	refusedMany      = "too many namespaces"
+	refusedAuth      = "auth is too large"
+	refusedDevices   = "too many devices"
+	refusedKicked    = "disconnected"
+	refusedOther     = "connection refused"
+)
+
+// connect handles CONNECT. The hooks run on a goroutine of their own; meanwhile the socket counts as
+// joining, and what is emitted to it is held.
+func (c *Client) connect(p socketio.Packet) error {
+	limits := &c.hub.options.Limits
+	if c.find(p.Namespace) != nil {
+		return errJoinedTwice
+	}
+	if len(p.Data) > limits.Auth {
+		return c.refuse(p.Namespace, refusedAuth, nil)
+	}
+	ns, err := c.hub.namespace(p.Namespace)
+	if err != nil {
+		return err
+	}
+	if ns == nil {
+		return c.refuse(p.Namespace, refusedNamespace, nil)
+	}
+	// The hooks' context does not come from Run: the goroutine ends before Run does.
+	s := &Socket{ns: ns, client: c, conn: c.conn, auth: string(p.Data)}
+	ctx, cancel := context.WithTimeout(context.WithValue(c.hub.handlerContext, hookKey{}, s), c.hub.options.HookTimeout)
+	s.entry = &entry{cancel: cancel}
+	s.settleID(c.hub)
+
+	if !c.add(s) {
+		s.end(false)
+		return c.refuse(p.Namespace, refusedMany, nil)
+	}
+	if !c.hub.work.begin() {
+		s.end(false)
+		return nil
+	}
+	go c.admit(ctx, s) // Hub.Run waits for it
+	return nil
+}
+
+// add makes s one of the connection's sockets, unless it has too many.
+func (c *Client) add(s *Socket) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.sockets) >= c.hub.options.Limits.Namespaces {
+		return false
+	}
+	c.sockets = append(c.sockets, s)
+	if i := slices.Index(c.kicked, s.ns.name); i >= 0 {
+		c.kicked = slices.Delete(c.kicked, i, i+1)
+	}
+	return true
+}
+
+// hookKey finds, in the context of a connect hook, the socket that it is about.
+type hookKey struct{}
+
+// admit runs the hooks of a CONNECT and answers it.
+func (c *Client) admit(ctx context.Context, s *Socket) {
+	defer c.hub.work.done()
+	unwatch := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // even if the hook does not care
+			c.hub.counters.timedOut.Add(1)
+			c.conn.Close(ReasonServerClose)
+		}
+	})
+	err := s.ns.admit(ctx, s)
+	if err == nil {
+		err = s.settle(ctx)
+	}
+	unwatch()
+	if err == nil {
+		if c.hub.options.ForgetHandshake {
+			c.forgetHandshake(s)
+		}
+		s.welcome()
+		return
+	}
+	interrupted := ctx.Err() != nil
+	if was, _ := s.end(false); was == stateGone {
+		return // by the client, by a kick, or because the connection has ended
+	}
+	var panicked *panicError
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &panicked):
+		c.hub.failed("connect hook", "", s, err)
+	case errors.As(err, &refusal):
+		c.refuse(s.ns.name, refusal.Message, refusal.Data)
+	case errors.Is(err, ErrTooManyDevices):
+		c.refuse(s.ns.name, refusedDevices, nil)
+	case interrupted, temporary(err):
+		// A client that is refused does not try again; one that lost its connection does.
+		c.hub.failed("connect hook", "", s, err)
+		c.conn.Close(ReasonServerClose)
+	default:
+		c.hub.failed("connect hook", "", s, err)
+		c.refuse(s.ns.name, refusedOther, nil)
+	}
+}
+
+// temporary reports whether the client should try again rather than be refused.
+func temporary(err error) bool {
+	return errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrClosed) ||
+		errors.Is(err, errInterestStopped) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// refuse sends CONNECT_ERROR.
+func (c *Client) refuse(namespace, message string, data any) error {
+	c.hub.counters.refused.Add(1)
+	text, err := json.Marshal(refusalText(&Refusal{message, data}))
+	if err != nil {
+		c.hub.log.Error("data of a refusal cannot be encoded", "error", err)
+		text, _ = json.Marshal(map[string]string{"message": message})
+	}
+	head := socketio.AppendHeader(nil, socketio.Packet{Type: socketio.ConnectError, Namespace: namespace})
+	c.conn.Send(newPacket(append(head, text...), nil, false))
+	return nil
+}
+
+// refusalText is what a client gets to see of a refusal.
+func refusalText(r *Refusal) any {
+	return struct {
+		Message string `json:"message"`
+		Data    any    `json:"data,omitempty"`
+	}{r.Message, r.Data}
+}
+
+func (c *Client) forgetHandshake(s *Socket) {
+	c.mu.Lock()
+	c.handshake = strippedHandshake(c.handshake)
+	c.mu.Unlock()
+	s.mu.Lock()
+	s.auth = ""
+	s.mu.Unlock()
+}
+
+// entry is what a socket has while it is connecting. The fields are guarded by the socket's mu.
+type entry struct {
+	cancel   context.CancelFunc // ends the hooks' context
+	held     []*Packet
+	bytes    int  // of held
+	answered bool // the answer to CONNECT is on its way
+	farewell bool // DISCONNECT has to follow the answer; the socket is gone already
+	closing  bool // and then the connection is to be closed
+}
+
+// settle makes the socket reachable: after it, everything that is emitted to it, to everyone, and to
+// the rooms that the hooks have joined arrives here.
+func (s *Socket) settle(ctx context.Context) error {
+	h := s.client.hub
+	select {
+	case <-h.live:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := s.join(ctx, 0, Everyone)
+	return err
+}
+
+// welcome answers CONNECT, lets go what was held, and opens the way for what comes. It sends nothing
+// if the socket is gone. From the answer on the client may send events, so the socket counts as
+// connected for what comes in; what goes out is still held, behind what was held before.
+func (s *Socket) welcome() {
+	h := s.client.hub
+	s.mu.Lock()
+	entry := s.entry
+	if entry == nil {
+		s.mu.Unlock()
+		return
+	}
+	s.ns.connected.Add(1)
+	s.state.Store(stateWelcome)
+	s.mu.Unlock()
+	entry.cancel()
+	h.counters.connected.Add(1)
+	h.joining.unset(s.client)
+	if s.state.Load() == stateGone {
+		s.client.rearm() // it was set when the socket went, and has just been unset
+	}
+
+	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
+	head = append(head, `{"sid":"`...)
+	head = append(head, s.id...)
+	s.conn.Send(newPacket(append(head, `"}`...), nil, false))
+
+	s.mu.Lock()
+	entry.answered = true
+	for s.entry != nil && len(entry.held) > 0 {
+		held := entry.held
+		entry.held, entry.bytes = nil, 0
+		s.mu.Unlock()
+		for _, p := range held {
+			s.conn.Send(p)
+		}
+		s.mu.Lock()
+	}
+	if s.entry != nil {
+		s.entry = nil
+		s.state.Store(stateConnected)
+	}
+	farewell, closing := entry.farewell, entry.closing
+	s.mu.Unlock()
+	if farewell {
+		s.sendDisconnect()
+	}
+	if closing {
+		s.conn.Close(ReasonServerDisconnect)
+	}
+}
+
+// hold keeps a packet for a socket that is connecting.
+func (s *Socket) hold(p *Packet) error {
+	if p.Volatile() {
+		return nil
+	}
+	limits := &s.client.hub.options.Limits
+	s.mu.Lock()
+	switch s.state.Load() {
+	case stateConnected:
+		s.mu.Unlock()
+		return s.conn.Send(p)
+	case stateGone:
+		s.mu.Unlock()
+		return ErrDisconnected
+	}
+	full := len(s.entry.held) >= limits.Held || s.entry.bytes+p.Size() > limits.HeldBytes
+	if !full {
+		s.entry.held = append(s.entry.held, p)
+		s.entry.bytes += p.Size()
+	}
+	s.mu.Unlock()
+	if full {
+		s.conn.Close(ReasonServerClose)
+		return ErrSlowConsumer
+	}
+	return nil
+}
+
+// joinDeadline closes connections that have not joined a namespace in time.
+func (h *Hub) joinDeadline(now time.Time) {
+	for _, c := range h.joining.passed(now) {
+		if c.joined() {
+			continue // it was, while the deadline was being set
+		}
+		h.counters.timedOut.Add(1)
+		c.conn.Close(ReasonForcedClose)
+	}
+	for _, c := range h.assembling.passed(now) {
+		h.counters.timedOut.Add(1)
+		c.conn.Close(ReasonParseError)
+	}
+}

@@ -1,0 +1,245 @@
+package hub
+
+import (
+	"errors"
+	"strings"
+
+	"tether/broker"
+	"tether/internal/socketio"
+)
+
+// deliver takes a message of the broker. It must not call the broker, and must not block: for most
+// brokers it runs on the goroutine that reads from the backend.
+func (h *Hub) deliver(m broker.Message) {
+	h.counters.received.Add(1)
+	if h.route(m) == 0 {
+		h.counters.wasted.Add(1)
+	}
+}
+
+// route hands a message to whom it is for and returns how many that are: sockets of this node, or 1
+// for what is for the node itself. A message that cannot be read is for nobody.
+func (h *Hub) route(m broker.Message) int {
+	e, err := parseEnvelope(m.Data)
+	if err != nil {
+		h.count(err)
+		return 1
+	}
+	if m.Subject == h.subject {
+		return h.routeNode(&e)
+	}
+	room := h.index.lookup(m.Subject)
+	if room == nil {
+		return 0
+	}
+	switch e.kind {
+	case kindEvent:
+		p, err := parsePacket(e.body, e.flags&flagVolatile != 0)
+		if err != nil {
+			h.count(err)
+			return 1
+		}
+		if e.excepts > 0 {
+			return h.fanOutExcept(room, p, h.exceptions(m.Subject, &e))
+		}
+		return h.fanOut(room, p)
+	case kindDisconnect:
+		return h.disconnectRoom(room, h.exceptions(m.Subject, &e), e.flags&flagClose != 0)
+	case kindCensus:
+		return h.answerCensus(room, e.body)
+	}
+	h.count(errEnvelopeMalformed)
+	return 1
+}
+
+func (h *Hub) count(err error) {
+	if errors.Is(err, errEnvelopeNewer) {
+		h.counters.newer.Add(1)
+	} else {
+		h.counters.malformed.Add(1)
+	}
+}
+
+// fanOut sends a packet to the members of a room. This is the hot path: nothing is allocated or
+// locked for a receiver.
+func (h *Hub) fanOut(r *room, p *Packet) (n int) {
+	dropped := 0
+	for s := range r.each {
+		n++
+		if s.push(p) != nil {
+			dropped++
+		}
+	}
+	h.sent(n, dropped)
+	if h.watched.Load() {
+		h.watch(r, p, nil)
+	}
+	return n
+}
+
+func (h *Hub) fanOutExcept(r *room, p *Packet, x exceptions) (n int) {
+	dropped, skipped := 0, 0
+	for s := range r.each {
+		if x.has(s) {
+			skipped++
+			continue
+		}
+		n++
+		if s.push(p) != nil {
+			dropped++
+		}
+	}
+	h.sent(n, dropped)
+	if h.watched.Load() {
+		h.watch(r, p, &x)
+	}
+	return n + skipped // a message that was for others only was not wasted on a node that has them
+}
+
+func (h *Hub) sent(n, dropped int) {
+	h.counters.delivered.Add(uint64(n - dropped))
+	if dropped > 0 {
+		h.counters.dropped.Add(uint64(dropped))
+	}
+}
+
+// exceptions are the rooms and IDs whose sockets do not get a packet.
+type exceptions struct {
+	ids   []string
+	rooms []*room // that have members on this node
+}
+
+func (h *Hub) exceptions(subject string, e *envelope) (x exceptions) {
+	if e.excepts == 0 {
+		return x
+	}
+	start := len(h.options.Prefix) + 1
+	comma := strings.IndexByte(subject[start:], ',')
+	namespace := subject[:start+comma+1]
+	for text := range e.exceptions() {
+		name := string(text)
+		if isID(name) {
+			x.ids = append(x.ids, name)
+		}
+		if r := h.index.lookup(namespace + name); r != nil {
+			x.rooms = append(x.rooms, r)
+		}
+	}
+	return x
+}
+
+func (x *exceptions) has(s *Socket) bool {
+	for _, id := range x.ids {
+		if s.id == id {
+			return true
+		}
+	}
+	for _, r := range x.rooms {
+		if s.in(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// routeNode handles what came on this node's own subject.
+func (h *Hub) routeNode(e *envelope) int {
+	if e.kind == kindAnswer {
+		return h.takeAnswer(e.body)
+	}
+	s := h.target(e.target)
+	if s == nil {
+		return 0
+	}
+	x := h.exceptions(string(e.target), e)
+	if x.has(s) {
+		return 1
+	}
+	switch e.kind {
+	case kindEvent:
+		p, err := parsePacket(e.body, e.flags&flagVolatile != 0)
+		if err != nil {
+			h.count(err)
+			return 1
+		}
+		dropped := 0
+		if s.push(p) != nil {
+			dropped = 1
+		}
+		h.sent(1, dropped)
+		if h.watched.Load() {
+			h.watchOne(s, p)
+		}
+	case kindDisconnect:
+		s.Disconnect(e.flags&flagClose != 0)
+	default:
+		h.count(errEnvelopeMalformed)
+	}
+	return 1
+}
+
+// target finds the socket whose ID is at the end of a room subject, if that is its room.
+func (h *Hub) target(subject []byte) *Socket {
+	if len(subject) < idLength {
+		return nil
+	}
+	id := string(subject[len(subject)-idLength:])
+	if !isID(id) {
+		return nil
+	}
+	s := h.sockets.at(placeOf(id))
+	if s == nil || s.id != id || string(subject[:len(subject)-idLength]) != s.ns.subject {
+		return nil
+	}
+	return s
+}
+
+func (h *Hub) disconnectRoom(r *room, x exceptions, closeConnections bool) (n int) {
+	for s := range r.each {
+		n++
+		if !x.has(s) {
+			s.Disconnect(closeConnections)
+		}
+	}
+	return n
+}
+
+// watch tells the functions of OnAnyOutgoing about a packet of fan-out. Only now is it taken apart.
+func (h *Hub) watch(r *room, p *Packet, x *exceptions) {
+	var event string
+	var args []any
+	for s := range r.each {
+		if x != nil && x.has(s) || len(s.ns.handled().outgoing) == 0 {
+			continue
+		}
+		if event == "" {
+			if event, args = unpack(p); event == "" {
+				return
+			}
+		}
+		s.ns.outgoing(s, event, args)
+	}
+}
+
+func (h *Hub) watchOne(s *Socket, p *Packet) {
+	if len(s.ns.handled().outgoing) == 0 {
+		return
+	}
+	if event, args := unpack(p); event != "" {
+		s.ns.outgoing(s, event, args)
+	}
+}
+
+// unpack takes an event apart again.
+func unpack(p *Packet) (event string, args []any) {
+	parsed, err := socketio.Parse(p.Text()[1:], socketio.Limits{})
+	if err != nil {
+		return "", nil
+	}
+	attachments := make([][]byte, p.Attachments())
+	for i := range attachments {
+		attachments[i] = p.Attachment(i)
+	}
+	m := newMessage(nil, parsed, parsed.Data, attachments)
+	return m.event, m.Args()
+}

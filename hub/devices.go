@@ -1,0 +1,358 @@
+package hub
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tether/broker"
+)
+
+// The device limit. A socket that registers joins the user's room first and then asks that room, on
+// all nodes, who else is registered: a census. Of two sockets that register at the same time, at
+// least the one whose question is later is seen by the other's node, which notes it down for the
+// other: so each pair has one that knows of the other.
+//
+// Who is ahead of whom is said by a stamp, the time of the registration. A registration that is
+// through is ahead of every one that is not, whatever the clocks say, and a socket that sees one
+// takes a later stamp. So of the registrations that stay, the one with the last stamp knows all the
+// others, and it stays only if there is room for it. (Two that race for the last place may both be
+// refused if their clocks differ; they are never both let in.)
+
+const (
+	censusTimeout = 2 * time.Second
+	censusQuiet   = 150 * time.Millisecond // without an answer, where the broker cannot count
+	maxAnswers    = 1024                   // that wait to be sent; more are dropped, and the asker waits in vain
+	maxClaims     = 1 << 16                // in one answer
+)
+
+// devices is a hub's part in all censuses.
+type devices struct {
+	answers chan broker.Message // to be sent; deliver must not do it
+
+	mu   sync.Mutex
+	next uint64             // guarded by mu
+	mine map[uint64]*census // guarded by mu; the registrations of this node that are not through yet
+}
+
+// census is one registration that asks who else is there. The fields below number are guarded by the
+// devices' mu.
+type census struct {
+	socket *Socket
+	room   string // subject
+	number uint64
+
+	stamp  int64
+	others map[string]claim // by ID
+	nodes  int              // that have answered
+	news   chan struct{}    // one token: nodes has grown
+}
+
+// claim is another socket that is registered in the same room.
+type claim struct {
+	stamp   int64
+	through bool
+}
+
+func newDevices() devices {
+	return devices{
+		answers: make(chan broker.Message, maxAnswers),
+		mine:    make(map[uint64]*census),
+	}
+}
+
+// open must be called before the socket joins the room: until close, its registration is not through.
+func (d *devices) open(s *Socket, room string) *census {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.next++
+	c := &census{
+		socket: s,
+		room:   room,
+		number: d.next,
+		stamp:  time.Now().UnixNano(),
+		others: make(map[string]claim),
+		news:   make(chan struct{}, 1),
+	}
+	d.mine[c.number] = c
+	return c
+}
+
+func (d *devices) close(c *census) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.mine, c.number)
+}
+
+// admit asks the cluster and decides.
+func (d *devices) admit(ctx context.Context, h *Hub, c *census) error {
+	ctx, cancel := context.WithTimeout(ctx, censusTimeout)
+	defer cancel()
+	body := binary.AppendUvarint(nil, c.number)
+	body = appendText(body, h.tag)
+	body = appendText(body, c.socket.id)
+	body = binary.AppendVarint(body, c.stamp)
+	data := append(appendEnvelope(nil, kindCensus, 0, "", nil), body...)
+	reach, err := h.broker.Publish(ctx, broker.Message{Subject: c.room, Data: data})
+	if err != nil {
+		return err
+	}
+	d.collect(ctx, c, reach[0])
+
+	evicted, err := d.decide(c, h.options.Devices)
+	if err != nil {
+		return err
+	}
+	namespace := c.socket.ns.Emitter()
+	for _, id := range evicted {
+		if _, err := namespace.Disconnect(ctx, Room(id), true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect waits for the answers.
+func (d *devices) collect(ctx context.Context, c *census, reach broker.Reach) {
+	for {
+		d.mu.Lock()
+		complete := reach.Bound == broker.Exact && c.nodes >= reach.Nodes
+		d.mu.Unlock()
+		if complete {
+			return
+		}
+		var quiet <-chan time.Time
+		if reach.Bound != broker.Exact {
+			quiet = time.After(censusQuiet)
+		}
+		select {
+		case <-c.news:
+		case <-quiet:
+			return
+		case <-ctx.Done():
+			return // with what is known
+		}
+	}
+}
+
+// decide returns whom to disconnect, or ErrTooManyDevices. Without an error the registration is
+// through.
+func (d *devices) decide(c *census, limit Devices) (evicted []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	type ranked struct {
+		id    string
+		stamp int64
+	}
+	for _, o := range c.others {
+		if o.through {
+			c.stamp = max(c.stamp, o.stamp+1)
+		}
+	}
+	me := ranked{c.socket.id, c.stamp}
+	order := func(a, b ranked) int {
+		switch {
+		case a.stamp < b.stamp:
+			return -1
+		case a.stamp > b.stamp:
+			return 1
+		}
+		return strings.Compare(a.id, b.id)
+	}
+	all := []ranked{me}
+	for id, o := range c.others {
+		all = append(all, ranked{id, o.stamp})
+	}
+	slices.SortFunc(all, order)
+	rank := slices.Index(all, me)
+	excess := len(all) - limit.Max
+	switch {
+	case limit.Exceed == RefuseNew && rank >= limit.Max:
+		return nil, ErrTooManyDevices
+	case limit.Exceed == EndOldest && rank < excess:
+		return nil, ErrTooManyDevices // others that came at the same time are newer
+	}
+	if limit.Exceed == EndOldest {
+		for _, r := range all[:max(excess, 0)] {
+			evicted = append(evicted, r.id)
+		}
+	}
+	c.socket.restamp(c.room, c.stamp)
+	delete(d.mine, c.number) // with the lock held: from here on it is through
+	return evicted, nil
+}
+
+// restamp sets the time of a registration.
+func (s *Socket) restamp(room string, stamp int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Load() == stateGone {
+		return
+	}
+	if i := s.seatLocked(room); i >= 0 {
+		s.seats[i].since = stamp
+	}
+}
+
+// stamp is the time of a registration, 0 if there is none.
+func (s *Socket) stamp(r *room) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.seats {
+		if s.seats[i].room == r {
+			return s.seats[i].since
+		}
+	}
+	return 0
+}
+
+// answerCensus tells another node, or this one, who is registered in r here, and notes down who asks.
+func (h *Hub) answerCensus(r *room, body []byte) int {
+	number, asker, id, stamp, ok := parseCensus(body)
+	if !ok {
+		h.count(errEnvelopeMalformed)
+		return 1
+	}
+	d := &h.devices
+	answer := appendEnvelope(nil, kindAnswer, 0, "", nil)
+	answer = binary.AppendUvarint(answer, number)
+
+	d.mu.Lock()
+	pending := make(map[string]*census)
+	for _, c := range d.mine {
+		if c.room == r.subject {
+			pending[c.socket.id] = c
+			if c.socket.id != id {
+				c.learn(id, claim{stamp: stamp})
+			}
+		}
+	}
+	n := 0
+	var claims []byte
+	for s := range r.each {
+		since := s.stamp(r)
+		if since == 0 || s.id == id || n == maxClaims {
+			continue
+		}
+		through := byte(1)
+		if c := pending[s.id]; c != nil {
+			since, through = c.stamp, 0
+		}
+		claims = appendText(claims, s.id)
+		claims = append(binary.AppendVarint(claims, since), through)
+		n++
+	}
+	d.mu.Unlock()
+
+	answer = append(binary.AppendUvarint(answer, uint64(n)), claims...)
+	select {
+	case d.answers <- broker.Message{Subject: nodeSubject(h.options.Prefix, asker), Data: answer}:
+	default:
+		h.log.Error("too many questions about registrations; one is not answered")
+	}
+	return 1
+}
+
+// learn notes a claim down. That one is through is not forgotten again.
+func (c *census) learn(id string, o claim) {
+	if known, ok := c.others[id]; ok && known.through {
+		return
+	}
+	c.others[id] = o
+}
+
+// takeAnswer notes down what a node has answered.
+func (h *Hub) takeAnswer(body []byte) int {
+	d := &h.devices
+	n, body, ok := cutUint64(body)
+	if !ok {
+		h.count(errEnvelopeMalformed)
+		return 1
+	}
+	claims, ok := parseClaims(body)
+	if !ok {
+		h.count(errEnvelopeMalformed)
+		return 1
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.mine[n]
+	if c == nil {
+		return 1 // too late
+	}
+	for id, o := range claims {
+		if id != c.socket.id {
+			c.learn(id, o)
+		}
+	}
+	c.nodes++
+	select {
+	case c.news <- struct{}{}:
+	default:
+	}
+	return 1
+}
+
+func parseCensus(body []byte) (number uint64, asker, id string, stamp int64, ok bool) {
+	if number, body, ok = cutUint64(body); !ok {
+		return
+	}
+	tag, body, ok := cutText(body)
+	if !ok || len(tag) != tagLength {
+		return 0, "", "", 0, false
+	}
+	socket, body, ok := cutText(body)
+	if !ok || !isID(string(socket)) {
+		return 0, "", "", 0, false
+	}
+	stamp, n := binary.Varint(body)
+	return number, string(tag), string(socket), stamp, n > 0 && n == len(body)
+}
+
+func parseClaims(body []byte) (map[string]claim, bool) {
+	n, body, ok := cutUvarint(body, min(maxClaims, len(body)))
+	if !ok {
+		return nil, false
+	}
+	claims := make(map[string]claim)
+	for range n {
+		var id []byte
+		if id, body, ok = cutText(body); !ok || !isID(string(id)) {
+			return nil, false
+		}
+		stamp, width := binary.Varint(body)
+		if width <= 0 || len(body) == width || body[width] > 1 {
+			return nil, false
+		}
+		claims[string(id)] = claim{stamp: stamp, through: body[width] == 1}
+		body = body[width+1:]
+	}
+	return claims, len(body) == 0
+}
+
+func cutUint64(data []byte) (uint64, []byte, bool) {
+	v, width := binary.Uvarint(data)
+	if width <= 0 {
+		return 0, nil, false
+	}
+	return v, data[width:], true
+}
+
+// run sends answers until ctx is done.
+func (d *devices) run(ctx context.Context, h *Hub) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-d.answers:
+			attempt, cancel := context.WithTimeout(ctx, censusTimeout)
+			if _, err := h.broker.Publish(attempt, m); err != nil {
+				h.log.Warn("question about registrations is not answered", "error", err)
+			}
+			cancel()
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package hub
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"unicode/utf8"
+
+	"tether/internal/socketio"
+)
+
+// encoder makes the payload of an event or an acknowledgement: a JSON array, with placeholders for
+// its attachments.
+type encoder struct {
+	buf         bytes.Buffer
+	json        *json.Encoder // writes to buf
+	attachments [][]byte
+}
+
+const maxPooledEncoder = 64 << 10 // bytes of a buffer that is kept for the next
+
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
+	e.json = json.NewEncoder(&e.buf)
+	e.json.SetEscapeHTML(false)
+	return e
+}}
+
+func newEncoder() *encoder { return encoders.Get().(*encoder) }
+
+// free gives e back. What payload has returned must not be used afterwards.
+func (e *encoder) free() {
+	if e.buf.Cap() > maxPooledEncoder {
+		return
+	}
+	e.buf.Reset()
+	e.attachments = nil
+	encoders.Put(e)
+}
+
+var errNotUTF8 = errors.New("hub: encode: JSON is not valid UTF-8")
+
+// event encodes the payload of an event.
+func (e *encoder) event(name string, args []any) error {
+	e.buf.WriteByte('[')
+	if err := e.value(name); err != nil {
+		return err
+	}
+	for i, arg := range args {
+		e.buf.WriteByte(',')
+		if err := e.value(arg); err != nil {
+			return fmt.Errorf("hub: encode argument %d of event %q: %w", i, name, err)
+		}
+	}
+	return e.finish()
+}
+
+// ack encodes the payload of an acknowledgement.
+func (e *encoder) ack(args []any) error {
+	e.buf.WriteByte('[')
+	for i, arg := range args {
+		if i > 0 {
+			e.buf.WriteByte(',')
+		}
+		if err := e.value(arg); err != nil {
+			return fmt.Errorf("hub: encode argument %d of an acknowledgement: %w", i, err)
+		}
+	}
+	return e.finish()
+}
+
+func (e *encoder) finish() error {
+	e.buf.WriteByte(']')
+	if len(e.attachments) > MaxAttachments {
+		return ErrTooManyAttachments
+	}
+	if !utf8.Valid(e.buf.Bytes()) { // a client would close the connection
+		return errNotUTF8
+	}
+	return nil
+}
+
+// frames appends the whole packet, as WebSocket frames, to dst. head says what comes before the
+// payload; its type is Event or Ack.
+func (e *encoder) frames(dst []byte, head socketio.Packet) []byte {
+	if n := len(e.attachments); n > 0 {
+		head.Attachments = n
+		switch head.Type {
+		case socketio.Event:
+			head.Type = socketio.BinaryEvent
+		case socketio.Ack:
+			head.Type = socketio.BinaryAck
+		}
+	}
+	var scratch [64]byte
+	header := socketio.AppendHeader(scratch[:0], head)
+	payload := e.buf.Bytes()
+	dst = appendFrameHeader(dst, finText, len(header)+len(payload))
+	dst = append(dst, header...)
+	dst = append(dst, payload...)
+	for _, a := range e.attachments {
+		dst = appendFrameHeader(dst, finBinary, len(a))
+		dst = append(dst, a...)
+	}
+	return dst
+}
+
+// size is the most that frames appends.
+func (e *encoder) size(namespace string) int {
+	const header = 2 + 3 + 1 + 20 // type, attachments, comma, ID
+	n := maxFrameHeader + header + len(namespace) + e.buf.Len()
+	for _, a := range e.attachments {
+		n += maxFrameHeader + len(a)
+	}
+	return n
+}
+
+// packet is the whole packet.
+func (e *encoder) packet(head socketio.Packet, volatile bool) (*Packet, error) {
+	return parsePacket(e.frames(make([]byte, 0, e.size(head.Namespace)), head), volatile)
+}
+
+func (e *encoder) value(v any) error {
+	switch v := v.(type) {
+	case nil:
+		e.buf.WriteString("null")
+	case string:
+		if !plain(v) {
+			return e.reflected(v)
+		}
+		e.buf.WriteByte('"')
+		e.buf.WriteString(v)
+		e.buf.WriteByte('"')
+	case int:
+		e.buf.Write(strconv.AppendInt(e.buf.AvailableBuffer(), int64(v), 10))
+	case Binary:
+		e.attach(v)
+	case []byte:
+		e.attach(v)
+	case json.RawMessage:
+		if len(v) == 0 {
+			v = json.RawMessage("null")
+		}
+		if !json.Valid(v) {
+			return errors.New("raw message is not valid JSON")
+		}
+		e.buf.Write(v)
+	case passed:
+		e.buf.Write(socketio.AppendRemapped(e.buf.AvailableBuffer(), v.raw, func(num int) int {
+			e.attachments = append(e.attachments, v.attachments[num])
+			return len(e.attachments) - 1
+		}))
+	default:
+		return e.reflected(v)
+	}
+	return nil
+}
+
+// plain reports whether s stands in JSON as it is.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *encoder) attach(b []byte) {
+	if b == nil {
+		e.buf.WriteString("null")
+		return
+	}
+	e.buf.Write(socketio.AppendPlaceholder(e.buf.AvailableBuffer(), len(e.attachments)))
+	e.attachments = append(e.attachments, b)
+}
+
+func (e *encoder) reflected(v any) error {
+	start := e.buf.Len()
+	if err := e.json.Encode(v); err != nil {
+		return err
+	}
+	e.buf.Truncate(e.buf.Len() - 1) // the line feed
+	text := e.buf.Bytes()[start:]
+	if !bytes.Contains(text, marker) {
+		return nil
+	}
+	text = bytes.Clone(text)
+	e.buf.Truncate(start)
+	for {
+		before, value, after, ok := cutMarked(text)
+		e.buf.Write(before)
+		if !ok {
+			return nil
+		}
+		e.attach(value)
+		text = after
+	}
+}

@@ -1,0 +1,196 @@
+package hub
+
+import (
+	"encoding/binary"
+	"iter"
+	"math"
+
+	"tether/internal/socketio"
+)
+
+// envelope is one message between the nodes of a cluster.
+//
+//	byte     version, 1
+//	byte     kind
+//	byte     flags
+//	text     target: the room subject of one socket's ID; only on a node's own subject
+//	uvarint  number of excepted rooms
+//	text     each of them
+//	rest     body; of an event the packet as WebSocket frames, which go out as they are
+//
+// A text is a uvarint, its length in bytes, and the bytes. Kinds, flags and versions that a node does
+// not know make it drop the message and count it.
+type envelope struct {
+	kind    kind
+	flags   flags
+	target  []byte
+	excepts int
+	except  []byte // the excepted rooms, checked
+	body    []byte
+}
+
+type kind byte
+
+const (
+	kindEvent      kind = 1 + iota // to sockets: body is the packet
+	kindDisconnect                 // disconnect sockets; no body
+	kindCensus                     // who is registered in this room? See devices.go
+	kindAnswer                     // to a census
+	kindEnd
+)
+
+type flags byte
+
+const (
+	flagVolatile flags = 1 << iota // of kindEvent
+	flagClose                      // of kindDisconnect: the connection too
+	flagsEnd
+)
+
+const (
+	envelopeVersion = 1
+
+	// MaxTargets is the number of rooms that an [Emitter] may except, together with the rooms of an
+	// EmitUnion.
+	MaxTargets = 256
+
+	maxText = 1 << 20 // bytes of a room in an envelope
+)
+
+// envelopeError says why a message of the broker was dropped.
+type envelopeError string
+
+func (e envelopeError) Error() string { return "hub: envelope: " + string(e) }
+
+const (
+	errEnvelopeNewer     envelopeError = "of a version that this node does not know"
+	errEnvelopeMalformed envelopeError = "malformed"
+)
+
+// appendEnvelope appends everything but the body.
+func appendEnvelope(dst []byte, k kind, f flags, target string, except []Room) []byte {
+	dst = append(dst, envelopeVersion, byte(k), byte(f))
+	dst = appendText(dst, target)
+	dst = binary.AppendUvarint(dst, uint64(len(except)))
+	for _, r := range except {
+		dst = appendText(dst, string(r))
+	}
+	return dst
+}
+
+// envelopeSize is the most that appendEnvelope appends.
+func envelopeSize(target string, except []Room) int {
+	n := 3 + len(target) + 2*binary.MaxVarintLen32
+	for _, r := range except {
+		n += len(r) + binary.MaxVarintLen32
+	}
+	return n
+}
+
+func appendText(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// parseEnvelope reads data, which the result aliases. Nothing is allocated, whatever data says.
+func parseEnvelope(data []byte) (envelope, error) {
+	if len(data) < 3 {
+		return envelope{}, errEnvelopeMalformed
+	}
+	e := envelope{kind: kind(data[1]), flags: flags(data[2])}
+	if data[0] != envelopeVersion || e.kind == 0 || e.kind >= kindEnd || e.flags >= flagsEnd {
+		return envelope{}, errEnvelopeNewer
+	}
+	var ok bool
+	if e.target, data, ok = cutText(data[3:]); !ok {
+		return envelope{}, errEnvelopeMalformed
+	}
+	n, data, ok := cutUvarint(data, MaxTargets)
+	if !ok {
+		return envelope{}, errEnvelopeMalformed
+	}
+	e.excepts = n
+	rest := data
+	for range n {
+		if _, rest, ok = cutText(rest); !ok {
+			return envelope{}, errEnvelopeMalformed
+		}
+	}
+	e.except, e.body = data[:len(data)-len(rest)], rest
+	return e, nil
+}
+
+// exceptions iterates over the excepted rooms.
+func (e *envelope) exceptions() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		rest := e.except
+		for range e.excepts {
+			var text []byte
+			if text, rest, _ = cutText(rest); !yield(text) {
+				return
+			}
+		}
+	}
+}
+
+func cutText(data []byte) (text, rest []byte, ok bool) {
+	n, data, ok := cutUvarint(data, min(maxText, len(data)))
+	if !ok || n > len(data) {
+		return nil, nil, false
+	}
+	return data[:n:n], data[n:], true
+}
+
+// cutUvarint cuts off a number that is at most limit.
+func cutUvarint(data []byte, limit int) (n int, rest []byte, ok bool) {
+	v, width := binary.Uvarint(data)
+	if width <= 0 || v > uint64(limit) {
+		return 0, nil, false
+	}
+	return int(v), data[width:], true
+}
+
+// parsePacket makes a packet of frames as newPacket makes them: one of text, then the binary ones.
+// The packet aliases frames.
+func parsePacket(frames []byte, volatile bool) (*Packet, error) {
+	if len(frames) > math.MaxUint32 {
+		return nil, errEnvelopeMalformed
+	}
+	text, rest, ok := cutFrame(frames, 0, finText)
+	if !ok || text.to-text.from < 2 || frames[text.from] != socketio.EngineMessage {
+		return nil, errEnvelopeMalformed
+	}
+	p := &Packet{frames: frames, text: text, volatile: volatile}
+	for rest < len(frames) {
+		var attachment span
+		if attachment, rest, ok = cutFrame(frames, rest, finBinary); !ok || len(p.binary) == MaxAttachments {
+			return nil, errEnvelopeMalformed
+		}
+		p.binary = append(p.binary, attachment)
+	}
+	return p, nil
+}
+
+// cutFrame reads the frame at index i, the way appendFrameHeader writes it and no other.
+func cutFrame(data []byte, i int, first byte) (payload span, next int, ok bool) {
+	rest := data[i:]
+	if len(rest) < 2 || rest[0] != first {
+		return span{}, 0, false
+	}
+	n, header := uint64(rest[1]), 2
+	switch {
+	case n < 126:
+	case n == 126 && len(rest) >= 4:
+		n, header = uint64(binary.BigEndian.Uint16(rest[2:])), 4
+		ok = n >= 126
+	case n == 127 && len(rest) >= 10:
+		n, header = binary.BigEndian.Uint64(rest[2:]), 10
+		ok = n >= 1<<16
+	default:
+		return span{}, 0, false
+	}
+	if header > 2 && !ok || n > uint64(len(rest)-header) {
+		return span{}, 0, false
+	}
+	from := i + header
+	return span{uint32(from), uint32(from + int(n))}, from + int(n), true
+}

@@ -1,0 +1,109 @@
+package hub
+
+import "errors"
+
+// The errors of this package that callers branch on. What the broker could not do comes wrapped in
+// the broker's own errors, [tether/broker.ErrUnavailable] above all.
+var (
+	// ErrDraining is returned by [Hub.Attach] once [Hub.Run] has been told to end.
+	ErrDraining = errors.New("hub: draining")
+
+	// ErrFull is returned by [Hub.Attach] when Limits.Connections are attached.
+	ErrFull = errors.New("hub: too many connections")
+
+	// ErrNotRunning is what [Hub.Ready] says before Run has the broker's first sign of life, and
+	// after Run has returned.
+	ErrNotRunning = errors.New("hub: not running")
+
+	// ErrDisconnected says that the socket is gone, or was when the call waited for its client.
+	ErrDisconnected = errors.New("hub: socket is disconnected")
+
+	// ErrConnecting is returned by [Socket.EmitAck] inside a connect hook: the client answers only
+	// after it has been told that it is connected, and that waits for the hook.
+	ErrConnecting = errors.New("hub: socket is still connecting")
+
+	// ErrSlowConsumer says that a client reads more slowly than it is written to. Transports return
+	// it from [Conn.Send] when they refuse a packet.
+	ErrSlowConsumer = errors.New("hub: client reads too slowly")
+
+	// ErrTooManyAcks is returned by [Socket.EmitAck] when Limits.Acks answers are awaited.
+	ErrTooManyAcks = errors.New("hub: too many acknowledgements are awaited")
+
+	// ErrTooManyRooms is returned by [Socket.Join] past Limits.Rooms, and by an [Emitter] when the
+	// rooms that it excepts, and those of an EmitUnion, are more than MaxTargets together.
+	ErrTooManyRooms = errors.New("hub: too many rooms")
+
+	// ErrTooManyDevices is returned by [Socket.Register] when Options.Devices refuses the socket.
+	// Returned from a connect hook it refuses the client with the message "too many devices".
+	ErrTooManyDevices = errors.New("hub: too many devices")
+
+	// ErrTooManyAttachments is returned for an event with more than MaxAttachments binary values.
+	ErrTooManyAttachments = errors.New("hub: too many binary attachments")
+
+	// ErrAcked is returned by [Message.Ack] for a second answer.
+	ErrAcked = errors.New("hub: already acknowledged")
+
+	// ErrUndeclaredEvent is returned for an event that is not in the list of allowed events.
+	ErrUndeclaredEvent = errors.New("hub: event is not declared")
+
+	// ErrReservedEvent is returned for an event whose name Socket.IO uses for its own: connect,
+	// connect_error, disconnect, disconnecting, newListener and removeListener.
+	ErrReservedEvent = errors.New("hub: event name is reserved")
+
+	// ErrNamespace is returned for a namespace that cannot stand in a packet (a comma, a control
+	// character), and by the emitter of a [Hub.Match], which is no namespace of its own.
+	ErrNamespace = errors.New("hub: no such namespace is possible")
+
+	// ErrNoHub is returned by [Emitter.Local] of an emitter without a hub.
+	ErrNoHub = errors.New("hub: emitter has no hub")
+
+	// ErrArgs says that a message's arguments do not fit what the handler wanted. It is the client's
+	// mistake: returned from a handler it is logged for debugging only.
+	ErrArgs = errors.New("hub: arguments do not fit")
+)
+
+// Refusal is an error that the client gets to see, in CONNECT_ERROR or in the answer of a [Call].
+type Refusal struct {
+	Message string
+	Data    any // encoded as JSON; nil: left out
+}
+
+// Refuse returns a *Refusal: a middleware or connect hook that returns it refuses the client with
+// this message and data. Of any other error the client is told only "connection refused".
+func Refuse(message string, data any) error { return &Refusal{Message: message, Data: data} }
+
+func (r *Refusal) Error() string { return "hub: refused: " + r.Message }
+
+// ReasonOf is why a connection must be closed after err, an error of [Client.Text] or
+// [Client.Binary]: ReasonParseError unless the error says otherwise.
+func ReasonOf(err error) Reason {
+	var c *closing
+	if errors.As(err, &c) {
+		return c.reason
+	}
+	return ReasonParseError
+}
+
+// closing is an error after which a connection is closed for a reason other than a parse error.
+type closing struct {
+	reason Reason
+	err    error
+}
+
+func (c *closing) Error() string { return c.err.Error() }
+func (c *closing) Unwrap() error { return c.err }
+
+// protocolError is what a client did wrong, in fixed words.
+type protocolError string
+
+func (e protocolError) Error() string { return "hub: " + string(e) }
+
+const (
+	errJoinedTwice    protocolError = "CONNECT to a namespace that is joined"
+	errNotJoined      protocolError = "packet for a namespace that is not joined"
+	errWrongDirection protocolError = "CONNECT_ERROR from a client"
+	errMissingBinary  protocolError = "text while attachments are missing"
+	errUnasked        protocolError = "binary that no packet announced"
+	errTooMuchBinary  protocolError = "attachments are too large together"
+	errFlood          protocolError = "too many events in flight"
+)

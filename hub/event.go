@@ -1,0 +1,82 @@
+package hub
+
+import (
+	"context"
+	"errors"
+)
+
+// Event is an event's name, tied to the type of its one argument. Declare it once, as a variable of a
+// package that all parts of an application import.
+type Event[T any] struct{ name string }
+
+// NewEvent declares an event.
+func NewEvent[T any](name string) Event[T] { return Event[T]{name} }
+
+// Name is the event's name.
+func (e Event[T]) Name() string { return e.name }
+
+// Emit emits the event to a room: see [Emitter.Emit].
+func (e Event[T]) Emit(ctx context.Context, to *Emitter, room Room, v T) (Receipt, error) {
+	return to.Emit(ctx, room, e.name, v)
+}
+
+// EmitMany emits the event to each of the rooms: see [Emitter.EmitMany].
+func (e Event[T]) EmitMany(ctx context.Context, to *Emitter, rooms []Room, v T) ([]Receipt, error) {
+	return to.EmitMany(ctx, rooms, e.name, v)
+}
+
+// EmitTo emits the event to one socket of this node: see [Socket.Emit].
+func (e Event[T]) EmitTo(s *Socket, v T) error { return s.Emit(e.name, v) }
+
+// Handle adds a handler for the event when clients send it: see [Namespace.On]. An argument that does
+// not fit T is the client's mistake, and f is not called.
+func (e Event[T]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, v T) error) {
+	n.On(e.name, func(ctx context.Context, s *Socket, m *Message) error {
+		var v T
+		if err := m.Decode(0, &v); err != nil {
+			return err
+		}
+		return f(ctx, s, v)
+	})
+}
+
+// Call is an event that is answered: its name, tied to the types of its argument and of the answer.
+type Call[Req, Resp any] struct{ name string }
+
+// NewCall declares a call.
+func NewCall[Req, Resp any](name string) Call[Req, Resp] { return Call[Req, Resp]{name} }
+
+// Name is the name of the call's event.
+func (c Call[Req, Resp]) Name() string { return c.name }
+
+// Handle adds a handler for the call when clients make it; what it returns is their answer. When it
+// returns a [Refuse] the answer is null and a second argument, {"message": …, "data": …}. Any other
+// error is logged, and there is no answer: the client's timeout tells it.
+func (c Call[Req, Resp]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, req Req) (Resp, error)) {
+	n.On(c.name, func(ctx context.Context, s *Socket, m *Message) error {
+		var req Req
+		if err := m.Decode(0, &req); err != nil {
+			return err
+		}
+		resp, err := f(ctx, s, req)
+		var refusal *Refusal
+		switch {
+		case errors.As(err, &refusal):
+			return m.Ack(nil, refusalText(refusal))
+		case err != nil:
+			return err
+		}
+		return m.Ack(resp)
+	})
+}
+
+// Call makes the call to one socket and waits for the answer: see [Socket.EmitAck]. An answer that
+// does not fit Resp is an error that wraps ErrArgs.
+func (c Call[Req, Resp]) Call(ctx context.Context, s *Socket, req Req) (Resp, error) {
+	var resp Resp
+	m, err := s.EmitAck(ctx, c.name, req)
+	if err != nil {
+		return resp, err
+	}
+	return resp, m.Decode(0, &resp)
+}

@@ -1,0 +1,227 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tether/broker"
+	"tether/internal/socketio"
+)
+
+// Hub is one node's Socket.IO server, without the transport.
+type Hub struct {
+	options  Options // immutable, with defaults
+	limits   socketio.Limits
+	log      *slog.Logger
+	broker   broker.Broker // the caller's; it is not closed here
+	tag      string        // in the IDs of this node's sockets
+	subject  string        // the node's own
+	post     *post
+	index    *index
+	interest *interest
+
+	// The root of the contexts that handlers get: a hub has many, and they outlive Run's, which is done
+	// when the drain begins. endHandlers is called when Run waits no longer.
+	handlerContext context.Context
+	endHandlers    context.CancelFunc
+
+	mu       sync.Mutex
+	fixed    map[string]*Namespace // guarded by mu
+	children map[string]*Namespace // guarded by mu; matched namespaces with a socket in them
+	patterns []*Namespace          // guarded by mu
+
+	clients  roster[Client]
+	sockets  roster[Socket]
+	attached atomic.Int64 // clients, for the limit
+
+	joining    deadlines[*Client] // connections without a namespace
+	assembling deadlines[*Client] // connections with a packet whose attachments are missing
+	expiring   deadlines[*Socket]
+
+	work     work
+	started  atomic.Bool
+	draining atomic.Bool
+	watched  atomic.Bool           // there are functions of OnAnyOutgoing
+	live     chan struct{}         // closed when the node's own subject is subscribed
+	state    atomic.Pointer[error] // what the broker said of itself last
+	devices  devices
+	counters counters
+}
+
+// New returns a hub on b. It starts nothing: Run does. The caller closes b when Run has returned.
+func New(b broker.Broker, o Options) (*Hub, error) {
+	if b == nil {
+		return nil, errors.New("hub: no broker")
+	}
+	o = o.withDefaults()
+	if socketio.Reserved(o.Greeting.Event) {
+		return nil, fmt.Errorf("hub: greeting: %w", ErrReservedEvent)
+	}
+	tag := newTag()
+	if o.Node == "" {
+		o.Node = tag
+	}
+	h := &Hub{
+		options: o,
+		limits: socketio.Limits{
+			Depth:       o.Limits.Depth,
+			Attachments: o.Limits.Attachments,
+			Args:        o.Limits.Args,
+			EventName:   o.Limits.EventName,
+			Namespace:   o.Limits.Namespace,
+		},
+		log:      o.Logger.With("node", o.Node),
+		broker:   b,
+		tag:      tag,
+		subject:  nodeSubject(o.Prefix, tag),
+		index:    newIndex(),
+		fixed:    make(map[string]*Namespace),
+		children: make(map[string]*Namespace),
+		live:     make(chan struct{}),
+		devices:  newDevices(),
+	}
+	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
+	h.post = newPost(b, o.Prefix, o.Events, h)
+	h.interest = newInterest(b, h.index, h.log)
+	notYet := ErrNotRunning
+	h.state.Store(&notYet)
+	h.Of(socketio.Root)
+	return h, nil
+}
+
+// Node is this node's name.
+func (h *Hub) Node() string { return h.options.Node }
+
+// Emitter returns an emitter to "/", on all nodes.
+func (h *Hub) Emitter() *Emitter { return h.Of(socketio.Root).Emitter() }
+
+// Ready returns nil while this node should get new connections: Run is running, messages make the
+// round trip through the broker, and no drain has begun.
+func (h *Hub) Ready() error {
+	if h.draining.Load() {
+		return ErrDraining
+	}
+	if err := *h.state.Load(); err != nil {
+		return err
+	}
+	select {
+	case <-h.live:
+		return nil
+	default:
+		return ErrNotRunning
+	}
+}
+
+// Of returns the namespace with the given name, which begins with "/"; the slash is added if it is
+// missing. It is created on first use, and stays. "/" is always there. Of panics if the name has a
+// comma or a control character in it: no client could ever join that.
+func (h *Hub) Of(name string) *Namespace {
+	if name == "" || name[0] != '/' {
+		name = "/" + name
+	}
+	if !socketio.ValidNamespace(name) {
+		panic(fmt.Sprintf("hub: a namespace cannot be called %q", name))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.fixed[name]
+	if n == nil {
+		n = h.newNamespace(name)
+		h.fixed[name] = n
+	}
+	return n
+}
+
+func (h *Hub) newNamespace(name string) *Namespace {
+	return &Namespace{hub: h, name: name, subject: roomSubject(h.options.Prefix, name, Everyone)}
+}
+
+// Match returns a pattern: its handlers serve every namespace whose name match accepts and that Of has
+// not been asked for. Patterns are tried in the order of the calls. Such a namespace is there while it
+// has a socket. Match must return quickly; it may be called concurrently, with any name that a client
+// sends.
+func (h *Hub) Match(match func(name string) bool) *Namespace {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := &Namespace{hub: h, match: match}
+	h.patterns = append(slices.Clip(h.patterns), n)
+	return n
+}
+
+// namespace returns the namespace that a client asks for, or nil. It counts as used until release.
+func (h *Hub) namespace(name string) (n *Namespace, err error) {
+	h.mu.Lock()
+	n, patterns := h.fixed[name], h.patterns
+	h.mu.Unlock()
+	if n != nil {
+		return n, nil
+	}
+	pattern, err := matching(patterns, name)
+	if err != nil {
+		h.counters.panics.Add(1)
+		h.log.Error("match of a namespace panicked", "error", err)
+		return nil, &closing{ReasonServerClose, err}
+	}
+	if pattern == nil {
+		return nil, nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n = h.children[name]
+	if n == nil {
+		n = h.newNamespace(name)
+		n.pattern = pattern
+		h.children[name] = n
+	}
+	n.users++
+	return n, nil
+}
+
+func matching(patterns []*Namespace, name string) (pattern *Namespace, err error) {
+	defer recoverInto(&err)
+	for _, p := range patterns {
+		if p.match(name) {
+			return p, nil
+		}
+	}
+	return nil, nil
+}
+
+// release says that a socket, or one that was refused, no longer uses n.
+func (h *Hub) release(n *Namespace) {
+	if n.pattern == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n.users--; n.users == 0 {
+		delete(h.children, n.name)
+	}
+}
+
+func (h *Hub) childrenOf(pattern *Namespace) []*Namespace {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var list []*Namespace
+	for _, n := range h.children {
+		if n.pattern == pattern {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// sweep does what has come due.
+func (h *Hub) sweep(now time.Time) {
+	h.joinDeadline(now)
+	for _, s := range h.expiring.passed(now) {
+		h.counters.expired.Add(1)
+		s.Disconnect(false)
+	}
+}

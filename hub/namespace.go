@@ -1,0 +1,237 @@
+package hub
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"sync/atomic"
+)
+
+// Namespace is one of the worlds that a connection can join: its sockets, rooms and events have
+// nothing to do with those of another. Handlers may be added at any time; they serve what comes
+// afterwards.
+type Namespace struct {
+	hub     *Hub
+	name    string                 // immutable; "" for what Hub.Match returns
+	subject string                 // immutable; of Everyone: a room's is this and its name
+	pattern *Namespace             // immutable; what Hub.Match returned, for a namespace that it matched
+	match   func(name string) bool // immutable; of what Hub.Match returned
+
+	handlers  atomic.Pointer[handlers] // replaced, never changed; of a matched namespace the pattern's count
+	connected atomic.Int64             // sockets
+
+	users int // guarded by the hub's mu; sockets of a matched namespace, those that are connecting included
+}
+
+// handlers are what an application has given to a namespace, each list in the order of the calls.
+type handlers struct {
+	use        []Middleware
+	connect    []Middleware
+	disconnect []func(*Socket, Reason)
+	useEvent   []Handler
+	on         map[string][]Handler
+	onAny      []Handler
+	outgoing   []func(s *Socket, event string, args []any)
+}
+
+// Middleware decides about a socket that wants to connect.
+type Middleware = func(ctx context.Context, s *Socket) error
+
+// Handler handles an event of a client.
+type Handler = func(ctx context.Context, s *Socket, m *Message) error
+
+// Name is the namespace's name, "/admin" say. What [Hub.Match] returns has none.
+func (n *Namespace) Name() string { return n.name }
+
+// Len is the number of connected sockets on this node.
+func (n *Namespace) Len() int {
+	if n.match == nil {
+		return int(n.connected.Load())
+	}
+	total := 0
+	for _, c := range n.hub.childrenOf(n) {
+		total += c.Len()
+	}
+	return total
+}
+
+// Sockets iterates over the connected sockets of this node. Those that connect or disconnect
+// meanwhile may or may not be seen.
+func (n *Namespace) Sockets() iter.Seq[*Socket] {
+	return func(yield func(*Socket) bool) {
+		namespaces := []*Namespace{n}
+		if n.match != nil {
+			namespaces = n.hub.childrenOf(n)
+		}
+		for _, c := range namespaces {
+			for s := range n.hub.index.lookup(c.subject).each {
+				if s.Connected() && !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Use adds a middleware: it runs at each CONNECT, before the connect hooks, in the order of the
+// calls. The first error refuses the socket, under the terms of OnConnect.
+func (n *Namespace) Use(f Middleware) {
+	n.change(func(h *handlers) { h.use = append(h.use, f) })
+}
+
+// OnConnect adds a hook that runs at each CONNECT, before the client is told that it is connected:
+// what has to be joined or registered is joined here, and nothing that is emitted afterwards is
+// missed. What it emits to the socket leaves after the answer.
+//
+// An error refuses the socket. The client is told what [Refuse] says and of other errors nothing but
+// "connection refused"; its connection stays. When the broker is unavailable or the hooks take longer
+// than Options.HookTimeout the connection is closed instead, since clients come back after that and
+// not after a refusal. Ctx ends with that timeout, and when the client is gone.
+func (n *Namespace) OnConnect(f Middleware) {
+	n.change(func(h *handlers) { h.connect = append(h.connect, f) })
+}
+
+// OnDisconnect adds a hook that runs once for each socket that was connected, after its last event
+// has been handled. The socket's rooms are still known, although it is no longer in them. A socket
+// that was refused, or gone before it was connected, has none.
+func (n *Namespace) OnDisconnect(f func(s *Socket, r Reason)) {
+	n.change(func(h *handlers) { h.disconnect = append(h.disconnect, f) })
+}
+
+// UseEvent adds a middleware that runs before the handlers of each event. An error ends the event,
+// and is logged.
+func (n *Namespace) UseEvent(f Handler) {
+	n.change(func(h *handlers) { h.useEvent = append(h.useEvent, f) })
+}
+
+// On adds a handler of an event. The events of one connection are handled one at a time, in order; an
+// event without a handler is ignored. A handler's error is logged and has no other effect, its panic
+// closes the connection. Ctx ends when [Hub.Run] will not wait any longer, and not when the client is
+// gone: what it had sent before is handled.
+func (n *Namespace) On(event string, f Handler) {
+	n.change(func(h *handlers) {
+		on := make(map[string][]Handler, len(h.on)+1)
+		for name, list := range h.on {
+			on[name] = list
+		}
+		on[event] = append(slices.Clip(on[event]), f)
+		h.on = on
+	})
+}
+
+// OnAny adds a handler of all events. It runs before those of On.
+func (n *Namespace) OnAny(f Handler) {
+	n.change(func(h *handlers) { h.onAny = append(h.onAny, f) })
+}
+
+// OnAnyOutgoing adds a function that is told of each event on its way to a socket of this node, for
+// logs. It must return quickly, must not call the broker, and must not change args.
+func (n *Namespace) OnAnyOutgoing(f func(s *Socket, event string, args []any)) {
+	n.hub.watched.Store(true)
+	n.change(func(h *handlers) { h.outgoing = append(h.outgoing, f) })
+}
+
+// change replaces the handlers by a changed copy.
+func (n *Namespace) change(f func(*handlers)) {
+	n.hub.mu.Lock()
+	defer n.hub.mu.Unlock()
+	var h handlers
+	if old := n.handlers.Load(); old != nil {
+		h = *old
+		h.use = slices.Clip(h.use)
+		h.connect = slices.Clip(h.connect)
+		h.disconnect = slices.Clip(h.disconnect)
+		h.useEvent = slices.Clip(h.useEvent)
+		h.onAny = slices.Clip(h.onAny)
+		h.outgoing = slices.Clip(h.outgoing)
+	}
+	f(&h)
+	n.handlers.Store(&h)
+}
+
+func (n *Namespace) handled() *handlers {
+	if n.pattern != nil {
+		n = n.pattern
+	}
+	if h := n.handlers.Load(); h != nil {
+		return h
+	}
+	return &noHandlers
+}
+
+var noHandlers handlers
+
+// Emitter returns an emitter to this namespace, on all nodes. What [Hub.Match] returns has none: its
+// Emit returns ErrNamespace.
+func (n *Namespace) Emitter() *Emitter {
+	return &Emitter{post: n.hub.post, namespace: n.name}
+}
+
+// Local returns an emitter to the sockets of this node only, which does not need the broker. What it
+// emits may overtake what is emitted through the broker, and be overtaken.
+func (n *Namespace) Local() *Emitter { return n.Emitter().Local() }
+
+// admit runs the middleware and connect hooks for s.
+func (n *Namespace) admit(ctx context.Context, s *Socket) (err error) {
+	defer recoverInto(&err)
+	h := n.handled()
+	for _, list := range [][]Middleware{h.use, h.connect} {
+		for _, f := range list {
+			if err := f(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// disconnected runs the disconnect hooks for s; all of them, even if one panics.
+func (n *Namespace) disconnected(s *Socket, reason Reason) {
+	for _, f := range n.handled().disconnect {
+		err := func() (err error) {
+			defer recoverInto(&err)
+			f(s, reason)
+			return nil
+		}()
+		if err != nil {
+			n.hub.failed("disconnect hook", "", s, err)
+		}
+	}
+}
+
+// dispatch runs the handlers of an event.
+func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
+	h := n.handled()
+	for _, f := range h.useEvent {
+		if err := call(ctx, f, s, m); err != nil {
+			n.hub.failed("event", m.event, s, err)
+			return
+		}
+	}
+	for _, list := range [][]Handler{h.onAny, h.on[m.event]} {
+		for _, f := range list {
+			if err := call(ctx, f, s, m); err != nil {
+				n.hub.failed("event", m.event, s, err)
+			}
+		}
+	}
+}
+
+func call(ctx context.Context, f Handler, s *Socket, m *Message) (err error) {
+	defer recoverInto(&err)
+	return f(ctx, s, m)
+}
+
+// outgoing tells the functions of OnAnyOutgoing.
+func (n *Namespace) outgoing(s *Socket, event string, args []any) {
+	for _, f := range n.handled().outgoing {
+		err := func() (err error) {
+			defer recoverInto(&err)
+			f(s, event, args)
+			return nil
+		}()
+		if err != nil {
+			n.hub.failed("outgoing hook", event, s, err)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"tether/broker"
+)
+
+// Options of a Hub. The zero value is ready to use.
+type Options struct {
+	// Node is this node's name for people. Default: the random tag that is in its socket IDs.
+	Node string
+
+	// Prefix begins all broker subjects. Hubs and emitters that share a broker and a prefix are one
+	// cluster. Default "tether".
+	Prefix string
+
+	// Events is the list of events that emitters of this hub may emit. Empty: any.
+	Events []string
+
+	// Logger gets what an operator should know. Client mistakes are logged at debug level only, and
+	// payloads never. Default: discard.
+	Logger *slog.Logger
+
+	// ConnectTimeout is how long a connection may be without a namespace before it is closed.
+	// Default 45 s.
+	ConnectTimeout time.Duration
+
+	// HookTimeout is how long the middleware and connect hooks of one CONNECT may take together, and
+	// how long Run waits for handlers after the last connection is gone. Default 10 s.
+	HookTimeout time.Duration
+
+	// AttachmentTimeout is how long the attachments of a packet may take. Default 10 s.
+	AttachmentTimeout time.Duration
+
+	// DrainWindow is the time over which Run closes connections once its context is done. Default
+	// 10 s; negative: all at once.
+	DrainWindow time.Duration
+
+	// Greeting is what a socket gets when it is registered.
+	Greeting Greeting
+
+	// Devices bounds how many sockets a user may have.
+	Devices Devices
+
+	// ForgetHandshake drops headers and query of a handshake once the first connect hooks have
+	// returned, to save memory: later, [Socket.Handshake] has what is left, address, time and auth.
+	ForgetHandshake bool
+
+	// Limits of what a client may use.
+	Limits Limits
+
+	// OnStart is called by Run once the broker is up. Its error ends Run. Nil: not called.
+	OnStart func(ctx context.Context, h *Hub) error
+
+	// OnGap is told of a time in which messages of the broker may have been missed. It must return
+	// quickly and must not call the broker. Nil: not called.
+	OnGap func(broker.Gap)
+}
+
+// Greeting is the event that a socket, and only it, gets when [Socket.Register] makes it one of a
+// user's: once per socket and user.
+type Greeting struct {
+	Off     bool   // no greeting
+	Event   string // default "/ops/connection-success"
+	Message string // of the one argument, {"message": Message}. Default "Successfully connected"
+}
+
+// Devices is a limit on the sockets of one user in the whole cluster. The nodes that hold sockets of
+// the user are asked at each registration, so a limit costs a round trip through the broker, two
+// seconds when a node does not answer. When that happens, and where the broker cannot count, more
+// sockets than Max may stay; otherwise they may not, however registrations race.
+type Devices struct {
+	Max    int      // sockets of a user; 0: no limit
+	Exceed OnExceed // what happens to the one that is too many
+}
+
+// OnExceed says which socket has to go when a user has too many.
+type OnExceed uint8
+
+// The choices of [Devices].
+const (
+	RefuseNew OnExceed = iota // Register returns ErrTooManyDevices
+	EndOldest                 // the sockets that were registered first are disconnected
+)
+
+// Limits bounds what clients may use. A field that is zero or negative has its default.
+type Limits struct {
+	// Connections of this node; past it Attach returns ErrFull. Default: no limit.
+	Connections int
+
+	// Namespaces of one connection, joined or joining; past it CONNECT is refused. Default 16.
+	Namespaces int
+
+	// Rooms of one socket beside its own; past it Join returns ErrTooManyRooms. Default 1024.
+	Rooms int
+
+	// Auth is the size of a CONNECT payload in bytes; past it CONNECT is refused. Default 16 KiB.
+	Auth int
+
+	// Depth of the JSON in a packet, its argument array included. Default and maximum 512. This and
+	// the next four close the connection when they are passed.
+	Depth int
+
+	// Args of an event, its name included. Default 1024.
+	Args int
+
+	// EventName is the length of an event's name in bytes, as it stands in the packet, with quotes.
+	// Default 256.
+	EventName int
+
+	// Namespace is the length of a namespace in bytes. Default 256.
+	Namespace int
+
+	// Attachments of one packet from a client. Default 10.
+	Attachments int
+
+	// PacketBytes is the size of a packet with attachments, all together. Default 8 MiB. Without
+	// attachments the transport's limit on a message is the limit.
+	PacketBytes int
+
+	// Acks that are awaited from one socket; past it EmitAck returns ErrTooManyAcks. Default 1024.
+	Acks int
+
+	// Events of one connection that have come and are not handled yet. At the limit [Client.Busy]
+	// asks the transport to stop reading; at twice the limit the connection is closed. Default 64.
+	Events int
+
+	// EventBytes is the size of such events together, in bytes, with the same effects. Default 1 MiB.
+	EventBytes int
+
+	// Held packets for one socket whose connect hooks are running. Past it the connection is closed.
+	// Default 1024.
+	Held int
+
+	// HeldBytes is the size of such packets together, in bytes. Default 1 MiB.
+	HeldBytes int
+}
+
+const (
+	defaultPrefix   = "tether"
+	defaultGreeting = "/ops/connection-success"
+	defaultWelcome  = "Successfully connected"
+)
+
+func (o Options) withDefaults() Options {
+	if o.Prefix == "" {
+		o.Prefix = defaultPrefix
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	orDuration(&o.ConnectTimeout, 45*time.Second)
+	orDuration(&o.HookTimeout, 10*time.Second)
+	orDuration(&o.AttachmentTimeout, 10*time.Second)
+	if o.DrainWindow == 0 {
+		o.DrainWindow = 10 * time.Second
+	}
+	if o.Greeting.Event == "" {
+		o.Greeting.Event = defaultGreeting
+	}
+	if o.Greeting.Message == "" {
+		o.Greeting.Message = defaultWelcome
+	}
+	l := &o.Limits
+	orInt(&l.Namespaces, 16)
+	orInt(&l.Rooms, 1024)
+	orInt(&l.Auth, 16<<10)
+	orInt(&l.Depth, 512)
+	orInt(&l.Args, 1024)
+	orInt(&l.EventName, 256)
+	orInt(&l.Namespace, 256)
+	orInt(&l.Attachments, 10)
+	orInt(&l.PacketBytes, 8<<20)
+	orInt(&l.Acks, 1024)
+	orInt(&l.Events, 64)
+	orInt(&l.EventBytes, 1<<20)
+	orInt(&l.Held, 1024)
+	orInt(&l.HeldBytes, 1<<20)
+	return o
+}
+
+func orInt(v *int, def int) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+func orDuration(v *time.Duration, def time.Duration) {
+	if *v <= 0 {
+		*v = def
+	}
+}

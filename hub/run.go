@@ -1,0 +1,203 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"tether/broker"
+)
+
+const (
+	sweepInterval = 250 * time.Millisecond
+	freezeLimit   = 5 * time.Second        // that a sweep may be late; others have given this node up by then
+	drainStep     = 50 * time.Millisecond  // between two batches of connections
+	drainGrace    = 5 * time.Second        // for connections to end that have been closed
+	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
+	maxLiveRetry  = 2 * time.Second
+)
+
+// Run serves until ctx is done, then drains, and returns nil. It starts the broker's Run and returns
+// its error if it ends early, or that of Options.OnStart. It may be called once.
+//
+// To drain is: Attach refuses; the connections are closed evenly over Options.DrainWindow, so that
+// their clients do not come back all at once; the handlers that still run are waited for, at most for
+// Options.HookTimeout; the subscriptions end. Events are delivered until the last connection is gone.
+// Run returns no later than DrainWindow, HookTimeout and five seconds after ctx is done, with an error
+// if handlers are still running then.
+func (h *Hub) Run(ctx context.Context) error {
+	if h.started.Swap(true) {
+		return errors.New("hub: run called twice")
+	}
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	ended := make(chan error, 1)
+	wg.Go(func() {
+		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Gap: h.gap, State: h.setState})
+	})
+	wg.Go(func() { h.interest.run(inner) })
+	wg.Go(func() { h.sweeper(inner) })
+	wg.Go(func() { h.devices.run(inner, h) })
+
+	window := h.options.DrainWindow
+	err := h.start(ctx, ended)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-ended:
+			err = h.brokerEnded(err)
+		}
+	}
+	if err != nil {
+		window = 0
+	}
+	h.draining.Store(true)
+	h.drain(window)
+	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
+	if waited := h.work.end(patience); waited != nil && err == nil {
+		err = fmt.Errorf("hub: %d handlers still run %v after the last connection", h.work.n.Load(), h.options.HookTimeout)
+	}
+	cancel()
+	h.endHandlers()
+	stop()
+	wg.Wait()
+	gone := ErrNotRunning
+	h.state.Store(&gone)
+	return err
+}
+
+func (h *Hub) brokerEnded(err error) error {
+	if err == nil {
+		err = broker.ErrClosed
+	}
+	return fmt.Errorf("hub: broker ended: %w", err)
+}
+
+// start returns when the node can be reached and OnStart has returned. It returns nil too when ctx is
+// done.
+func (h *Hub) start(ctx context.Context, ended chan error) error {
+	retry := liveRetry
+	for {
+		attempt, cancel := context.WithTimeout(ctx, interestTimeout)
+		failed := make(chan error, 1)
+		go func() { failed <- h.broker.Subscribe(attempt, h.subject) }() // received below
+		var err error
+		select {
+		case err = <-failed:
+			cancel()
+		case end := <-ended:
+			cancel()
+			<-failed
+			return h.brokerEnded(end)
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		h.log.Warn("broker is not there yet", "error", err, "retry_in", retry)
+		select {
+		case <-ctx.Done():
+			return nil
+		case end := <-ended:
+			return h.brokerEnded(end)
+		case <-time.After(retry):
+		}
+		retry = min(2*retry, maxLiveRetry)
+	}
+	close(h.live)
+	if h.options.OnStart == nil {
+		return nil
+	}
+	err := func() (err error) {
+		defer recoverInto(&err)
+		return h.options.OnStart(ctx, h)
+	}()
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("hub: start: %w", err)
+	}
+	return nil
+}
+
+func (h *Hub) setState(err error) {
+	if err != nil {
+		err = fmt.Errorf("hub: %w", err)
+		h.log.Error("broker does not answer", "error", err)
+	} else {
+		h.log.Info("broker answers")
+	}
+	h.state.Store(&err)
+}
+
+func (h *Hub) gap(g broker.Gap) {
+	h.counters.gaps.Add(1)
+	h.log.Warn("messages may have been missed", "from", g.From, "to", g.To, "subjects", len(g.Subjects), "cause", g.Cause)
+	if h.options.OnGap != nil {
+		h.options.OnGap(g)
+	}
+}
+
+// sweeper looks at all deadlines, and notices when this process was frozen: by then others have been
+// told that its users are gone, and the users have missed what came meanwhile.
+func (h *Hub) sweeper(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		h.tick(last, now)
+		last = now
+	}
+}
+
+func (h *Hub) tick(last, now time.Time) {
+	if late := now.Sub(last) - sweepInterval; late > freezeLimit {
+		clients := h.clients.all()
+		h.log.Error("this process was frozen; its connections are dropped", "for", late, "connections", len(clients))
+		for _, c := range clients {
+			c.conn.Close(ReasonServerClose)
+		}
+	}
+	h.sweep(now)
+}
+
+// drain closes the connections over the window, and waits until they have ended.
+func (h *Hub) drain(window time.Duration) {
+	clients := h.clients.all()
+	h.log.Info("draining", "connections", len(clients), "window", max(window, 0))
+	ticker := time.NewTicker(drainStep)
+	defer ticker.Stop()
+	begin := time.Now()
+	for closed := 0; closed < len(clients); {
+		due := len(clients)
+		if elapsed := time.Since(begin) + drainStep; elapsed < window {
+			due = int(float64(len(clients)) * float64(elapsed) / float64(window))
+		}
+		for ; closed < due; closed++ {
+			clients[closed].conn.Close(ReasonShutdown)
+		}
+		if closed < len(clients) {
+			<-ticker.C
+		}
+	}
+	clients = nil
+	for end := time.Now().Add(drainGrace); time.Now().Before(end); <-ticker.C {
+		left := h.clients.all()
+		if len(left) == 0 {
+			return
+		}
+		for _, c := range left { // among them what was being attached when the drain began
+			c.conn.Close(ReasonShutdown)
+		}
+	}
+	h.log.Error("connections did not end", "connections", h.clients.len())
+}

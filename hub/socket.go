@@ -1,0 +1,367 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tether/internal/socketio"
+)
+
+// Socket is a client in a namespace. A connection has one for each namespace that it has joined. All
+// methods may be called concurrently, and at any time: after the disconnect they do nothing, or
+// return ErrDisconnected.
+type Socket struct {
+	id     string     // immutable
+	ns     *Namespace // immutable
+	client *Client    // immutable
+	conn   Conn       // immutable; the client's, here because fan-out goes past many
+
+	state atomic.Uint32 // one of the states below; written with mu held
+
+	mu    sync.Mutex
+	seats []seat // guarded by mu; of each room the socket is in; no longer changes when it is gone
+	entry *entry // guarded by mu; not nil while the state is connecting or welcome
+	acks  *acks  // guarded by mu; nil until an answer is awaited
+	data  any    // guarded by mu
+	auth  string // guarded by mu
+}
+
+// The states of a socket, in their order.
+const (
+	stateConnecting uint32 = iota // the hooks run
+	stateWelcome                  // the client has been told that it is connected; packets are still held
+	stateConnected
+	stateGone
+)
+
+// seat is a membership, and since when it is a registration: UnixNano, 0 if it is none.
+type seat struct {
+	membership
+	since int64
+}
+
+// settleID gives the socket its place and its ID.
+func (s *Socket) settleID(h *Hub) {
+	place := h.sockets.reserve()
+	s.id = newID(h.tag, place)
+	h.sockets.put(place, s)
+}
+
+// ID is the socket's public ID: 20 characters, different for each socket.
+func (s *Socket) ID() string { return s.id }
+
+// Room is the room that only this socket is in.
+func (s *Socket) Room() Room { return Room(s.id) }
+
+// Namespace is the socket's namespace. For one that [Hub.Match] matched it is that one, by name.
+func (s *Socket) Namespace() *Namespace { return s.ns }
+
+// Transport is what carries the connection now: "polling" or "websocket".
+func (s *Socket) Transport() string { return s.conn.Transport() }
+
+// Connected reports whether the client has been told that it is connected, and is not gone.
+func (s *Socket) Connected() bool {
+	state := s.state.Load()
+	return state == stateWelcome || state == stateConnected
+}
+
+// Handshake is what the client said when it connected. It is put together for each call.
+func (s *Socket) Handshake() Handshake {
+	s.client.mu.Lock()
+	packed := s.client.handshake
+	s.client.mu.Unlock()
+	h := unpackHandshake(packed)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.auth != "" {
+		h.Auth = json.RawMessage(s.auth)
+	}
+	return h
+}
+
+// Data is what SetData was given.
+func (s *Socket) Data() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data
+}
+
+// SetData keeps a value of the application with the socket.
+func (s *Socket) SetData(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.data = v
+}
+
+// Join puts the socket into rooms and returns once everything that is emitted to them from then on,
+// by any node, reaches it. It waits for the broker where this node has no other socket of a room yet.
+// If ctx ends first, or the hub, the socket is in the rooms all the same and will be reached when
+// the broker is there again; Leave undoes that. To join the own room or Everyone does nothing.
+func (s *Socket) Join(ctx context.Context, rooms ...Room) error {
+	rooms = slices.DeleteFunc(slices.Clone(rooms), s.isFixed)
+	_, err := s.join(ctx, 0, rooms...)
+	return err
+}
+
+func (s *Socket) isFixed(r Room) bool { return r == Everyone || r == Room(s.id) }
+
+// join takes seats; since is not 0 for a registration. It reports whether one of them is new, or
+// newly a registration.
+func (s *Socket) join(ctx context.Context, since int64, rooms ...Room) (fresh bool, err error) {
+	h := s.client.hub
+	memberships := make([]membership, len(rooms))
+	s.mu.Lock()
+	for i, r := range rooms {
+		if s.state.Load() == stateGone {
+			err = ErrDisconnected
+			break
+		}
+		subject := s.ns.subject + string(r)
+		at := s.seatLocked(subject)
+		if at < 0 {
+			if r != Everyone && s.joinedLocked() >= h.options.Limits.Rooms {
+				err = ErrTooManyRooms
+				break
+			}
+			at = len(s.seats)
+			s.seats = append(s.seats, seat{membership: h.interest.join(subject, s)})
+			fresh = true
+		}
+		if since != 0 && s.seats[at].since == 0 {
+			s.seats[at].since = since
+			fresh = true
+		}
+		memberships[i] = s.seats[at].membership
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return fresh, err
+	}
+	for _, m := range memberships {
+		if err := h.interest.wait(ctx, m); err != nil {
+			return fresh, err
+		}
+	}
+	return fresh, nil
+}
+
+func (s *Socket) seatLocked(subject string) int {
+	return slices.IndexFunc(s.seats, func(at seat) bool { return at.room.subject == subject })
+}
+
+// joinedLocked counts the rooms that the socket has joined beside those that it cannot leave.
+func (s *Socket) joinedLocked() int {
+	n := len(s.seats)
+	if s.seatLocked(s.ns.subject) >= 0 { // the subject of Everyone
+		n--
+	}
+	return n
+}
+
+// in reports whether the socket is in r.
+func (s *Socket) in(r *room) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.seats {
+		if s.seats[i].room == r {
+			return true
+		}
+	}
+	return false
+}
+
+// Leave takes the socket out of rooms, and ends a registration. What was emitted before may still
+// arrive. Everyone and the own room cannot be left.
+func (s *Socket) Leave(rooms ...Room) {
+	h := s.client.hub
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Load() == stateGone {
+		return
+	}
+	for _, r := range rooms {
+		if s.isFixed(r) {
+			continue
+		}
+		if i := s.seatLocked(s.ns.subject + string(r)); i >= 0 {
+			h.interest.leave(s.seats[i].membership)
+			s.seats = slices.Delete(s.seats, i, i+1)
+		}
+	}
+}
+
+// Rooms are the rooms that the socket is in, its own first. After the disconnect they are those that
+// it was in.
+func (s *Socket) Rooms() []Room {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rooms := make([]Room, 1, len(s.seats)+1)
+	rooms[0] = Room(s.id)
+	for i := range s.seats {
+		if r := s.roomAt(i); r != Everyone {
+			rooms = append(rooms, r)
+		}
+	}
+	return rooms
+}
+
+func (s *Socket) roomAt(i int) Room {
+	return Room(strings.TrimPrefix(s.seats[i].room.subject, s.ns.subject))
+}
+
+// Emit sends an event to this socket. Before the client has been told that it is connected, the event
+// waits. Args are encoded as encoding/json does, except that a json.RawMessage stays as it is, HTML is
+// not escaped, and binary leaves as attachments: see [Binary]. The error is ErrDisconnected,
+// ErrReservedEvent, ErrUndeclaredEvent, one of encoding/json, or the transport's.
+func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, false) }
+
+// EmitVolatile is Emit for an event that is worth nothing later: it is dropped if the client is not
+// ready to take it now.
+func (s *Socket) EmitVolatile(event string, args ...any) error { return s.emit(event, args, true) }
+
+func (s *Socket) emit(event string, args []any, volatile bool) error {
+	if err := s.client.hub.post.check(event); err != nil {
+		return err
+	}
+	return s.send(socketio.Packet{Type: socketio.Event}, event, args, volatile)
+}
+
+// send encodes and sends an event; head has its type and ID.
+func (s *Socket) send(head socketio.Packet, event string, args []any, volatile bool) error {
+	e := newEncoder()
+	defer e.free()
+	if err := e.event(event, args); err != nil {
+		return err
+	}
+	head.Namespace = s.ns.name
+	p, err := e.packet(head, volatile)
+	if err != nil {
+		return err
+	}
+	s.ns.outgoing(s, event, args)
+	return s.push(p)
+}
+
+// push hands a packet to the connection, or keeps it while the socket is connecting.
+func (s *Socket) push(p *Packet) error {
+	switch s.state.Load() {
+	case stateConnected:
+		return s.conn.Send(p)
+	case stateGone:
+		return ErrDisconnected
+	}
+	return s.hold(p)
+}
+
+// Broadcast returns an emitter of the socket's namespace that leaves this socket out.
+func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Room()) }
+
+// ExpireAt disconnects the socket at t, as Disconnect(false) does: when its token expires, say. The
+// time is kept to a quarter of a second. The last call counts; the zero time means never.
+func (s *Socket) ExpireAt(t time.Time) {
+	h := s.client.hub
+	if t.IsZero() {
+		h.expiring.unset(s)
+		return
+	}
+	h.expiring.set(s, t)
+	if s.state.Load() == stateGone {
+		h.expiring.unset(s)
+	}
+}
+
+// Disconnect tells the client that the server has disconnected it: the socket.io client does not come
+// back by itself. The connection stays for its other namespaces, or with closeConnection is closed,
+// with all its sockets, once the client has been told. A socket that is still connecting is refused.
+func (s *Socket) Disconnect(closeConnection bool) {
+	if !closeConnection {
+		s.kick(false)
+		return
+	}
+	deferred := s.kick(true)
+	for _, o := range s.client.all() {
+		deferred = o.kick(true) || deferred
+	}
+	if !deferred {
+		s.conn.Close(ReasonServerDisconnect)
+	}
+}
+
+// Drop closes the connection without telling the client, as a lost network would: it comes back.
+func (s *Socket) Drop() { s.conn.Close(ReasonServerClose) }
+
+// kick disconnects the socket by the server's will. It reports whether the client will be told, and
+// with closing the connection closed, only when the answer to CONNECT has left.
+func (s *Socket) kick(closing bool) (deferred bool) {
+	was, entry := s.end(true)
+	switch was {
+	case stateGone:
+		return false
+	case stateConnecting:
+		s.client.refuse(s.ns.name, refusedKicked, nil)
+		return false
+	}
+	if entry != nil {
+		s.mu.Lock()
+		if deferred = !entry.answered; deferred {
+			entry.farewell, entry.closing = true, closing
+		}
+		s.mu.Unlock()
+	}
+	if !deferred {
+		s.sendDisconnect()
+	}
+	s.client.enqueue(task{socket: s, reason: ReasonServerDisconnect})
+	return deferred
+}
+
+func (s *Socket) sendDisconnect() {
+	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Disconnect, Namespace: s.ns.name})
+	s.conn.Send(newPacket(head, nil, false))
+}
+
+// leave ends the socket because of its client or its connection.
+func (s *Socket) leave(reason Reason) {
+	if was, _ := s.end(false); was == stateWelcome || was == stateConnected {
+		s.client.enqueue(task{socket: s, reason: reason})
+	}
+}
+
+// end takes the socket out of everything, except that Rooms still knows its rooms. It returns the
+// state that it was in, and what it had while it was connecting. Only the first call does anything;
+// others return stateGone.
+func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
+	h := s.client.hub
+	s.mu.Lock()
+	was = s.state.Load()
+	if was == stateGone {
+		s.mu.Unlock()
+		return was, nil
+	}
+	s.state.Store(stateGone)
+	var acks *acks
+	entry, s.entry = s.entry, nil
+	acks, s.acks = s.acks, nil
+	s.mu.Unlock()
+
+	for i := range s.seats { // nobody changes them now
+		h.interest.leave(s.seats[i].membership)
+	}
+	acks.end()
+	if entry != nil {
+		entry.cancel()
+	}
+	if was != stateConnecting {
+		s.ns.connected.Add(-1)
+	}
+	s.client.forget(s, was, kicked)
+	h.sockets.remove(placeOf(s.id))
+	h.expiring.unset(s)
+	h.release(s.ns)
+	return was, entry
+}
