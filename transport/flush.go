@@ -1,0 +1,224 @@
+package transport
+
+import (
+	"sync"
+
+	"tether/hub"
+)
+
+const (
+	// roundBytes is how much is gathered for one write. Larger packets are written by themselves.
+	roundBytes   = 64 << 10
+	roundPackets = 256
+)
+
+// round is what one write takes from a session.
+type round struct {
+	size  int  // bytes of packets, as they count in session.queued
+	final bool // a close frame is the last of it
+}
+
+// writer gathers what a session has to say into one piece of memory. It is reused.
+type writer struct {
+	packets []*hub.Packet
+	buf     []byte
+}
+
+// take takes the next round from s, whose writing flag the caller holds. With nothing to write it
+// gives the flag back and returns no bytes. own says that the bytes are the writer's, and will change.
+func (w *writer) take(s *session) (b []byte, r round, own bool) {
+	w.buf, w.packets = w.buf[:0], w.packets[:0]
+	s.mu.Lock()
+	if s.state == stateEnded {
+		s.writing = false
+		s.mu.Unlock()
+		return nil, r, false
+	}
+	if s.pong != nil {
+		w.buf = appendPongFrame(w.buf, s.pong)
+		s.pong = nil
+	}
+	if s.ping {
+		w.buf = append(w.buf, frameEnginePing...)
+		s.ping = false
+	}
+	for !s.queue.empty() && len(w.packets) < roundPackets {
+		size := s.queue.first.Size()
+		if r.size > 0 && r.size+size > roundBytes {
+			break
+		}
+		w.packets = append(w.packets, s.queue.pop(&s.h.backlogs))
+		r.size += size
+	}
+	r.final = s.state == stateClosing && s.queue.empty()
+	if len(w.buf) == 0 && len(w.packets) == 0 && !r.final {
+		s.writing = false
+		s.mu.Unlock()
+		return nil, r, false
+	}
+	code, compress := s.code, s.carrier.compresses()
+	s.mu.Unlock()
+
+	if len(w.buf) == 0 && len(w.packets) == 1 && !r.final {
+		b = frames(w.packets[0], compress)
+	} else {
+		for _, p := range w.packets {
+			w.buf = append(w.buf, frames(p, compress)...)
+		}
+		if r.final {
+			w.buf = appendCloseFrame(w.buf, code)
+		}
+		b, own = w.buf, true
+	}
+	clear(w.packets)
+	return b, r, own
+}
+
+// trim lets go of memory that an unusually large packet left behind.
+func (w *writer) trim() {
+	if cap(w.buf) > 2*roundBytes {
+		w.buf = nil
+	}
+}
+
+// wrote accounts for a round that was written.
+func (s *session) wrote(r round) {
+	s.mu.Lock()
+	s.queued -= r.size
+	if !r.final || s.state == stateEnded {
+		s.mu.Unlock()
+		return
+	}
+	c := s.carrier
+	end := s.endLocked(s.reason)
+	s.mu.Unlock()
+	end.carrier = nil
+	c.finish()
+	end.do()
+}
+
+// writeNow writes a packet in the goroutine of its Send, which holds the writing flag.
+func (s *session) writeNow(c carrier, p *hub.Packet) {
+	b := frames(p, c.compresses())
+	n, err := c.tryWrite(b)
+	s.h.wroteAt()
+	if err != nil {
+		s.fail(hub.ReasonTransportError)
+		return
+	}
+	if n < len(b) {
+		c.drain(b[n:], round{size: p.Size()})
+		return
+	}
+	s.mu.Lock()
+	s.queued -= p.Size()
+	if s.state == stateEnded || s.queue.empty() && !s.ping && s.pong == nil && s.state == stateOpen {
+		s.writing = false
+	} else {
+		s.h.flushers.push(s)
+	}
+	s.mu.Unlock()
+}
+
+// flush writes one round of s and reports whether there may be more.
+func (s *session) flush(w *writer) bool {
+	b, r, own := w.take(s)
+	if len(b) == 0 {
+		return false
+	}
+	n, err := s.carrier.tryWrite(b)
+	if err != nil {
+		s.fail(hub.ReasonTransportError)
+		return false
+	}
+	if n < len(b) {
+		rest := b[n:]
+		if own {
+			rest = append([]byte(nil), rest...)
+		}
+		s.carrier.drain(rest, r)
+		return false
+	}
+	s.wrote(r)
+	return true
+}
+
+// flushers write what sessions have queued: a few goroutines over one list of the sessions that have
+// something to say. They never wait for a client. Goroutines are started when they are first needed
+// and end with stop, which the handler calls.
+type flushers struct {
+	max int
+
+	mu         sync.Mutex
+	work       sync.Cond // of mu
+	head, tail *session  // guarded by mu
+	idle       int       // guarded by mu: goroutines that wait
+	running    int       // guarded by mu
+	stopped    bool      // guarded by mu
+
+	done sync.WaitGroup
+}
+
+func (f *flushers) init(max int) {
+	f.max = max
+	f.work.L = &f.mu
+}
+
+// push adds s, whose writing flag is passed on.
+func (f *flushers) push(s *session) {
+	f.mu.Lock()
+	if f.tail == nil {
+		f.head = s
+	} else {
+		f.tail.dirty = s
+	}
+	f.tail = s
+	switch {
+	case f.idle > 0:
+		f.work.Signal()
+	case f.running < f.max && !f.stopped:
+		f.running++
+		f.done.Add(1)
+		go f.run() // stop waits for it
+	}
+	f.mu.Unlock()
+}
+
+func (f *flushers) run() {
+	defer f.done.Done()
+	var w writer
+	for s := f.pop(); s != nil; s = f.pop() {
+		if s.flush(&w) {
+			f.push(s)
+		}
+		w.trim()
+	}
+}
+
+// pop waits for a session. It returns nil after stop.
+func (f *flushers) pop() *session {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.head == nil {
+		if f.stopped {
+			return nil
+		}
+		f.idle++
+		f.work.Wait()
+		f.idle--
+	}
+	s := f.head
+	if f.head = s.dirty; f.head == nil {
+		f.tail = nil
+	}
+	s.dirty = nil
+	return s
+}
+
+func (f *flushers) stop() {
+	f.mu.Lock()
+	f.stopped = true
+	f.work.Broadcast()
+	f.mu.Unlock()
+	f.done.Wait()
+}

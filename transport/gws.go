@@ -1,0 +1,74 @@
+package transport
+
+import (
+	"bufio"
+	"log/slog"
+	"net/http"
+
+	"github.com/lxzan/gws"
+)
+
+// library is the WebSocket library's part: the answer to the handshake, and unmasking and joining the
+// frames of a portable connection. It reads from the connection what [websocket.Read] has checked,
+// and everything it would write but that answer is left out: what a client gets comes from its
+// session.
+type library struct {
+	upgrader *gws.Upgrader
+}
+
+func newLibrary(o Options) *library {
+	return &library{gws.NewUpgrader(events{}, &gws.ServerOption{
+		ParallelGolimit:    1, // unused, but memory is reserved for it
+		ReadMaxPayloadSize: o.MaxPayload,
+		ReadBufferSize:     headSize,
+		Logger:             libraryLogger{o.Logger},
+		Recovery:           func(l gws.Logger) { recoverInto(l, recover()) },
+		NewSession:         func() gws.SessionStorage { return nil },
+	})}
+}
+
+// libraryConn is the library's part of a connection.
+type libraryConn = gws.Conn
+
+// accept writes the answer to a handshake that has been checked to w, and returns what to read with.
+func (l *library) accept(w *websocket, key string) (*libraryConn, error) {
+	r := &http.Request{Method: http.MethodGet, Header: http.Header{
+		"Connection":            {"Upgrade"},
+		"Upgrade":               {"websocket"},
+		"Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key":     {key},
+	}}
+	return l.upgrader.UpgradeFromConn(w, bufio.NewReaderSize(w, headSize), r)
+}
+
+// read reads until the connection has nothing more to say.
+func (l *library) read(c *libraryConn) {
+	c.ReadLoop()
+}
+
+// events passes on what the library reads. Its connection is a *websocket.
+type events struct{}
+
+func (events) OnOpen(*gws.Conn)         {}
+func (events) OnClose(*gws.Conn, error) {}
+func (events) OnPong(*gws.Conn, []byte) {}
+
+func (events) OnPing(c *gws.Conn, payload []byte) {
+	c.NetConn().(*websocket).pinged(payload)
+}
+
+func (events) OnMessage(c *gws.Conn, m *gws.Message) {
+	defer m.Close()
+	c.NetConn().(*websocket).received(m.Opcode == gws.OpcodeText, m.Bytes())
+}
+
+type libraryLogger struct{ l *slog.Logger }
+
+func (l libraryLogger) Error(v ...any) { l.l.Error("transport: WebSocket library", slog.Any("error", v)) }
+
+func recoverInto(l gws.Logger, v any) {
+	if v != nil {
+		l.Error(v)
+	}
+}
+

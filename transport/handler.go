@@ -1,0 +1,336 @@
+// Package transport is an Engine.IO server, protocol 4: sessions over HTTP long-polling and
+// WebSocket, the upgrade from one to the other, heartbeats, and a bounded queue for every client.
+// What the messages mean is the business of a [Receiver]; package hub has one that speaks Socket.IO.
+//
+// A [Handler] is an [http.Handler]. It works with any [http.Server]; one made by [NewServer], on a
+// [Listener], also bounds what a client can do before its request has been read.
+//
+// Limits, all of them options: a message or body of 1 MB, 1,024 fragments a message, 10 s for a
+// message to complete, 1 MiB of queue, 5 s for the connection of a client to move, 45 s without a
+// sign of life. The kernel's buffers of a WebSocket connection are set to 64 KiB in each direction.
+package transport
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tether/hub"
+)
+
+// Handler serves Engine.IO. Close ends it.
+type Handler struct {
+	o       Options
+	accept  func(hub.Conn, *http.Request) (Receiver, error)
+	started time.Time
+	library *library // the WebSocket library's part
+
+	wheel     wheel
+	flushers  flushers
+	workers   workers
+	backlogs  sync.Pool    // of *backlog
+	buffers   sync.Pool    // of *[bufferSize]byte, for reading
+	writers   sync.Pool    // of *writer, for goroutines that wait for a client
+	lastWrite atomic.Int64 // of a Send, in nanoseconds of now
+
+	mu           sync.Mutex
+	sessions     map[string]*session // guarded by mu
+	closed       bool                // guarded by mu: no more sessions
+	down         bool                // guarded by mu: no more goroutines of connections
+	sessionsLeft sync.WaitGroup      // until their receivers were told; added to under mu
+	conns        sync.WaitGroup      // goroutines of WebSocket connections; added to while a session is left, or under mu
+}
+
+// NewHandler serves the clients of a hub. Mount it at Options.Path.
+func NewHandler(h *hub.Hub, o Options) *Handler {
+	return NewEngine(func(c hub.Conn, r *http.Request) (Receiver, error) {
+		client, err := h.Attach(c, r)
+		if err != nil {
+			return nil, err
+		}
+		return client, nil
+	}, o)
+}
+
+// NewEngine serves Engine.IO alone: accept is called with every new session, before the client is
+// answered, and returns what receives its messages. When it fails the client is answered with status
+// 503, or 403 when the error is neither [hub.ErrFull] nor [hub.ErrDraining]. It must not keep r.
+func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options) *Handler {
+	h := &Handler{
+		o:        o.withDefaults(),
+		accept:   accept,
+		started:  time.Now(),
+		sessions: make(map[string]*session),
+	}
+	h.library = newLibrary(h.o)
+	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
+	h.flushers.init(runtime.GOMAXPROCS(0))
+	h.workers.keep = 4 * runtime.GOMAXPROCS(0)
+	return h
+}
+
+// now is a monotonic clock.
+func (h *Handler) now() int64 { return int64(time.Since(h.started)) }
+
+// quietTime is how long ago the last Send must be for the next one to be alone: not one of a burst
+// for one client, nor of a fan-out to many, where writing is better left to the flushers.
+const quietTime = 20 * time.Microsecond
+
+// quiet reports whether a Send is alone.
+func (h *Handler) quiet() bool {
+	now := h.now()
+	return now-h.lastWrite.Swap(now) > int64(quietTime)
+}
+
+func (h *Handler) wroteAt() { h.lastWrite.Store(h.now()) }
+
+// Len is the number of sessions.
+func (h *Handler) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.sessions)
+}
+
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, h.o.Path) {
+		http.NotFound(w, r)
+		return
+	}
+	upgrade := wantsUpgrade(r)
+	h.o.CORS.apply(w.Header(), r)
+	if r.Method == http.MethodOptions && h.o.CORS.enabled() {
+		if !h.o.CORS.serves(r) {
+			errForbidden.write(w, false)
+			return
+		}
+		h.o.CORS.preflight(w, r)
+		return
+	}
+	q := r.URL.Query()
+	s, refused := h.verify(r, upgrade, q.Get("transport"), q.Get("sid"), q.Get("EIO"))
+	switch {
+	case refused != nil:
+		refused.write(w, upgrade)
+	case upgrade:
+		h.serveUpgrade(w, r, s, q.Get("transport") == WebSocket)
+	case s == nil:
+		h.openPolling(w, r)
+	default:
+		s.servePolling(w, r)
+	}
+}
+
+// verify makes the checks of the reference server, in its order, and those of ours where they do not
+// disturb it. It returns the session that the request names, nil for a handshake.
+func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio string) (*session, *refusal) {
+	if !slices.Contains(h.o.Transports, transport) {
+		return nil, errUnknownTransport
+	}
+	if !validHeader(r.Header.Get("Origin")) {
+		return nil, errBadRequest
+	}
+	if !h.o.CORS.serves(r) {
+		return nil, errForbidden
+	}
+	if sid != "" {
+		s := h.session(sid)
+		if s == nil {
+			return nil, errUnknownSession
+		}
+		if eio != "4" || !upgrade && s.Transport() != transport {
+			return nil, errBadRequest
+		}
+		return s, nil
+	}
+	if r.Method != http.MethodGet {
+		return nil, errMethod
+	}
+	if transport == WebSocket && !upgrade {
+		return nil, errBadRequest
+	}
+	if h.o.Allow != nil {
+		if err := h.o.Allow(r); err != nil {
+			return nil, &refusal{http.StatusForbidden, errForbidden.code, err.Error()}
+		}
+	}
+	if eio != "4" {
+		return nil, errProtocol
+	}
+	return nil, nil
+}
+
+func validHeader(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func (h *Handler) session(id string) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[id]
+}
+
+// open makes a session and has it accepted. It is to be started, or abandoned.
+func (h *Handler) open(r *http.Request, polling bool) (*session, *refusal) {
+	s := &session{h: h, id: newID(), slot: noSlot, delivering: true}
+	if polling {
+		s.poll = &poll{bye: '1', wake: make(chan struct{}, 1)}
+	}
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		h.mu.Unlock()
+		return nil, errDraining
+	case h.o.MaxConns > 0 && len(h.sessions) >= h.o.MaxConns:
+		h.mu.Unlock()
+		return nil, errFull
+	}
+	h.sessions[s.id] = s
+	h.sessionsLeft.Add(1)
+	h.mu.Unlock()
+
+	refused := h.attach(s, r)
+	if refused != nil {
+		h.forget(s)
+		h.sessionsLeft.Done()
+		return nil, refused
+	}
+	return s, nil
+}
+
+func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {
+	defer func() {
+		if v := recover(); v != nil {
+			h.panicked(v)
+			refused = errInternal
+		}
+	}()
+	var err error
+	s.receiver, err = h.accept(s, r)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hub.ErrFull):
+		return errFull
+	case errors.Is(err, hub.ErrDraining):
+		return errDraining
+	default:
+		return errForbidden
+	}
+}
+
+// abandon ends a session whose client could not be answered.
+func (s *session) abandon() {
+	s.fail(hub.ReasonTransportError)
+	s.start(nil)
+}
+
+func (h *Handler) forget(s *session) {
+	h.mu.Lock()
+	delete(h.sessions, s.id)
+	h.mu.Unlock()
+}
+
+// newID is a session ID in the form of the reference server's: 20 characters, and all of its 15
+// bytes are random, because who knows it can take the session's place.
+func newID() string {
+	var b [15]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// handshake is the open packet, wire protocol section 1.2.
+func (h *Handler) handshake(id string, upgrades bool) string {
+	b := append([]byte(`0{"sid":"`), id...)
+	if upgrades {
+		b = append(b, `","upgrades":["websocket"],"pingInterval":`...)
+	} else {
+		b = append(b, `","upgrades":[],"pingInterval":`...)
+	}
+	b = strconv.AppendInt(b, h.o.PingInterval.Milliseconds(), 10)
+	b = append(b, `,"pingTimeout":`...)
+	b = strconv.AppendInt(b, h.o.PingTimeout.Milliseconds(), 10)
+	b = append(b, `,"maxPayload":`...)
+	b = strconv.AppendInt(b, int64(h.o.MaxPayload), 10)
+	return string(append(b, '}'))
+}
+
+// upgrades reports whether a polling client is offered WebSocket.
+func (h *Handler) upgrades() bool {
+	return !h.o.NoUpgrade && slices.Contains(h.o.Transports, WebSocket)
+}
+
+// Close ends all sessions for hub.ReasonShutdown, after what is queued for them, and waits until
+// their receivers were told and every goroutine of the handler has ended. It takes at most
+// WriteTimeout and a moment. New sessions are refused with 503 from then on. Shut the hub down
+// before, so that clients are told and spread; this is what remains.
+func (h *Handler) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	all := make([]*session, 0, len(h.sessions))
+	for _, s := range h.sessions {
+		all = append(all, s)
+	}
+	h.mu.Unlock()
+	for _, s := range all {
+		s.leave()
+	}
+	h.sessionsLeft.Wait()
+	h.mu.Lock()
+	h.down = true
+	h.mu.Unlock()
+	h.conns.Wait()
+	h.wheel.stop()
+	h.flushers.stop()
+	h.workers.stop()
+	return nil
+}
+
+// leave closes the session, without waiting for a polling client that is not there.
+func (s *session) leave() {
+	s.mu.Lock()
+	absent := s.carrier == nil && s.poll != nil && !s.poll.waiting
+	s.mu.Unlock()
+	if absent {
+		s.fail(hub.ReasonShutdown)
+		return
+	}
+	s.Close(hub.ReasonShutdown)
+}
+
+// spawn runs f for a connection, unless the handler has come to its end, when no session is left for
+// which f could do something. Close waits for it.
+func (h *Handler) spawn(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		return
+	}
+	h.conns.Add(1)
+	go func() { // Close waits for it: conns
+		defer h.conns.Done()
+		f()
+	}()
+}
+
+// receive hands a WebSocket message to the session. It runs on a worker and reports whether the
+// session goes on.
+func (h *Handler) receive(j job) bool {
+	if j.text {
+		return j.s.deliver(true, j.data[1:])
+	}
+	return j.s.deliver(false, j.data)
+}

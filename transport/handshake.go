@@ -1,0 +1,50 @@
+package transport
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+)
+
+// wantsUpgrade reports whether r asks to change the protocol of its connection, RFC 9110 section 7.8.
+func wantsUpgrade(r *http.Request) bool {
+	return r.Header.Get("Upgrade") != "" && hasToken(r.Header["Connection"], "upgrade")
+}
+
+// checkHandshake applies RFC 6455 section 4.2.1 to a request that wants to upgrade.
+func checkHandshake(r *http.Request) *refusal {
+	h := r.Header
+	switch {
+	case r.Method != http.MethodGet,
+		r.ProtoMajor != 1 || r.ProtoMinor < 1,
+		!hasToken(h["Upgrade"], "websocket"):
+		return errHandshake
+	case !onlyValue(h["Sec-Websocket-Version"], "13"):
+		return errVersion
+	case len(h["Sec-Websocket-Key"]) != 1 || !validKey(h["Sec-Websocket-Key"][0]):
+		return errHandshake
+	}
+	return nil
+}
+
+// hasToken reports whether one of the comma-separated values of a header is token.
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.Trim(t, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func onlyValue(values []string, want string) bool {
+	return len(values) == 1 && strings.Trim(values[0], " \t") == want
+}
+
+// validKey reports whether key is 16 bytes in base64.
+func validKey(key string) bool {
+	b, err := base64.StdEncoding.Strict().DecodeString(key)
+	return err == nil && len(b) == 16
+}

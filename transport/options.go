@@ -1,0 +1,113 @@
+package transport
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// The names of the transports, as they stand in the query of a request.
+const (
+	Polling   = "polling"
+	WebSocket = "websocket"
+)
+
+// Overflow says what becomes of a packet for a client whose queue is full.
+type Overflow uint8
+
+const (
+	Close      Overflow = iota // the connection ends with hub.ReasonServerClose
+	DropNewest                 // the packet is dropped
+	DropOldest                 // packets that wait are dropped, the oldest first, until it fits
+)
+
+// Options configure a [Handler]. The zero value is the documented default of every field.
+type Options struct {
+	// Path is the prefix of the URL paths that are served. Default "/socket.io/".
+	Path string
+
+	// PingInterval is the time between a pong, or the handshake, and the next ping. Default 25 s.
+	PingInterval time.Duration
+
+	// PingTimeout is how long a pong may take. Default 20 s.
+	PingTimeout time.Duration
+
+	// UpgradeTimeout is how long an upgrade from polling to WebSocket may take. Default 10 s.
+	UpgradeTimeout time.Duration
+
+	// MaxPayload limits a message from a client, in bytes, on WebSocket also after decompression,
+	// and the body of a polling request. Larger ones end the connection, with close code 1009 or
+	// status 413. Default 1,000,000.
+	MaxPayload int
+
+	// Transports that are served. Default [Polling] and [WebSocket].
+	Transports []string
+
+	// NoUpgrade keeps polling clients on polling.
+	NoUpgrade bool
+
+	// CORS says which foreign origins are served. Default: none.
+	CORS CORS
+
+	// Cookie names a cookie with the session ID that the polling handshake sets, for load balancers.
+	// Default: none is set.
+	Cookie string
+
+	// Allow refuses a handshake by an error, whose text is sent to the client with status 403.
+	// Default: all are allowed.
+	Allow func(*http.Request) error
+
+	// QueueBytes limits what waits for one client, in bytes of WebSocket frames, that being written
+	// included. A packet that is larger is taken when nothing else waits. Default 1 MiB.
+	QueueBytes int
+
+	// Overflow is the policy for a full queue. Default [Close].
+	Overflow Overflow
+
+	// WriteTimeout is how long the connection of a client may stand still while something is being
+	// written to it. It ends then, whatever Overflow is. Default 5 s.
+	WriteTimeout time.Duration
+
+	// MessageTimeout is how long a message may take from its first byte to its last. Default 10 s.
+	MessageTimeout time.Duration
+
+	// MaxConns limits the sessions; a handshake past it is answered with 503. Default 0: no limit.
+	MaxConns int
+
+	// Compress offers permessage-deflate to WebSocket clients, without context takeover. Packets of
+	// 1 KiB and more are compressed, once for all their receivers. Default false.
+	Compress bool
+
+	// Logger receives what an operator must see: panics of the receiver. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Path == "" {
+		o.Path = "/socket.io/"
+	}
+	orDuration(&o.PingInterval, 25*time.Second)
+	orDuration(&o.PingTimeout, 20*time.Second)
+	orDuration(&o.UpgradeTimeout, 10*time.Second)
+	orDuration(&o.WriteTimeout, 5*time.Second)
+	orDuration(&o.MessageTimeout, 10*time.Second)
+	if o.MaxPayload <= 0 {
+		o.MaxPayload = 1_000_000
+	}
+	if o.QueueBytes <= 0 {
+		o.QueueBytes = 1 << 20
+	}
+	if len(o.Transports) == 0 {
+		o.Transports = []string{Polling, WebSocket}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+func orDuration(d *time.Duration, or time.Duration) {
+	if *d <= 0 {
+		*d = or
+	}
+}

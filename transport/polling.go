@@ -1,0 +1,255 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"tether/hub"
+	"tether/internal/socketio"
+)
+
+// pollCloseWait is how long a closing session waits for the GET that takes what is queued.
+const pollCloseWait = 30 * time.Second
+
+// poll is what a session on polling has besides. It is guarded by the session's lock.
+type poll struct {
+	waiting bool          // a GET waits for something to take
+	posting bool          // a POST is being served
+	bye     byte          // the packet that a GET gets from an ended session: close, or noop
+	wake    chan struct{} // of one: for the GET that waits
+	probe   *websocket    // the connection that the client is upgrading to
+	probed  bool          // probe was answered: no GET is kept waiting
+}
+
+func (p *poll) wakeUp() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// openPolling answers a handshake.
+func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
+	s, refused := h.open(r, true)
+	if refused != nil {
+		refused.write(w, false)
+		return
+	}
+	if h.o.Cookie != "" {
+		w.Header().Add("Set-Cookie", h.o.Cookie+"="+s.id+"; Path=/; HttpOnly; SameSite=Lax")
+	}
+	s.start(nil)
+	if !h.writePayload(w, []byte(h.handshake(s.id, h.upgrades()))) {
+		s.fail(hub.ReasonTransportError)
+	}
+}
+
+func (s *session) servePolling(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodGet:
+		s.servePoll(w, r)
+	case http.MethodPost:
+		s.servePost(w, r)
+	default:
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+// servePoll answers a GET, once there is something for the client.
+func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	if s.poll.waiting {
+		end := s.endLocked(hub.ReasonTransportError)
+		s.mu.Unlock()
+		end.do()
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	for {
+		select { // what it was about is seen now
+		case <-s.poll.wake:
+		default:
+		}
+		if s.pollableLocked() {
+			break
+		}
+		s.poll.waiting = true
+		s.mu.Unlock()
+		select {
+		case <-s.poll.wake:
+		case <-r.Context().Done():
+			s.fail(hub.ReasonTransportError)
+		}
+		s.mu.Lock()
+		s.poll.waiting = false
+	}
+	body, rd := s.takePayload() // unlocks
+	if !s.h.writePayload(w, body) {
+		s.fail(hub.ReasonTransportError)
+		return
+	}
+	s.mu.Lock()
+	s.queued -= rd.size
+	var end ending
+	if rd.final && s.state != stateEnded {
+		end = s.endLocked(s.reason)
+	}
+	s.mu.Unlock()
+	end.do()
+}
+
+// pollableLocked reports whether a GET is to be answered now.
+func (s *session) pollableLocked() bool {
+	return s.state != stateOpen || s.carrier != nil || s.poll.probed || s.ping || !s.queue.empty()
+}
+
+// takePayload encodes all that waits for the client, wire protocol section 1.4. It unlocks s.mu.
+func (s *session) takePayload() ([]byte, round) {
+	var (
+		rd      round
+		packets []*hub.Packet
+		body    []byte
+	)
+	switch {
+	case s.state == stateEnded:
+		body = []byte{s.poll.bye}
+	case s.carrier != nil:
+		body = []byte{'6'}
+	default:
+		for !s.queue.empty() {
+			p := s.queue.pop(&s.h.backlogs)
+			packets = append(packets, p)
+			rd.size += p.Size()
+		}
+		if s.ping && s.state == stateOpen {
+			body = append(body, '2')
+		}
+		s.ping = false
+		rd.final = s.state == stateClosing
+	}
+	probed := s.poll.probed
+	s.mu.Unlock()
+
+	for _, p := range packets {
+		body = appendPayload(body, p)
+	}
+	if rd.final {
+		body = socketio.AppendText(body, []byte{'1'})
+	}
+	if len(body) == 0 && probed {
+		body = []byte{'6'}
+	}
+	return body, rd
+}
+
+func appendPayload(dst []byte, p *hub.Packet) []byte {
+	if text := p.Text(); len(text) > 0 {
+		dst = socketio.AppendText(dst, text)
+	}
+	for i := range p.Attachments() {
+		dst = socketio.AppendBinary(dst, p.Attachment(i))
+	}
+	return dst
+}
+
+// pollChunk is what a polling client must take within WriteTimeout.
+const pollChunk = 64 << 10
+
+// writePayload answers with body and reports whether the connection took it all.
+func (h *Handler) writePayload(w http.ResponseWriter, body []byte) bool {
+	header := w.Header()
+	header.Set("Content-Type", "text/plain; charset=UTF-8")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("Cache-Control", "no-store")
+	return h.writeBody(w, body)
+}
+
+func (h *Handler) writeBody(w http.ResponseWriter, body []byte) bool {
+	rc := http.NewResponseController(w)
+	for len(body) > 0 {
+		n := min(len(body), pollChunk)
+		rc.SetWriteDeadline(time.Now().Add(h.o.WriteTimeout)) // without it in a test recorder only
+		if _, err := w.Write(body[:n]); err != nil {
+			return false
+		}
+		body = body[n:]
+	}
+	if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return false
+	}
+	rc.SetWriteDeadline(time.Time{})
+	return true
+}
+
+// servePost takes the packets of a POST.
+func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
+		s.fail(hub.ReasonTransportError)
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	if s.poll.posting {
+		end := s.endLocked(hub.ReasonTransportError)
+		s.mu.Unlock()
+		end.do()
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.poll.posting = true
+	s.mu.Unlock()
+
+	status := s.receivePost(w, r)
+
+	s.mu.Lock()
+	s.poll.posting = false
+	s.mu.Unlock()
+	if status != http.StatusOK {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(status)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html")
+	w.Header().Set("Content-Length", "2")
+	s.h.writeBody(w, []byte("ok"))
+}
+
+// receivePost reads the body and delivers its packets. It returns the status of the answer.
+func (s *session) receivePost(w http.ResponseWriter, r *http.Request) int {
+	if r.ContentLength > int64(s.h.o.MaxPayload) {
+		s.fail(hub.ReasonTransportError)
+		return http.StatusRequestEntityTooLarge
+	}
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Now().Add(s.h.o.MessageTimeout)) // without it in a test recorder only
+	var body bytes.Buffer
+	_, err := io.Copy(&body, http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)))
+	if err != nil {
+		s.fail(hub.ReasonTransportError)
+		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+			return http.StatusRequestEntityTooLarge
+		}
+		return http.StatusBadRequest
+	}
+	rc.SetReadDeadline(time.Time{})
+
+	for p, err := range socketio.Payload(body.Bytes()) {
+		switch {
+		case err != nil:
+			s.shut(hub.ReasonParseError, 0)
+			return http.StatusOK // as the reference server has it
+		case p.Type != socketio.EngineMessage:
+			if !s.control([]byte{p.Type}) {
+				return http.StatusOK
+			}
+		case !s.deliver(!p.Binary, p.Data) || !s.await(r.Context().Done()):
+			return http.StatusOK
+		}
+	}
+	return http.StatusOK
+}

@@ -1,0 +1,489 @@
+package transport
+
+import (
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"tether/hub"
+)
+
+// A session's life. It is closing while what was queued leaves, and takes nothing more then.
+const (
+	stateOpen uint8 = iota
+	stateClosing
+	stateEnded
+)
+
+var errClosed = errors.New("transport: session is closed")
+
+// Receiver is what a session feeds. A [hub.Client] is one. Its methods are called for one message at
+// a time, on a goroutine that may not be kept: back-pressure is Busy's.
+type Receiver interface {
+	// Text receives a message without its Engine.IO type. It does not keep data. An error ends the
+	// session, for the reason that hub.ReasonOf finds in it.
+	Text(data []byte) error
+
+	// Binary receives a binary message, as Text does.
+	Binary(data []byte) error
+
+	// Busy is called after each message. While it returns a channel that is not closed, nothing is
+	// read from the client, nor is the client given up for a pong that may lie unread. A pause is
+	// at most PingInterval and PingTimeout long.
+	Busy() <-chan struct{}
+
+	// Closed is called once, after the last message, when the session has ended.
+	Closed(reason hub.Reason)
+}
+
+// session is an Engine.IO session: what a client is to the server, whatever carries it. It is the
+// [hub.Conn] of its receiver.
+//
+// An idle session on WebSocket is held by the handler's map and by the wheel, and owns nothing but
+// itself and its carrier. Everything else here is nil then.
+type session struct {
+	h        *Handler
+	id       string
+	receiver Receiver // set before the first carrier
+
+	prev, next *session // guarded by wheel.mu: neighbours in a slot
+	slot       int32    // guarded by wheel.mu
+
+	dirty *session // guarded by flushers.mu: next in their list
+
+	mu         sync.Mutex
+	state      uint8
+	writing    bool   // one writer has the session: a Send, a flusher, or the carrier
+	ping       bool   // a ping waits to be written
+	awaiting   bool   // a ping was sent, its pong has not come
+	delivering bool   // the receiver is being called, or the session is not started
+	paused     bool   // reading waits for the receiver
+	told       bool   // the receiver was told of the end, or is about to be
+	code       uint16 // of the close frame, 0 for none
+	queue      queue
+	queued     int        // bytes in queue and being written
+	due        int64      // when tick has something to do, in nanoseconds of Handler.now
+	since      int64      // when delivering or paused began, likewise
+	pong       []byte     // payload of the last WebSocket ping if it waits for its answer, else nil
+	reason     hub.Reason // of the end; set with state
+	gone       chan struct{}
+	carrier    carrier // the WebSocket connection; nil on polling
+	poll       *poll   // nil for a session that began on WebSocket
+}
+
+// carrier is a WebSocket connection under a session.
+type carrier interface {
+	// tryWrite writes what the connection takes at once. It never waits. A carrier that cannot do
+	// that is not direct, and is only ever told to drain.
+	tryWrite(b []byte) (int, error)
+	direct() bool
+
+	// drain writes rest, and then whatever the session has, until that is nothing, without keeping
+	// the caller waiting; the session's writing flag is passed to it. What it wrote it reports to
+	// session.wrote.
+	drain(rest []byte, r round)
+
+	// finish ends the connection after a close frame: nothing more is sent, and what the client
+	// still sends is read for a moment, so that nothing that was written is lost by a reset.
+	finish()
+
+	// abort ends the connection at once.
+	abort()
+
+	compresses() bool
+}
+
+func (s *session) ID() string { return s.id }
+
+func (s *session) Transport() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.poll != nil && s.carrier == nil {
+		return Polling
+	}
+	return WebSocket
+}
+
+// Send implements [hub.Conn]. A packet for an idle connection is written at once when the handler as
+// a whole is quiet; otherwise a flusher comes, so that packets of one burst share their writes.
+func (s *session) Send(p *hub.Packet) error {
+	size := p.Size()
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return errClosed
+	}
+	if p.Volatile() && !s.readyLocked() {
+		s.mu.Unlock()
+		return nil
+	}
+	if c := s.carrier; c != nil && !s.writing && s.queue.empty() && c.direct() && s.h.quiet() {
+		s.writing = true
+		s.queued += size
+		s.mu.Unlock()
+		s.writeNow(c, p)
+		return nil
+	}
+	if s.queued > 0 && s.queued+size > s.h.o.QueueBytes {
+		fits, end := s.overflowLocked(size)
+		if !fits {
+			s.mu.Unlock()
+			end.do()
+			return hub.ErrSlowConsumer
+		}
+	}
+	s.queue.push(p, &s.h.backlogs)
+	s.queued += size
+	s.kickLocked()
+	s.mu.Unlock()
+	return nil
+}
+
+// readyLocked reports whether a packet would be written now, wire protocol section 2.5.
+func (s *session) readyLocked() bool {
+	if s.writing || !s.queue.empty() {
+		return false
+	}
+	return s.carrier != nil || s.poll != nil && s.poll.waiting
+}
+
+// overflowLocked makes room for size bytes as the policy has it, or reports that there is none.
+func (s *session) overflowLocked(size int) (bool, ending) {
+	switch s.h.o.Overflow {
+	case DropNewest:
+		return false, ending{}
+	case DropOldest:
+		for !s.queue.empty() && s.queued+size > s.h.o.QueueBytes {
+			s.queued -= s.queue.pop(&s.h.backlogs).Size()
+		}
+		return s.queued == 0 || s.queued+size <= s.h.o.QueueBytes, ending{}
+	default:
+		return false, s.endLocked(hub.ReasonServerClose)
+	}
+}
+
+// kickLocked makes sure that what waits is going to be written.
+func (s *session) kickLocked() {
+	if s.carrier == nil {
+		if s.poll != nil {
+			s.poll.wakeUp()
+		}
+		return
+	}
+	if s.writing {
+		return
+	}
+	s.writing = true
+	if s.carrier.direct() {
+		s.h.flushers.push(s)
+	} else {
+		s.carrier.drain(nil, round{})
+	}
+}
+
+// Close implements [hub.Conn].
+func (s *session) Close(reason hub.Reason) {
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return
+	}
+	s.state, s.reason = stateClosing, reason
+	wait := s.h.o.WriteTimeout
+	if s.poll != nil && s.carrier == nil {
+		wait = pollCloseWait
+	}
+	s.setDueLocked(s.h.now() + int64(wait))
+	s.kickLocked()
+	s.mu.Unlock()
+}
+
+// shut ends the session because of something that the client did or failed to do, with a close frame
+// behind what is queued. On polling there is nothing to wait for.
+func (s *session) shut(reason hub.Reason, code uint16) {
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return
+	}
+	if s.carrier == nil || reason == hub.ReasonPingTimeout && s.writing {
+		end := s.endLocked(reason)
+		s.mu.Unlock()
+		end.do()
+		return
+	}
+	s.state, s.reason, s.code = stateClosing, reason, code
+	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
+	s.kickLocked()
+	s.mu.Unlock()
+}
+
+// fail ends the session at once. What is queued is lost.
+func (s *session) fail(reason hub.Reason) {
+	s.mu.Lock()
+	if s.state == stateEnded {
+		s.mu.Unlock()
+		return
+	}
+	end := s.endLocked(reason)
+	s.mu.Unlock()
+	end.do()
+}
+
+// ending is what is left to do, without the lock, when a session has ended.
+type ending struct {
+	s       *session // nil: nothing
+	carrier carrier  // to be aborted, or nil
+	probe   *websocket
+	tell    bool
+}
+
+// endLocked ends the session. The first reason counts.
+func (s *session) endLocked(reason hub.Reason) ending {
+	if s.state == stateOpen {
+		s.reason = reason
+	}
+	s.state = stateEnded
+	s.queue.clear()
+	s.pong = nil
+	s.h.wheel.remove(s)
+	if s.gone != nil {
+		close(s.gone)
+	}
+	e := ending{s: s, carrier: s.carrier}
+	if s.poll != nil {
+		e.probe, s.poll.probe = s.poll.probe, nil
+		s.poll.wakeUp()
+	}
+	if !s.delivering {
+		s.told, e.tell = true, true
+	}
+	return e
+}
+
+func (e ending) do() {
+	if e.s == nil {
+		return
+	}
+	e.s.h.forget(e.s)
+	if e.carrier != nil {
+		e.carrier.abort()
+	}
+	if e.probe != nil {
+		e.probe.abort()
+	}
+	if e.tell {
+		go e.s.tell() // the handler waits for it: sessions
+	}
+}
+
+// tell tells the receiver that the session has ended, and gives back the session's share in the
+// handler.
+func (s *session) tell() {
+	defer s.h.sessionsLeft.Done()
+	defer s.recovered()
+	s.receiver.Closed(s.reason)
+}
+
+// start gives the session its first carrier, nil for polling. Until then it counts as delivering, so
+// that the receiver is not told of the end before it exists.
+func (s *session) start(c carrier) {
+	s.mu.Lock()
+	s.carrier = c
+	s.delivering = false
+	if s.state == stateEnded {
+		s.told = true
+		s.mu.Unlock()
+		if c != nil {
+			c.abort()
+		}
+		s.tell()
+		return
+	}
+	if s.state == stateOpen {
+		s.setDueLocked(s.h.now() + int64(s.h.o.PingInterval))
+	}
+	if s.state == stateClosing || !s.queue.empty() {
+		s.kickLocked()
+	}
+	s.mu.Unlock()
+}
+
+// setDueLocked has tick called at due.
+func (s *session) setDueLocked(due int64) {
+	s.due = due
+	s.h.wheel.set(s, due)
+}
+
+// tick does what is due: a ping, the end for want of a pong, or the end of a close that takes too
+// long. The wheel calls it, at times too early.
+func (s *session) tick() {
+	now := s.h.now()
+	s.mu.Lock()
+	switch {
+	case s.state == stateEnded:
+	case now < s.due:
+		s.h.wheel.set(s, s.due)
+	case s.state == stateClosing:
+		end := s.endLocked(s.reason)
+		s.mu.Unlock()
+		end.do()
+		return
+	case !s.awaiting:
+		s.ping, s.awaiting = true, true
+		s.setDueLocked(now + int64(s.h.o.PingTimeout))
+		s.kickLocked()
+	case (s.delivering || s.paused) && now-s.since < int64(s.h.o.PingInterval+s.h.o.PingTimeout):
+		s.setDueLocked(now + int64(s.h.o.PingTimeout))
+	default:
+		s.mu.Unlock()
+		s.shut(hub.ReasonPingTimeout, 0)
+		return
+	}
+	s.mu.Unlock()
+}
+
+// control handles an Engine.IO packet that is not a message: text as it came. It reports whether the
+// session goes on.
+func (s *session) control(text []byte) bool {
+	if len(text) == 0 {
+		s.shut(hub.ReasonParseError, 0)
+		return false
+	}
+	switch text[0] {
+	case '3':
+		s.mu.Lock()
+		if s.state == stateOpen && s.awaiting { // one that nobody asked for postpones nothing
+			s.awaiting, s.ping = false, false
+			s.setDueLocked(s.h.now() + int64(s.h.o.PingInterval))
+		}
+		s.mu.Unlock()
+		return true
+	case '0', '5', '6':
+		return true
+	case '1':
+		s.mu.Lock()
+		if s.poll != nil {
+			s.poll.bye = '6'
+		}
+		s.mu.Unlock()
+		s.shut(hub.ReasonTransportClose, 0)
+	case '2': // only the server pings
+		s.shut(hub.ReasonTransportError, 0)
+	default:
+		s.shut(hub.ReasonParseError, 0)
+	}
+	return false
+}
+
+// deliver hands a message to the receiver. It reports whether the session goes on.
+func (s *session) deliver(text bool, data []byte) bool {
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return false
+	}
+	s.delivering, s.since = true, s.h.now()
+	s.mu.Unlock()
+
+	err := s.call(text, data)
+
+	s.mu.Lock()
+	s.delivering = false
+	if took := s.h.now() - s.since; s.awaiting && s.state == stateOpen && took > int64(time.Millisecond) {
+		s.setDueLocked(s.due + took) // the pong may have come meanwhile
+	}
+	tell := s.state == stateEnded && !s.told
+	s.told = s.told || tell
+	open := s.state == stateOpen
+	s.mu.Unlock()
+
+	switch {
+	case tell:
+		s.tell()
+	case err == errPanic:
+		s.shut(hub.ReasonTransportError, uint16(faultInternal))
+	case err != nil:
+		s.shut(hub.ReasonOf(err), 0)
+	default:
+		return open
+	}
+	return false
+}
+
+var errPanic = errors.New("transport: receiver panicked")
+
+func (s *session) call(text bool, data []byte) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.h.panicked(v)
+			err = errPanic
+		}
+	}()
+	if text {
+		return s.receiver.Text(data)
+	}
+	return s.receiver.Binary(data)
+}
+
+// recovered is deferred around a call of the receiver.
+func (s *session) recovered() {
+	if v := recover(); v != nil {
+		s.h.panicked(v)
+	}
+}
+
+func (h *Handler) panicked(v any) {
+	h.o.Logger.Error("transport: receiver panicked", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+}
+
+// await waits until the receiver is ready for more, or cancel. It reports whether the session goes on.
+func (s *session) await(cancel <-chan struct{}) bool {
+	for {
+		busy := s.busy()
+		if busy == nil {
+			return true
+		}
+		select {
+		case <-busy:
+			continue
+		default:
+		}
+		s.mu.Lock()
+		if s.state != stateOpen {
+			s.mu.Unlock()
+			return false
+		}
+		if s.gone == nil {
+			s.gone = make(chan struct{})
+		}
+		gone := s.gone
+		s.paused, s.since = true, s.h.now()
+		s.mu.Unlock()
+
+		var ok bool
+		select {
+		case <-busy:
+			ok = true
+		case <-gone:
+		case <-cancel:
+		}
+
+		s.mu.Lock()
+		s.paused = false
+		if s.awaiting && s.state == stateOpen {
+			s.setDueLocked(s.h.now() + int64(s.h.o.PingTimeout))
+		}
+		s.mu.Unlock()
+		if !ok {
+			return false
+		}
+	}
+}
+
+func (s *session) busy() <-chan struct{} {
+	defer s.recovered()
+	return s.receiver.Busy()
+}

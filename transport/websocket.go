@@ -1,0 +1,400 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"tether/hub"
+)
+
+const (
+	headSize   = 16       // bytes that are read at first, into memory that the connection has anyway
+	bufferSize = 4 << 10  // of a pooled buffer, taken when there is more
+	drainChunk = 32 << 10 // what a client must take within WriteTimeout
+	kernelSize = 64 << 10 // of the kernel's buffers, in each direction
+
+	// lingerTime is how long a connection is still read after everything was sent, so that the kernel
+	// does not answer what the client still sends with a reset, which would destroy what was sent.
+	lingerTime = time.Second
+)
+
+// websocket is the portable WebSocket carrier: one goroutine reads, on a stack of its own that began
+// after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
+// frames that have been checked, and after the handshake Write and Close do nothing.
+type websocket struct {
+	net.Conn                 // what it carries over
+	raw      syscall.RawConn // to write without waiting; nil where that is not possible
+	s        *session        // nil for a connection that is refused
+
+	compression bool // negotiated
+	probing     bool // owned by the reader: the session is still on polling
+
+	// Owned by the reader.
+	in    []byte // bytes that came and were not handed over; nil while there are none
+	at    int    // in[:at] were handed over
+	ready int    // of in[at:], what belongs to a frame that may be handed over
+	need  int    // size of the frame at in[at:], 0 while it is not known
+	check frameCheck
+	timer uint8  // of the message that has begun
+	code  uint16 // of the client's close frame
+	end   error  // why reading stopped
+
+	answer []byte // of the handshake, while it is gathered; nil afterwards
+}
+
+// The states of the read deadline.
+const (
+	timerOff uint8 = iota
+	timerOn        // set for the message that has begun
+	timerOld       // set for a message that has ended
+)
+
+var (
+	// errPeerClosed says that the client sent a close frame.
+	errPeerClosed = errors.New("transport: closed by the client")
+
+	// errStopped says that nothing more is wanted from the client.
+	errStopped = errors.New("transport: reading has stopped")
+)
+
+// serve reads from the connection until it ends. It is the reader.
+func (w *websocket) serve(h *Handler, c *libraryConn) {
+	defer h.conns.Done()
+	defer w.Conn.Close()
+	w.readWith(h.library, c)
+	if w.probing {
+		w.s.dropProbe(w)
+		w.refuse(h)
+		return
+	}
+	var f fault
+	switch {
+	case w.end == errPeerClosed:
+		w.s.shut(hub.ReasonTransportClose, w.code)
+	case errors.As(w.end, &f):
+		w.s.shut(hub.ReasonTransportError, uint16(f))
+	case errors.Is(w.end, os.ErrDeadlineExceeded): // a message that did not complete
+		w.s.shut(hub.ReasonTransportError, 0)
+	case w.end != errStopped:
+		w.s.fail(hub.ReasonTransportClose)
+		return
+	}
+	w.discard(h)
+	w.s.fail(hub.ReasonTransportClose) // the client has gone before all was written
+}
+
+func (w *websocket) readWith(l *library, c *libraryConn) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.s.h.panicked(v)
+			w.end = faultInternal
+		}
+	}()
+	l.read(c)
+	if w.end == nil { // the library has its own view
+		w.end = faultProtocol
+	}
+}
+
+// refuse sends a close frame and waits a moment for the client's.
+func (w *websocket) refuse(h *Handler) {
+	if w.writeWithin(appendCloseFrame(nil, 0), h.o.WriteTimeout) == nil {
+		w.finish()
+		w.discard(h)
+	}
+}
+
+// discard reads what still comes until the connection ends, which is at the latest when a close
+// would have had to complete, or a moment after finish.
+func (w *websocket) discard(h *Handler) {
+	w.release()
+	w.setReadDeadline(time.Now().Add(h.o.WriteTimeout + lingerTime))
+	b := h.buffer()
+	defer h.buffers.Put(b)
+	for {
+		if _, err := w.Conn.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
+
+// setReadDeadline leaves the deadline alone once finish may have set it.
+func (w *websocket) setReadDeadline(t time.Time) {
+	if w.s == nil {
+		return
+	}
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if w.s.state != stateEnded && !w.probing {
+		w.Conn.SetReadDeadline(t)
+	}
+}
+
+// Read hands over bytes of whole frames, never of more than one at a time, so that the library has
+// dealt with a message before the next one is looked at. While nothing comes it holds no memory.
+func (w *websocket) Read(p []byte) (int, error) {
+	for w.end == nil {
+		if w.ready > 0 {
+			n := copy(p, w.in[w.at:w.at+w.ready])
+			w.at += n
+			if w.ready -= n; w.at == len(w.in) {
+				w.release()
+			}
+			return n, nil
+		}
+		if w.in == nil {
+			n, err := w.readHead(p)
+			if err != nil {
+				w.end = err
+			} else if n > 0 {
+				return n, nil
+			}
+			continue
+		}
+		if err := w.look(); err != nil {
+			w.end = err
+		} else if w.ready == 0 {
+			w.end = w.readMore()
+		}
+	}
+	return 0, w.end
+}
+
+// readHead waits for the first bytes of a frame. When they are all of it they are handed over where
+// they are; otherwise a buffer is taken for them, and 0 returned.
+func (w *websocket) readHead(p []byte) (int, error) {
+	w.setTimer()
+	n, err := w.Conn.Read(p)
+	if n == 0 {
+		return 0, err
+	}
+	f, ok, err := w.check.next(p[:n], w.s.h.o.MaxPayload, w.compression)
+	if err != nil {
+		return 0, err
+	}
+	if ok && f.size() == n && f.op != opClose {
+		p[0] &^= bitRSV1
+		w.passed()
+		return n, nil
+	}
+	w.in, w.at, w.need = w.s.h.buffer()[:n], 0, 0
+	copy(w.in, p[:n])
+	if ok {
+		w.need = f.size()
+		w.in[0] &^= bitRSV1
+	}
+	return 0, nil
+}
+
+// look finds out whether in[at:] begins with a whole frame.
+func (w *websocket) look() error {
+	b := w.in[w.at:]
+	if w.need == 0 {
+		f, ok, err := w.check.next(b, w.s.h.o.MaxPayload, w.compression)
+		if err != nil || !ok {
+			return err
+		}
+		w.need = f.size()
+		b[0] &^= bitRSV1
+	}
+	if len(b) < w.need {
+		return nil
+	}
+	if b[0]&0x0f == opClose {
+		return w.peerClosed(b[:w.need])
+	}
+	w.ready, w.need = w.need, 0
+	w.passed()
+	return nil
+}
+
+// passed notes that a whole frame has come.
+func (w *websocket) passed() {
+	if !w.check.open && w.timer == timerOn {
+		w.timer = timerOld
+	}
+}
+
+// peerClosed reads a close frame.
+func (w *websocket) peerClosed(b []byte) (err error) {
+	f := frame{mask: [4]byte(b[2:6])}
+	f.unmask(b[6:])
+	if w.code, err = closeCode(b[6:]); err != nil {
+		return err
+	}
+	return errPeerClosed
+}
+
+// readMore reads behind what is there. Memory grows with what has come, to the size of the frame.
+func (w *websocket) readMore() error {
+	if len(w.in) == cap(w.in) {
+		if w.at > 0 {
+			w.in, w.at = w.in[:copy(w.in, w.in[w.at:])], 0
+		} else {
+			more := make([]byte, len(w.in), min(2*cap(w.in), w.need))
+			copy(more, w.in)
+			w.free()
+			w.in = more
+		}
+	}
+	w.setTimer()
+	n, err := w.Conn.Read(w.in[len(w.in):cap(w.in)])
+	w.in = w.in[:len(w.in)+n]
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// setTimer sets or clears the read deadline, before a read that may wait.
+func (w *websocket) setTimer() {
+	switch begun := len(w.in) > w.at || w.check.open; {
+	case w.probing: // the upgrade has a deadline of its own
+	case begun && w.timer != timerOn:
+		w.timer = timerOn
+		w.setReadDeadline(time.Now().Add(w.s.h.o.MessageTimeout))
+	case !begun && w.timer != timerOff:
+		w.timer = timerOff
+		w.setReadDeadline(time.Time{})
+	}
+}
+
+// release gives back the buffer.
+func (w *websocket) release() {
+	w.free()
+	w.in, w.at, w.ready, w.need = nil, 0, 0, 0
+}
+
+func (w *websocket) free() {
+	if cap(w.in) == bufferSize && w.s != nil {
+		w.s.h.buffers.Put((*[bufferSize]byte)(w.in[:bufferSize]))
+	}
+}
+
+func (h *Handler) buffer() *[bufferSize]byte {
+	if b, ok := h.buffers.Get().(*[bufferSize]byte); ok {
+		return b
+	}
+	return new([bufferSize]byte)
+}
+
+// received is called by the library with every message. data is only lent.
+func (w *websocket) received(text bool, data []byte) {
+	if w.end != nil {
+		return
+	}
+	compressed := w.check.compressed
+	if !compressed {
+		if text && !utf8.Valid(data) {
+			w.end = faultEncoding
+			return
+		}
+		if w.probing {
+			w.probe(text, data)
+			return
+		}
+		if text && (len(data) == 0 || data[0] != '4') {
+			if !w.s.control(data) {
+				w.end = errStopped
+			}
+			return
+		}
+	} else if w.probing {
+		w.end = errStopped
+		return
+	}
+	if !w.s.h.workers.do(job{w.s, text, compressed, data}) || !w.s.await(nil) {
+		w.end = errStopped
+	}
+}
+
+// pinged is called by the library with every ping, RFC 6455 section 5.5.2: of several that came
+// before an answer could be written, the last is answered.
+func (w *websocket) pinged(payload []byte) {
+	if w.probing {
+		if err := w.writeWithin(appendPongFrame(nil, payload), w.s.h.o.WriteTimeout); err != nil {
+			w.end = err
+		}
+		return
+	}
+	w.s.mu.Lock()
+	if w.s.state == stateOpen {
+		w.s.pong = append(make([]byte, 0, len(payload)), payload...)
+		w.s.kickLocked()
+	}
+	w.s.mu.Unlock()
+}
+
+// Write gathers the handshake's answer. Afterwards the library has nothing to say to the client.
+func (w *websocket) Write(p []byte) (int, error) {
+	if w.answer != nil {
+		w.answer = append(w.answer, p...)
+	}
+	return len(p), nil
+}
+
+// Close does nothing: the reader closes the connection when it ends.
+func (w *websocket) Close() error { return nil }
+
+// SetDeadline does nothing: deadlines are this side's.
+func (w *websocket) SetDeadline(time.Time) error { return nil }
+
+func (w *websocket) direct() bool     { return w.raw != nil }
+func (w *websocket) compresses() bool { return w.compression }
+func (w *websocket) abort()           { w.Conn.Close() }
+
+func (w *websocket) tryWrite(b []byte) (int, error) { return tryWrite(w.raw, b) }
+
+func (w *websocket) finish() {
+	w.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		return
+	}
+	w.Conn.Close()
+}
+
+func (w *websocket) drain(rest []byte, r round) {
+	w.s.h.spawn(func() { w.drainAll(rest, r) })
+}
+
+// drainAll writes and waits for the client to take it, as long as it takes something within
+// WriteTimeout.
+func (w *websocket) drainAll(rest []byte, r round) {
+	s := w.s
+	out, _ := s.h.writers.Get().(*writer)
+	if out == nil {
+		out = new(writer)
+	}
+	for {
+		for len(rest) > 0 {
+			n := min(len(rest), drainChunk)
+			if err := w.writeWithin(rest[:n], s.h.o.WriteTimeout); err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					s.fail(hub.ReasonServerClose) // a slow consumer
+				} else {
+					s.fail(hub.ReasonTransportError)
+				}
+				return
+			}
+			rest = rest[n:]
+		}
+		s.wrote(r)
+		if rest, r, _ = out.take(s); len(rest) == 0 {
+			break
+		}
+	}
+	out.trim()
+	s.h.writers.Put(out)
+}
+
+// writeWithin writes b within d. No deadline is left behind.
+func (w *websocket) writeWithin(b []byte, d time.Duration) error {
+	w.Conn.SetWriteDeadline(time.Now().Add(d))
+	_, err := w.Conn.Write(b)
+	w.Conn.SetWriteDeadline(time.Time{})
+	return err
+}
