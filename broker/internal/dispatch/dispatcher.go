@@ -20,7 +20,8 @@ const (
 
 // Dispatcher has a worker for each processor, eight at most; a subject always has the same one. At
 // most 1,536 messages wait for a worker, so a Deliver that is slow pushes back on the reader, and
-// through it on the backend's connection. Put, Flush and Close belong to the reader.
+// through it on the backend's connection. Put, Flush, Abandon and Close belong to the reader, and to
+// who has waited for it.
 type Dispatcher struct {
 	deliver func(broker.Message)
 	seed    maphash.Seed
@@ -33,6 +34,15 @@ type Dispatcher struct {
 type worker struct {
 	batches chan *batch // capacity maxBatches
 	next    *batch      // owned by the reader; nil if empty
+
+	mu      sync.Mutex
+	pending []pending // guarded by mu; what was handed over and is not done, in order
+}
+
+// pending is a batch as others may see it.
+type pending struct {
+	session *Session
+	stamp   beat.Stamp
 }
 
 type batch struct {
@@ -56,8 +66,8 @@ type Session struct {
 	// connection up and reports a gap from that moment at the latest.
 	Stale func(beat.Stamp)
 
-	// Done is closed when the connection has been given up. What the reader has not handed over by
-	// then is dropped; it lies in the gap.
+	// Done is closed when the connection has been given up. The driver then calls Abandon, and reports
+	// a gap from the moment it returns at the latest.
 	Done <-chan struct{}
 }
 
@@ -71,7 +81,7 @@ func New(deliver func(broker.Message)) *Dispatcher {
 	for i := range d.workers {
 		w := &d.workers[i]
 		w.batches = make(chan *batch, maxBatches)
-		d.running.Go(func() { d.work(w.batches) }) // Close waits for it
+		d.running.Go(func() { d.work(w) }) // Close waits for it
 	}
 	return d
 }
@@ -118,14 +128,43 @@ func (d *Dispatcher) Flush(s *Session) bool {
 }
 
 func (d *Dispatcher) hand(w *worker, s *Session) bool {
-	b := w.next
-	w.next = nil
+	w.mu.Lock()
+	w.pending = append(w.pending, pending{w.next.session, w.next.stamp})
+	w.mu.Unlock()
 	select {
-	case w.batches <- b:
+	case w.batches <- w.next:
+		w.next = nil
 		return true
 	case <-s.Done:
+		w.mu.Lock()
+		w.pending = w.pending[:len(w.pending)-1]
+		w.mu.Unlock()
 		return false
 	}
+}
+
+// Abandon ends a session whose reader has returned. It returns the stamp of the oldest message that
+// has been read and not been delivered, if there is one: such messages may still be delivered, or be
+// dropped as too old, or have been dropped already.
+func (d *Dispatcher) Abandon(s *Session) (oldest beat.Stamp, any bool) {
+	see := func(of *Session, stamp beat.Stamp) {
+		if of == s && (!any || stamp < oldest) {
+			oldest, any = stamp, true
+		}
+	}
+	for i := range d.workers {
+		w := &d.workers[i]
+		if b := w.next; b != nil {
+			see(b.session, b.stamp)
+			w.next = nil
+		}
+		w.mu.Lock()
+		for _, p := range w.pending {
+			see(p.session, p.stamp)
+		}
+		w.mu.Unlock()
+	}
+	return oldest, any
 }
 
 // Close ends the workers and waits for a Deliver in progress. What is waiting is not delivered.
@@ -137,8 +176,8 @@ func (d *Dispatcher) Close() {
 	d.running.Wait()
 }
 
-func (d *Dispatcher) work(batches <-chan *batch) {
-	for b := range batches {
+func (d *Dispatcher) work(w *worker) {
+	for b := range w.batches {
 		stale := false
 		for i := range b.items {
 			it := &b.items[i]
@@ -153,6 +192,9 @@ func (d *Dispatcher) work(batches <-chan *batch) {
 		if stale {
 			b.session.Stale(b.stamp)
 		}
+		w.mu.Lock()
+		w.pending = append(w.pending[:0], w.pending[1:]...)
+		w.mu.Unlock()
 		clear(b.items)
 		b.session, b.items = nil, b.items[:0]
 		d.free.Put(b)

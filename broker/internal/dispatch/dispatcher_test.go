@@ -75,6 +75,12 @@ func TestABlockedDeliverPushesBackUntilTheSessionIsDone(t *testing.T) {
 		if n := <-put; n < 1000 || n > 2000 {
 			t.Errorf("%d messages were taken while Deliver was blocked", n)
 		}
+		if oldest, any := d.Abandon(s); !any || oldest != 0 {
+			t.Errorf("the oldest message that is not delivered: got %d, %t", oldest, any)
+		}
+		if _, any := d.Abandon(&dispatch.Session{}); any {
+			t.Error("another session has messages")
+		}
 		close(release)
 		d.Close()
 	})

@@ -206,6 +206,10 @@ func (l *Lanes) stalled(c *call) error {
 	return nil
 }
 
+// Alive says that the backend answers, and that a message without an answer waits for something else:
+// Publish goes on waiting too.
+func (l *Lanes) Alive() { l.moved.Store(int64(time.Since(l.base))) }
+
 // Close makes Publish return broker.ErrClosed, also where it is waiting. It does not wait for a Send
 // that is running; the driver ends that, and calls Wait.
 func (l *Lanes) Close() {

@@ -1,0 +1,219 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// conn is one connection to Redis. It belongs to one goroutine, but for Close of nc.
+type conn struct {
+	nc      net.Conn
+	rd      *reader
+	out     []byte        // reused for writing
+	timeout time.Duration // of every Read and Write
+
+	client clientID
+	used   time.Time // when it was last known to work
+}
+
+// clientID names a connection as the server knows it. Empty: the server does not say.
+type clientID struct{ id, addr string }
+
+// timedReader gives every Read the same time.
+type timedReader struct{ c *conn }
+
+func (t timedReader) Read(p []byte) (int, error) {
+	if err := t.c.nc.SetReadDeadline(time.Now().Add(t.c.timeout)); err != nil {
+		return 0, err
+	}
+	return t.c.nc.Read(p)
+}
+
+// dial connects, authenticates, and asks for the connection's name.
+func (d *driver) dial(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.o.DialTimeout)
+	defer cancel()
+	undo, ok := d.register(cancel)
+	if !ok {
+		return nil, errClosing
+	}
+	nc, err := d.opts.Dialer(ctx, d.opts.Network, d.opts.Addr)
+	undo()
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	c := &conn{nc: nc, timeout: d.o.DialTimeout}
+	c.rd = newReader(timedReader{c})
+	if undo, ok = d.register(func() { nc.Close() }); !ok {
+		nc.Close()
+		return nil, errClosing
+	}
+	c.nc = registered{nc, undo}
+	// What ends ctx before the greeting is over ends the connection.
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	err = c.greet(ctx, d.opts)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	c.timeout = d.o.PublishTimeout
+	c.used = time.Now()
+	return c, nil
+}
+
+var errClosing = errors.New("the broker is closed")
+
+// registered is a connection that the driver closes with itself.
+type registered struct {
+	net.Conn
+	undo func()
+}
+
+func (r registered) Close() error {
+	r.undo()
+	return r.Conn.Close()
+}
+
+// greet authenticates and names the connection.
+func (c *conn) greet(ctx context.Context, o *goredis.Options) error {
+	user, password, err := credentials(ctx, o)
+	if err != nil {
+		return err
+	}
+	c.out = c.out[:0]
+	switch {
+	case user != "":
+		c.out = appendCommand(c.out, "AUTH", user, password)
+	case password != "":
+		c.out = appendCommand(c.out, "AUTH", password)
+	}
+	auth := len(c.out) > 0
+	if o.ClientName != "" {
+		c.out = appendCommand(c.out, "CLIENT", "SETNAME", o.ClientName)
+	}
+	c.out = appendCommand(c.out, "CLIENT", "INFO")
+	if err := c.flush(); err != nil {
+		return err
+	}
+	if auth {
+		v, err := c.rd.reply()
+		if err != nil {
+			return fmt.Errorf("authenticate: %w", err)
+		}
+		if err := expectOK(v); err != nil {
+			// The text of a server error may quote the arguments.
+			if se, ok := v.(serverError); ok {
+				return fmt.Errorf("authenticate: redis: %s", se.code())
+			}
+			return fmt.Errorf("authenticate: %w", err)
+		}
+	}
+	if o.ClientName != "" {
+		if v, err := c.rd.reply(); err != nil {
+			return fmt.Errorf("set name: %w", err)
+		} else if err := expectOK(v); err != nil {
+			return fmt.Errorf("set name: %w", err)
+		}
+	}
+	v, err := c.rd.reply()
+	if err != nil {
+		return fmt.Errorf("greet: %w", err)
+	}
+	if info, ok := v.(string); ok {
+		c.client = parseClientInfo(info)
+	}
+	if se, ok := v.(serverError); ok && se.code() == "NOAUTH" {
+		return errors.New("authenticate: redis: NOAUTH: a password is required")
+	}
+	return nil
+}
+
+// credentials are those that go-redis would use, in its order of preference.
+func credentials(ctx context.Context, o *goredis.Options) (user, password string, err error) {
+	switch {
+	case o.CredentialsProviderContext != nil:
+		user, password, err = o.CredentialsProviderContext(ctx)
+		if err != nil {
+			err = errors.New("authenticate: the credentials provider failed")
+		}
+	case o.CredentialsProvider != nil:
+		user, password = o.CredentialsProvider()
+	default:
+		user, password = o.Username, o.Password
+	}
+	return user, password, err
+}
+
+// parseClientInfo takes id and addr from the reply to CLIENT INFO: "id=3 addr=127.0.0.1:52555 …".
+func parseClientInfo(info string) clientID {
+	var c clientID
+	for field := range strings.FieldsSeq(info) {
+		key, value, _ := strings.Cut(field, "=")
+		switch key {
+		case "id":
+			c.id = value
+		case "addr":
+			c.addr = value
+		}
+	}
+	if c.id == "" || c.addr == "" {
+		return clientID{}
+	}
+	return c
+}
+
+// flush writes c.out.
+func (c *conn) flush() error {
+	err := c.write(c.out)
+	if cap(c.out) > 4*bufferSize {
+		c.out = nil
+	}
+	c.out = c.out[:0]
+	return err
+}
+
+// write writes p in pieces, each in its own time.
+func (c *conn) write(p []byte) error {
+	for len(p) > 0 {
+		piece := p[:min(len(p), 4*bufferSize)]
+		if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return err
+		}
+		if _, err := c.nc.Write(piece); err != nil {
+			return err
+		}
+		p = p[len(piece):]
+	}
+	return nil
+}
+
+// do sends one command and returns its reply, which may be a serverError.
+func (c *conn) do(args ...string) (any, error) {
+	c.out = appendCommand(c.out[:0], args...)
+	if err := c.flush(); err != nil {
+		return nil, err
+	}
+	v, err := c.rd.reply()
+	if err == nil {
+		c.used = time.Now()
+	}
+	return v, err
+}
+
+// kill makes the server drop another connection, so that nothing of what it still holds of that one
+// is executed or counted. Servers that cannot are left to notice by themselves.
+func (c *conn) kill(other clientID, filter ...string) (any, error) {
+	if other.id == "" {
+		return nil, nil
+	}
+	return c.do(append([]string{"CLIENT", "KILL", "ID", other.id, "ADDR", other.addr}, filter...)...)
+}

@@ -1,0 +1,117 @@
+package redis
+
+import (
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// leaseKey is the sorted set of the nodes that run: members are "id addr" of their subscribed
+// connections, scores the server's time in milliseconds at which they expire.
+const leaseKey = "tether:nodes"
+
+const (
+	leaseTime = 4 * time.Second
+	reapTime  = time.Second // between two looks for expired leases
+)
+
+// leaseScript renews the lease of ARGV[1], unless that is empty, and returns the server's time and
+// up to a hundred nodes whose lease is over. The key itself goes an hour after the last renewal.
+const leaseScript = `
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if ARGV[1] ~= '' then
+  redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], 3600000)
+end
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, 100)`
+
+// lease keeps receipts honest: a node that froze or was cut off stays subscribed as far as Redis
+// knows, until somebody whose lease is good makes Redis drop its connection.
+type lease struct {
+	log *slog.Logger
+
+	base time.Time
+	last atomic.Int64 // when this process last reaped, ns since base; 0: never
+	off  atomic.Bool  // the server cannot
+	once sync.Once
+}
+
+// reapIfDue drops expired nodes unless this broker did within the last second.
+func (l *lease) reapIfDue(c *conn) error {
+	last, now := l.last.Load(), int64(time.Since(l.base))
+	if l.off.Load() || last != 0 && now-last < int64(reapTime) || !l.last.CompareAndSwap(last, now) {
+		return nil
+	}
+	return l.keep(c, clientID{})
+}
+
+// keep renews the lease of node, if it has a name, and drops the nodes whose lease is over.
+func (l *lease) keep(c *conn, node clientID) error {
+	if l.off.Load() {
+		return nil
+	}
+	member := ""
+	if node.id != "" {
+		member = node.id + " " + node.addr
+	}
+	v, err := c.do("EVAL", leaseScript, "1", leaseKey, member, strconv.FormatInt(leaseTime.Milliseconds(), 10))
+	if err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case serverError:
+		return l.refused(v)
+	case []any:
+		l.last.Store(int64(time.Since(l.base)))
+		return l.drop(c, v)
+	}
+	return errProtocol
+}
+
+// drop kills the connections of nodes and forgets their leases.
+func (l *lease) drop(c *conn, nodes []any) error {
+	for _, v := range nodes {
+		member, _ := v.(string)
+		id, addr, ok := strings.Cut(member, " ")
+		if ok {
+			v, err := c.kill(clientID{id, addr}, "TYPE", "pubsub")
+			if err != nil {
+				return err
+			}
+			if refused, bad := v.(serverError); bad {
+				return l.refused(refused)
+			}
+			if v == int64(1) {
+				l.log.Warn("redis: dropped a node that had stopped renewing its lease", "client", id, "addr", addr)
+			}
+		}
+		if _, err := c.do("ZREM", leaseKey, member); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refused decides what an error of the server means.
+func (l *lease) refused(err serverError) error {
+	switch err.code() {
+	case "READONLY":
+		return err // this is a replica now: the connection must go
+	case "ERR", "NOPERM":
+		l.give(err)
+	}
+	return nil // a state of the server that passes: LOADING, BUSY, OOM …
+}
+
+// give gives leases up, and says so once.
+func (l *lease) give(why error) {
+	l.off.Store(true)
+	l.once.Do(func() {
+		l.log.Warn("redis: a node that freezes or is cut off stays counted in receipts until Redis itself notices; needed are EVAL, CLIENT INFO and CLIENT KILL (Redis 6.2)",
+			"cause", why)
+	})
+}

@@ -1,0 +1,280 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"tether/broker"
+	"tether/broker/internal/beat"
+	"tether/broker/internal/dispatch"
+)
+
+// session is the life of one subscribed connection.
+type session struct {
+	d       *driver
+	c       *conn // read by the reader, written by the writer
+	control *conn // owned by the keeper, which renews the lease
+	workers *dispatch.Dispatcher
+	at      dispatch.Session
+
+	mu     sync.Mutex
+	err    error         // guarded by mu; why the session failed, once it has
+	failed chan struct{} // closed with err
+	from   beat.Stamp    // guarded by mu; the last good moment, valid when err is set
+}
+
+var (
+	errSilent = errors.New("redis: no beat came back for two seconds")
+	errStale  = errors.New("redis: messages were too old when they were reached")
+)
+
+// open connects. old is the connection of the session before, which Redis may still count.
+func (d *driver) open(ctx context.Context, workers *dispatch.Dispatcher, old clientID) (*session, error) {
+	c, err := d.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	control, err := d.dial(ctx)
+	if err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	s := &session{d: d, c: c, control: control, workers: workers, failed: make(chan struct{})}
+	s.at = dispatch.Session{Pulse: beat.NewPulse(), Stale: func(from beat.Stamp) { s.fail(errStale, from) }, Done: s.failed}
+	c.rd.src, c.rd.block = c.nc, s.flush // Run watches the beats; no deadline is needed
+	if err := s.claim(old); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// claim takes the lease, and ends the connection that had it before.
+func (s *session) claim(old clientID) error {
+	if s.c.client.id == "" {
+		s.d.lease.give(errors.New("the server does not tell a connection's id"))
+		return nil
+	}
+	if _, err := s.control.kill(old, "TYPE", "pubsub"); err != nil {
+		return err
+	}
+	return s.d.lease.keep(s.control, s.c.client)
+}
+
+// serve resubscribes, calls up when that is done, and delivers until the connection fails or ctx is
+// done. It returns why, and since when messages may be missing.
+func (s *session) serve(ctx context.Context, up func()) (error, time.Time) {
+	ready := s.d.interest.begin()
+	if err := s.c.nc.SetDeadline(time.Time{}); err != nil {
+		s.fail(err, s.at.Pulse.Last())
+	}
+	var running sync.WaitGroup
+	running.Go(s.read)
+	running.Go(s.write)
+	running.Go(s.keep)
+
+	watch := time.NewTicker(beat.Interval / 4)
+	defer watch.Stop()
+	for open := true; open; {
+		select {
+		case <-s.failed:
+			open = false
+		case <-ctx.Done():
+			s.fail(ctx.Err(), s.at.Pulse.Last())
+			open = false
+		case <-ready:
+			ready = nil
+			up()
+		case <-watch.C:
+			if s.at.Pulse.Silent() {
+				s.fail(errSilent, s.at.Pulse.Last())
+			}
+		}
+	}
+	s.close()
+	running.Wait()
+	s.d.interest.end()
+	if oldest, any := s.workers.Abandon(&s.at); any {
+		s.fail(errStale, oldest) // not delivered yet, and perhaps too old when it is reached
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err, s.at.Pulse.Time(s.from)
+}
+
+func (s *session) close() {
+	s.c.nc.Close()
+	s.control.nc.Close()
+}
+
+// fail ends the session. Of several reasons the first is kept, of several moments the earliest.
+func (s *session) fail(err error, from beat.Stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err, s.from = err, from
+		close(s.failed)
+	}
+	s.from = min(s.from, from)
+}
+
+// flush is called before the reader waits.
+func (s *session) flush() error {
+	if !s.workers.Flush(&s.at) {
+		return errors.New("the session is over")
+	}
+	return nil
+}
+
+// read is the reader: it owns the receiving half of the connection.
+func (s *session) read() {
+	routes := make(map[string]*subject) // the server's view, in the order of what it sends
+	for {
+		if err := s.readOne(routes); err != nil {
+			s.fail(fmt.Errorf("read: %w", err), s.at.Pulse.Last())
+			return
+		}
+	}
+}
+
+// readOne reads one message, one confirmation, or one beat.
+func (s *session) readOne(routes map[string]*subject) error {
+	rd := s.c.rd
+	line, err := rd.line()
+	if err != nil {
+		return err
+	}
+	switch line[0] {
+	case '-':
+		return s.d.interest.refuse(serverError(line[1:]))
+	case '$': // a beat that comes back while nothing is subscribed
+		n, err := number(line[1:])
+		if err != nil {
+			return err
+		}
+		size, err := checkLen(n)
+		if err != nil {
+			return err
+		}
+		return s.readBeat(rd.body(size))
+	case '*':
+	default:
+		return errProtocol
+	}
+	kind, err := rd.bulk()
+	if err != nil {
+		return err
+	}
+	switch string(kind) {
+	case "message":
+		return s.readMessage(routes)
+	case "pong":
+		return s.readBeat(rd.bulk())
+	case "subscribe":
+		return s.readConfirmation(routes, true)
+	case "unsubscribe":
+		return s.readConfirmation(routes, false)
+	}
+	return errProtocol
+}
+
+func (s *session) readBeat(b []byte, err error) error {
+	if err == nil {
+		s.at.Pulse.Back(b)
+	}
+	return err
+}
+
+func (s *session) readMessage(routes map[string]*subject) error {
+	name, err := s.c.rd.bulk()
+	if err != nil {
+		return err
+	}
+	sub := routes[string(name)] // name is valid until the next read
+	data, err := s.c.rd.bulkCopy()
+	if err != nil || sub == nil {
+		return err
+	}
+	if !s.workers.Put(&s.at, broker.Message{Subject: sub.name, Data: data}, &sub.live) {
+		return errors.New("the session is over")
+	}
+	return nil
+}
+
+func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
+	name, err := s.c.rd.bulk()
+	if err != nil {
+		return err
+	}
+	sub, err := s.d.interest.confirm(on, name)
+	if err != nil {
+		return err
+	}
+	if on {
+		routes[sub.name] = sub
+	} else {
+		delete(routes, sub.name)
+	}
+	_, err = s.c.rd.integer()
+	return err
+}
+
+// write is the writer: it owns the sending half of the connection.
+func (s *session) write() {
+	beats := time.NewTicker(beat.Interval)
+	defer beats.Stop()
+	var out []byte
+	for {
+		select {
+		case <-s.failed:
+			return
+		case <-beats.C:
+			out = s.appendBeat(out)
+		case <-s.d.interest.poke:
+		}
+		for more := true; more; {
+			out, more = s.d.interest.appendCommands(out)
+			if err := s.c.write(out); err != nil {
+				s.fail(fmt.Errorf("write: %w", err), s.at.Pulse.Last())
+				return
+			}
+			out = out[:0]
+			select {
+			case <-beats.C: // also while there is much to say
+				out, more = s.appendBeat(out), true
+			default:
+			}
+		}
+	}
+}
+
+func (s *session) appendBeat(dst []byte) []byte {
+	var number [20]byte
+	return appendCommand(dst, "PING", string(s.at.Pulse.AppendBeat(number[:0])))
+}
+
+// keep is the keeper: it renews the lease while beats come back, and drops nodes whose lease is over.
+func (s *session) keep() {
+	if s.c.client.id == "" {
+		return
+	}
+	tick := time.NewTicker(reapTime / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.failed:
+			return
+		case <-tick.C:
+			if s.at.Pulse.Silent() {
+				continue // Run is about to end the session
+			}
+			if err := s.d.lease.keep(s.control, s.c.client); err != nil {
+				s.fail(fmt.Errorf("renew the lease: %w", err), s.at.Pulse.Last())
+				return
+			}
+		}
+	}
+}
