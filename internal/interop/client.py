@@ -10,9 +10,14 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 
+import engineio.payload
 import socketio
+
+# A busy server puts more packets into one polling response than python-engineio takes by default.
+engineio.payload.Payload.max_decode_packets = 100_000
 
 lock = threading.Lock()
 sockets = {}
@@ -140,7 +145,7 @@ class Sync:
         elif do == "transport":
             return {"args": [sio.transport()]}
         elif do == "pause":
-            sio.sleep(command["timeout"] / 1000)
+            time.sleep(command["timeout"] / 1000)
         else:
             return {"error": "unknown command " + do}
         return {}

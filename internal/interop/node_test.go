@@ -1,0 +1,106 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+
+	"tether/broker/memory"
+	"tether/hub"
+	"tether/internal/conformance"
+	"tether/transport"
+)
+
+// node is a server in this process.
+type node struct {
+	hub  *hub.Hub
+	url  string
+	addr string
+
+	drain  context.CancelFunc // begins the drain
+	server *http.Server
+	engine *transport.Handler
+	wg     sync.WaitGroup // Hub.Run and the HTTP server; stop waits
+}
+
+// setup says what is special about a node. Zero: a node called A on a bus of its own.
+type setup struct {
+	name        string
+	bus         *memory.Bus
+	conformance conformance.Options
+	transport   transport.Options
+	install     func(h *hub.Hub) // what it does beside internal/conformance
+}
+
+// serve starts a node, which ends with the test.
+func serve(t testing.TB, s setup) *node {
+	t.Helper()
+	if s.name == "" {
+		s.name = "A"
+	}
+	if s.bus == nil {
+		s.bus = memory.NewBus()
+	}
+	b := s.bus.Broker()
+	started := make(chan struct{})
+	h, err := hub.New(b, hub.Options{
+		Node:        s.name,
+		DrainWindow: -1,
+		OnStart: func(context.Context, *hub.Hub) error {
+			close(started)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conformance.Install(h, s.conformance)
+	if s.install != nil {
+		s.install(h)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := transport.NewHandler(h, s.transport)
+	mux := http.NewServeMux()
+	mux.Handle("/socket.io/", engine)
+	addr := listener.Addr().String()
+	n := &node{hub: h, addr: addr, url: "http://" + addr, server: transport.NewServer(addr, mux), engine: engine}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.drain = cancel
+	n.wg.Go(func() { // stop waits
+		if err := h.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("node %s: %v", s.name, err)
+		}
+	})
+	n.wg.Go(func() { // stop waits
+		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("node %s: %v", s.name, err)
+		}
+	})
+	t.Cleanup(func() {
+		n.stop(t)
+		if err := b.Close(); err != nil {
+			t.Errorf("node %s: close the broker: %v", s.name, err)
+		}
+	})
+	<-started
+	return n
+}
+
+func (n *node) stop(t testing.TB) {
+	n.drain()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := n.server.Shutdown(ctx); err != nil {
+		t.Errorf("shut down: %v", err)
+	}
+	if err := n.engine.Close(); err != nil {
+		t.Errorf("close the engine: %v", err)
+	}
+	n.wg.Wait()
+}

@@ -1,0 +1,142 @@
+package interop
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tether/internal/interop/browser"
+)
+
+// clientURL is where the page gets the client from. The page has a hash of it, so the bytes of the npm
+// package do only if they are the same.
+const clientURL = "https://cdn.socket.io/4.8.3/socket.io.min.js"
+
+var nodeAddress = regexp.MustCompile(`^\s*node \w+\s+(http://\S+)$`)
+
+// startQuickstart runs examples/quickstart with two nodes and returns the addresses of their pages.
+func startQuickstart(t *testing.T) []string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "quickstart")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "tether/examples/quickstart").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, binary, "-addr", "127.0.0.1:0,127.0.0.1:0")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = patience
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := make(chan string, 64) // more than it prints
+	go func() {                    // until the process ends; the cleanup waits
+		defer close(lines)
+		for s := bufio.NewScanner(stdout); s.Scan(); {
+			select {
+			case lines <- s.Text():
+			default:
+			}
+		}
+		io.Copy(io.Discard, stdout)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		for range lines {
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("quickstart ends with %d, want 0", code)
+		}
+	})
+	var pages []string
+	for late := time.After(patience); len(pages) < 2; {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				t.Fatal("quickstart ended")
+			}
+			if m := nodeAddress.FindStringSubmatch(line); m != nil {
+				pages = append(pages, m[1])
+			}
+		case <-late:
+			t.Fatal("quickstart does not start")
+		}
+	}
+	return pages
+}
+
+func login(t *testing.T, p *browser.Page, user string) {
+	t.Helper()
+	p.Fill(t, "#login-user", user)
+	p.Click(t, "#login button")
+	p.Wait(t, `document.querySelector("#status").textContent === "connected"`)
+	p.Wait(t, `document.querySelector("#transport").textContent === "websocket"`)
+	p.Wait(t, `document.querySelector("#events .name").textContent === "/ops/connection-success"`)
+}
+
+func emit(t *testing.T, p *browser.Page, to, payload, receipt string) {
+	t.Helper()
+	p.Fill(t, "#to", to)
+	p.Fill(t, "#payload", payload)
+	p.Click(t, "#emit button")
+	p.Wait(t, `!["", "…"].includes(document.querySelector("#receipt").textContent)`)
+	if got := p.Text(t, "#receipt"); got != receipt {
+		t.Errorf("emit to %s: the receipt says %q, want %q", to, got, receipt)
+	}
+}
+
+func TestQuickstartPagesEmitToEachOther(t *testing.T) {
+	chromium, err := browser.Find()
+	need(t, err)
+	modules, err := nodeModules()
+	need(t, err)
+	script, err := os.ReadFile(filepath.Join(modules, "socket.io-client", "dist", "socket.io.min.js"))
+	need(t, err)
+	pages := startQuickstart(t)
+	b := browser.Start(t, chromium)
+	b.Route(clientURL, "text/javascript; charset=utf-8", script)
+
+	alice, bob := b.Open(t, pages[0]), b.Open(t, pages[1])
+	login(t, alice, "alice")
+	login(t, bob, "bob")
+	emit(t, alice, "bob", `{"hello": "world"}`, "1 node took it")
+	bob.Wait(t, `document.querySelector("#events .name").textContent === "/users/ping"`)
+	if got, want := bob.Text(t, "#events pre"), `{"hello":"world"}`; got != want {
+		t.Errorf("bob's page shows %q, want %q", got, want)
+	}
+	emit(t, bob, "alice", `[1, "é😀"]`, "1 node took it")
+	alice.Wait(t, `document.querySelector("#events .name").textContent === "/users/ping"`)
+	if got, want := alice.Text(t, "#events pre"), `[1,"é😀"]`; got != want {
+		t.Errorf("alice's page shows %q, want %q", got, want)
+	}
+	emit(t, alice, "carol", `{}`, "nobody is there")
+	for name, p := range map[string]*browser.Page{"alice": alice, "bob": bob} {
+		if n := p.Eval(t, `document.querySelectorAll("#events li").length`); n != 2.0 {
+			t.Errorf("%s's page shows %v events, want the greeting and one more", name, n)
+		}
+	}
+
+	if dir := os.Getenv("TETHER_SCREENSHOT_DIR"); dir != "" {
+		alice.Screenshot(t, filepath.Join(dir, "quickstart-a.png"))
+		bob.Screenshot(t, filepath.Join(dir, "quickstart-b.png"))
+	}
+	if refused := b.Refused(); len(refused) > 0 {
+		t.Errorf("the pages asked for %q", refused)
+	}
+	if problems := b.Problems(); len(problems) > 0 {
+		t.Errorf("the pages complain:\n%s", strings.Join(problems, "\n"))
+	}
+}
