@@ -130,7 +130,9 @@ func (s *session) takePayload() ([]byte, round) {
 			body = append(body, '2')
 		}
 		s.ping = false
-		rd.final = s.state == stateClosing
+		// The close goes into a response of its own: clients look at the end of a session before they
+		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.
+		rd.final = s.state == stateClosing && len(packets) == 0
 	}
 	probed := s.poll.probed
 	s.mu.Unlock()
