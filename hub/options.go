@@ -45,8 +45,10 @@ type Options struct {
 	// Devices bounds how many sockets a user may have.
 	Devices Devices
 
-	// ForgetHandshake drops headers and query of a handshake once the first connect hooks have
-	// returned, to save memory: later, [Socket.Handshake] has what is left, address, time and auth.
+	// ForgetHandshake drops URL, query, headers and auth of a handshake once the connect hooks of a
+	// namespace have let the socket in: to save memory, and so that tokens are not kept. Afterwards
+	// [Socket.Handshake] has address and time only, also for further namespaces of the connection,
+	// which still have their own auth.
 	ForgetHandshake bool
 
 	// Limits of what a client may use.

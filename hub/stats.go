@@ -33,12 +33,12 @@ type Stats struct {
 }
 
 type counters struct {
-	received, wasted, malformed, newer, gaps           atomic.Uint64
-	_                                                  [64]byte // broker and clients are on different cores
-	delivered, dropped                                 atomic.Uint64
-	_                                                  [64]byte
-	events, acks, connected, refused                   atomic.Uint64
-	protocolErrors, panics, expired, timedOut          atomic.Uint64
+	received, wasted, malformed, newer, gaps  atomic.Uint64
+	_                                         [64]byte // broker and clients are on different cores
+	delivered, dropped                        atomic.Uint64
+	_                                         [64]byte
+	events, acks, connected, refused          atomic.Uint64
+	protocolErrors, panics, expired, timedOut atomic.Uint64
 }
 
 // Stats reads all figures. They are not of one moment.

@@ -1,0 +1,17 @@
+package hub
+
+import (
+	"testing"
+
+	"tether/internal/deptest"
+)
+
+func TestHubKnowsNeitherTransportsNorDrivers(t *testing.T) {
+	deptest.Only(t, "tether/hub", "tether/broker", "tether/internal/socketio")
+	deptest.Forbid(t, "tether/hub", map[string]string{
+		"tether/transport":     "transports import the hub",
+		"tether/broker/redis":  "the program chooses the driver",
+		"tether/broker/nats":   "the program chooses the driver",
+		"tether/broker/memory": "the program chooses the driver",
+	})
+}

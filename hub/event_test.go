@@ -1,0 +1,420 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestEventsOfAConnectionAreHandledInOrder(t *testing.T) {
+	h := alone(t, Options{Limits: Limits{Events: 1 << 20, EventBytes: 1 << 30}})
+	const n = 2_000
+	var got []int
+	done := make(chan struct{})
+	h.Of("/").On("n", func(_ context.Context, _ *Socket, m *Message) error {
+		var i int
+		if err := m.Decode(0, &i); err != nil {
+			return err
+		}
+		if got = append(got, i); len(got) == n {
+			close(done)
+		}
+		return nil
+	})
+	p, _ := connect(t, h)
+	for i := range n {
+		p.say(fmt.Sprintf(`2["n",%d]`, i))
+	}
+	<-done
+	if !slices.IsSorted(got) {
+		t.Error("events were handled out of order")
+	}
+}
+
+func TestMiddlewareAndCatchAllHandlers(t *testing.T) {
+	h := alone(t, Options{})
+	ns := h.Of("/")
+	calls := make(chan string, 20)
+	ns.UseEvent(func(_ context.Context, _ *Socket, m *Message) error {
+		calls <- "use " + m.Event()
+		if m.Event() == "secret" {
+			return errors.New("no")
+		}
+		return nil
+	})
+	ns.On("x", func(context.Context, *Socket, *Message) error { calls <- "on"; return errors.New("logged") })
+	ns.On("x", func(_ context.Context, _ *Socket, m *Message) error { calls <- "on again"; return m.Ack() })
+	ns.OnAny(func(_ context.Context, _ *Socket, m *Message) error { calls <- "any " + m.Event(); return nil })
+	p, _ := connect(t, h)
+	p.say(`2["secret"]`, `2[7]`, `20["x"]`)
+	p.want(`430[]`)
+	close(calls)
+	want := []string{"use secret", "use 7", "any 7", "use x", "any x", "on", "on again"}
+	if got := slices.Collect(values(calls)); !slices.Equal(got, want) {
+		t.Errorf("calls are %q, want %q", got, want)
+	}
+}
+
+func values[T any](c chan T) func(func(T) bool) {
+	return func(yield func(T) bool) {
+		for v := range c {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+func TestOutgoingEventsAreSeen(t *testing.T) {
+	h := alone(t, Options{})
+	var mu sync.Mutex
+	var seen []string
+	h.Of("/").OnAnyOutgoing(func(s *Socket, event string, args []any) {
+		mu.Lock()
+		defer mu.Unlock()
+		text, err := json.Marshal(args)
+		seen = append(seen, fmt.Sprintf("%s %s %v", event, text, err))
+		if event == "panic" {
+			panic("in a hook")
+		}
+	})
+	p, s := connect(t, h)
+	_, other := connect(t, h)
+	if err := s.Emit("one", 1); err != nil {
+		t.Error(err)
+	}
+	mustEmit(t, h.Emitter(), s.Room(), "two", 2.5)
+	mustEmit(t, h.Emitter().Except(other.Room()), Everyone, "three", map[string]any{"a": "b"})
+	mustEmit(t, h.Emitter(), Everyone, "four")
+	s.Emit("panic")
+	<-p.ended
+	want := []string{`one [1] <nil>`, `two [2.5] <nil>`, `three [{"a":"b"}] <nil>`, `four [] <nil>`, `four [] <nil>`, `panic null <nil>`}
+	if !slices.Equal(seen, want) {
+		t.Errorf("seen are %q, want %q", seen, want)
+	}
+}
+
+// Every callback panics; only the connection that it was about ends.
+func TestAPanicEndsItsConnectionOnly(t *testing.T) {
+	var log bytes.Buffer
+	h := alone(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	gone := make(chan Reason, 10)
+	boom := func() { panic("a secret that is not to be logged") }
+	root := h.Of("/")
+	root.On("boom", func(context.Context, *Socket, *Message) error { boom(); return nil })
+	root.On("index", func(_ context.Context, _ *Socket, m *Message) error {
+		m.Args()[len(m.args)] = 0
+		return nil
+	})
+	root.OnDisconnect(func(_ *Socket, r Reason) { gone <- r })
+	h.Of("/use").Use(func(context.Context, *Socket) error { boom(); return nil })
+	h.Of("/connect").OnConnect(func(context.Context, *Socket) error { boom(); return nil })
+	h.Of("/bye").OnDisconnect(func(*Socket, Reason) { boom() })
+	h.Of("/bye").OnDisconnect(func(_ *Socket, r Reason) { gone <- r })
+	bystander, _ := connect(t, h)
+
+	for _, text := range []string{`2["boom"]`, `2["index"]`} {
+		p, _ := connect(t, h)
+		p.say(text)
+		<-p.ended
+		if got := <-gone; got != ReasonServerClose {
+			t.Errorf("%s: ended for %q", text, got)
+		}
+	}
+	for _, text := range []string{"0/use,", "0/connect,"} {
+		p := dial(t, h)
+		p.say(text)
+		<-p.ended
+		p.wantNothing()
+	}
+	p := dial(t, h)
+	p.say("0/bye,")
+	p.joined("/bye")
+	p.say("1/bye,")
+	if got := <-gone; got != ReasonClientDisconnect {
+		t.Errorf("the second hook was told %q", got)
+	}
+	<-p.ended
+
+	bystander.say(`2["nothing"]`)
+	if bystander.closedFor() != "" {
+		t.Error("a connection that had nothing to do with it was closed")
+	}
+	if got := h.Stats().Panics; got != 5 {
+		t.Errorf("%d panics are counted, want 5", got)
+	}
+	if got := h.Stats().Connections; got != 1 {
+		t.Errorf("%d connections are left, want 1", got)
+	}
+	if text := log.String(); strings.Contains(text, "a secret") || !strings.Contains(text, "index out of range") {
+		t.Errorf("log: %s", text)
+	}
+}
+
+func TestBinaryComesAndGoes(t *testing.T) {
+	h := alone(t, Options{})
+	type nested struct {
+		Name string
+		Data Binary
+		List []map[string][]byte
+	}
+	h.Of("/").On("decode", func(_ context.Context, _ *Socket, m *Message) error {
+		var top []byte
+		var in nested
+		if err := m.Bind(&top, &in); err != nil {
+			return err
+		}
+		return m.Ack(top, string(in.Data), string(in.List[0]["x"]), in.Name)
+	})
+	h.Of("/").On("echo", func(_ context.Context, s *Socket, m *Message) error { return s.Emit("back", m.Args()...) })
+	h.Of("/").On("second", func(_ context.Context, s *Socket, m *Message) error { return s.Emit("back", m.Args()[1:]...) })
+	p, s := connect(t, h)
+	send := func(text string, attachments ...string) {
+		t.Helper()
+		p.say(text)
+		for _, a := range attachments {
+			data := []byte(a)
+			if err := p.client.Binary(data); err != nil {
+				t.Fatal(err)
+			}
+			clear(data) // the transport uses it again
+		}
+	}
+	want := func(text string, attachments ...string) {
+		t.Helper()
+		packet := p.nextPacket()
+		got := []string{string(packet.Text())}
+		for i := range packet.Attachments() {
+			got = append(got, string(packet.Attachment(i)))
+		}
+		if want := append([]string{text}, attachments...); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	send(`53-4["decode",{"_placeholder":true,"num":0},{"Name":"n","Data":{"_placeholder":true,"num":1},"List":[{"x":{"num":2,"_placeholder":true}}]}]`,
+		"\x00\x01", "data", "x")
+	want(`461-4[{"_placeholder":true,"num":0},"data","x","n"]`, "\x00\x01")
+
+	send(`52-["echo",{"b":{"_placeholder":true,"num":1},"a":1e2},{"_placeholder":true,"num":0},12345678901234567890]`, "", "two")
+	want(`452-["back",{"b":{"_placeholder":true,"num":0},"a":1e2},{"_placeholder":true,"num":1},12345678901234567890]`, "two", "")
+
+	send(`52-["second",{"_placeholder":true,"num":0},[{"_placeholder":true,"num":1}]]`, "one", "two")
+	want(`451-["back",[{"_placeholder":true,"num":0}]]`, "two")
+
+	if err := s.Emit("b", nested{"n", Binary("1"), []map[string][]byte{{"x": []byte("2")}}}, Binary(nil), []byte{}); err != nil {
+		t.Fatal(err)
+	}
+	want(`452-["b",{"Name":"n","Data":{"_placeholder":true,"num":0},"List":[{"x":"Mg=="}]},null,{"_placeholder":true,"num":1}]`, "1", "")
+
+	mustEmit(t, h.Emitter(), Everyone, "b", map[string]any{"z": Binary("9"), "a": []Binary{Binary("7"), Binary("8")}})
+	want(`453-["b",{"a":[{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}],"z":{"_placeholder":true,"num":2}}]`, "7", "8", "9")
+}
+
+func TestArgumentsAreEncodedAsTheyAre(t *testing.T) {
+	h := alone(t, Options{})
+	p, s := connect(t, h)
+	for _, c := range []struct {
+		args []any
+		want string
+	}{
+		{[]any{nil, true, -7, uint64(1 << 63), 1.5}, `42["e",null,true,-7,9223372036854775808,1.5]`},
+		{[]any{"<a href=\"x\">&\u2028\x00é\xff"}, `42["e","<a href=\"x\">&\u2028\u0000é\ufffd"]`},
+		{[]any{json.RawMessage(`{"b":1.0,"a":1e400, "c":[]}`)}, `42["e",{"b":1.0,"a":1e400, "c":[]}]`},
+		{[]any{json.RawMessage(nil)}, `42["e",null]`},
+		{[]any{struct{ R json.RawMessage }{json.RawMessage(`12345678901234567890`)}}, `42["e",{"R":12345678901234567890}]`},
+	} {
+		if err := s.Emit("e", c.args...); err != nil {
+			t.Fatal(err)
+		}
+		p.want(c.want)
+	}
+	if err := s.Emit("ümlaut \"x\""); err != nil {
+		t.Fatal(err)
+	}
+	p.want(`42["ümlaut \"x\""]`)
+	for name, arg := range map[string]any{
+		"channel":  make(chan int),
+		"raw":      json.RawMessage(`{"a"`),
+		"not utf8": json.RawMessage("\"\xff\""),
+		"eleven":   make([]Binary, 11),
+	} {
+		if name == "eleven" {
+			for i := range 11 {
+				arg.([]Binary)[i] = Binary("x")
+			}
+		}
+		if err := s.Emit("e", arg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	p.wantNothing()
+}
+
+func TestAMarkIsNotForged(t *testing.T) {
+	h := alone(t, Options{})
+	p, s := connect(t, h)
+	text := string(marker[1:])
+	if err := s.Emit("e", []string{text + "*", text}); err != nil {
+		t.Fatal(err)
+	}
+	got := p.nextPacket()
+	if !strings.Contains(string(got.Text()), text+"*") {
+		t.Errorf("client got %s", got.Text())
+	}
+}
+
+func TestEventNamesThatMayNotBeEmitted(t *testing.T) {
+	h := alone(t, Options{Events: []string{"/users/ping"}})
+	_, s := connect(t, h)
+	ctx := t.Context()
+	call := NewCall[int, int]("connect")
+	for name, err := range map[string]error{
+		"emitter": second(h.Emitter().Emit(ctx, Everyone, "disconnect")),
+		"union":   second(h.Emitter().EmitUnion(ctx, []Room{"a"}, "disconnecting")),
+		"many":    second(h.Emitter().EmitMany(ctx, []Room{"a"}, "newListener")),
+		"socket":  s.Emit("connect_error"),
+		"ack":     second(s.EmitAck(ctx, "removeListener")),
+		"call":    second(call.Call(ctx, s, 1)),
+	} {
+		if !errors.Is(err, ErrReservedEvent) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := h.Emitter().Emit(ctx, Everyone, "/users/pong"); !errors.Is(err, ErrUndeclaredEvent) {
+		t.Errorf("undeclared event: %v", err)
+	}
+	if err := s.Emit("/users/pong"); !errors.Is(err, ErrUndeclaredEvent) {
+		t.Errorf("undeclared event: %v", err)
+	}
+	mustEmit(t, h.Emitter(), Everyone, "/users/ping")
+	if _, err := New(h.broker, Options{Greeting: Greeting{Event: "connect"}}); !errors.Is(err, ErrReservedEvent) {
+		t.Errorf("greeting: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestAnAnswerIsGivenOnce(t *testing.T) {
+	h := alone(t, Options{})
+	errs := make(chan error, 4)
+	h.Of("/").On("x", func(_ context.Context, _ *Socket, m *Message) error {
+		errs <- m.Ack(make(chan int)) // not an answer
+		errs <- m.Ack(1)
+		errs <- m.Ack(2)
+		return nil
+	})
+	p, _ := connect(t, h)
+	p.say(`20["x"]`)
+	p.want("430[1]")
+	if a, b, c := <-errs, <-errs, <-errs; a == nil || b != nil || !errors.Is(c, ErrAcked) {
+		t.Errorf("errors are %v, %v, %v", a, b, c)
+	}
+	p.say(`2["x"]`)
+	if a, b, c := <-errs, <-errs, <-errs; a != nil || b != nil || c != nil {
+		t.Errorf("errors are %v, %v, %v where no answer is wanted", a, b, c)
+	}
+	p.wantNothing()
+}
+
+func TestWaitingForAnAnswerEnds(t *testing.T) {
+	h := alone(t, Options{Limits: Limits{Acks: 2}})
+	inHook := make(chan error, 1)
+	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
+		_, err := s.EmitAck(ctx, "q")
+		inHook <- err
+		return nil
+	})
+	p, s := connect(t, h)
+	if err := <-inHook; !errors.Is(err, ErrConnecting) {
+		t.Errorf("in a connect hook: %v", err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.EmitAck(canceled, "q"); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	p.want(`420["q"]`)
+	p.say(`30[]`) // too late
+	errs := make(chan error, 2)
+	for range 2 {
+		go func() { errs <- second(s.EmitAck(context.Background(), "q")) }() // received below
+		p.next()
+	}
+	if _, err := s.EmitAck(t.Context(), "q"); !errors.Is(err, ErrTooManyAcks) {
+		t.Errorf("past the limit: %v", err)
+	}
+	p.end(ReasonTransportClose)
+	if a, b := <-errs, <-errs; !errors.Is(a, ErrDisconnected) || !errors.Is(b, ErrDisconnected) {
+		t.Errorf("disconnected: %v, %v", a, b)
+	}
+	if _, err := s.EmitAck(t.Context(), "q"); !errors.Is(err, ErrDisconnected) {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func TestTypedEventsAndCalls(t *testing.T) {
+	type point struct{ X, Y int }
+	move := NewEvent[point]("move")
+	add := NewCall[point, int]("add")
+	h := alone(t, Options{})
+	moved := make(chan point, 1)
+	move.Handle(h.Of("/"), func(_ context.Context, _ *Socket, v point) error { moved <- v; return nil })
+	add.Handle(h.Of("/"), func(_ context.Context, _ *Socket, v point) (int, error) {
+		switch v.X {
+		case -1:
+			return 0, Refuse("negative", "x")
+		case -2:
+			return 0, errors.New("logged, and not answered")
+		}
+		return v.X + v.Y, nil
+	})
+	p, s := connect(t, h)
+	p.say(`2["move","not a point"]`, `2["move"]`, `2["move",{"X":1,"Y":2}]`)
+	if got := <-moved; got != (point{1, 2}) {
+		t.Errorf("got %v", got)
+	}
+	p.say(`20["add",{"X":-2}]`, `21["add",{"X":2,"Y":3}]`, `22["add",{"X":-1}]`)
+	p.want(`431[5]`, `432[null,{"message":"negative","data":"x"}]`)
+
+	if r, err := move.Emit(t.Context(), h.Emitter(), Everyone, point{3, 4}); err != nil || r.Nodes != 1 {
+		t.Error(r, err)
+	}
+	if _, err := move.EmitMany(t.Context(), h.Emitter(), []Room{s.Room()}, point{5, 6}); err != nil {
+		t.Error(err)
+	}
+	if err := move.EmitTo(s, point{7, 8}); err != nil {
+		t.Error(err)
+	}
+	p.want(`42["move",{"X":3,"Y":4}]`, `42["move",{"X":5,"Y":6}]`, `42["move",{"X":7,"Y":8}]`)
+
+	type result struct {
+		sum int
+		err error
+	}
+	results := make(chan result, 1)
+	for _, c := range []struct {
+		answer string
+		sum    int
+		err    error
+	}{{`[9]`, 9, nil}, {`["nine"]`, 0, ErrArgs}, {`[]`, 0, ErrArgs}} {
+		go func() { // received below
+			sum, err := add.Call(context.Background(), s, point{4, 5})
+			results <- result{sum, err}
+		}()
+		id := strings.TrimSuffix(strings.TrimPrefix(p.next(), "42"), `["add",{"X":4,"Y":5}]`)
+		p.say("3" + id + c.answer)
+		if got := <-results; got.sum != c.sum || !errors.Is(got.err, c.err) {
+			t.Errorf("%s: got %v", c.answer, got)
+		}
+	}
+	if move.Name() != "move" || add.Name() != "add" {
+		t.Error("names are lost")
+	}
+}
