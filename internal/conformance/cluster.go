@@ -1,0 +1,21 @@
+package conformance
+
+import (
+	"context"
+
+	"tether/hub"
+)
+
+// installCluster gives ns the events that look at, or act on, more than the socket's own node.
+func installCluster(h *hub.Hub, ns *hub.Namespace) {
+	ns.On("node", func(_ context.Context, _ *hub.Socket, m *hub.Message) error { return m.Ack(h.Node()) })
+	ns.On("cluster-disconnect", func(ctx context.Context, _ *hub.Socket, m *hub.Message) error {
+		var room hub.Room
+		var closing bool
+		if err := m.Bind(&room, &closing); err != nil {
+			return err
+		}
+		_, err := ns.Emitter().Disconnect(ctx, room, closing)
+		return err
+	})
+}

@@ -1,0 +1,111 @@
+// Package conformance gives a hub fixed behaviours, so that any Socket.IO client, and any test from
+// outside, can exercise it. examples/conformance serves them.
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"regexp"
+
+	"tether/hub"
+	"tether/token"
+)
+
+// Options of Install. The zero value is ready to use.
+type Options struct {
+	// Keys open the tokens of clients. Nil: tokens are not looked at.
+	Keys *token.Keyring
+}
+
+var dynamic = regexp.MustCompile(`^/dyn-\d+$`)
+
+// Install gives h the namespaces "/", "/custom", "/auth" and "/dyn-" with digits.
+func Install(h *hub.Hub, o Options) {
+	root := h.Of("/")
+	root.OnConnect(func(ctx context.Context, s *hub.Socket) error {
+		if err := admit(ctx, s, o.Keys); err != nil {
+			return err
+		}
+		s.SetData(new(asks))
+		return s.Emit("welcome", welcome{s.ID(), authOf(s), h.Node()})
+	})
+	root.OnDisconnect(func(s *hub.Socket, _ hub.Reason) {
+		if a, ok := s.Data().(*asks); ok {
+			a.open.Wait()
+		}
+	})
+	installEvents(root)
+	installRooms(root)
+	installCluster(h, root)
+
+	custom := h.Of("/custom")
+	custom.OnConnect(func(_ context.Context, s *hub.Socket) error { return s.Emit("hello", "custom") })
+	custom.On("echo", echo)
+
+	h.Of("/auth").OnConnect(func(_ context.Context, s *hub.Socket) error {
+		var auth struct {
+			Token any `json:"token"`
+		}
+		if json.Unmarshal(s.Handshake().Auth, &auth) != nil || auth.Token != "secret" {
+			return hub.Refuse("not authorized", map[string]int{"code": 401})
+		}
+		return s.Emit("whoami", auth.Token)
+	})
+
+	h.Match(dynamic.MatchString).OnConnect(func(_ context.Context, s *hub.Socket) error {
+		return s.Emit("nsp", s.Namespace().Name())
+	})
+}
+
+// InstallSuite gives h the behaviours that a protocol test suite expects, and no others.
+func InstallSuite(h *hub.Hub) {
+	sendAuth := func(_ context.Context, s *hub.Socket) error { return s.Emit("auth", authOf(s)) }
+	h.Of("/custom").OnConnect(sendAuth)
+	root := h.Of("/")
+	root.OnConnect(sendAuth)
+	root.On("message", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
+		return s.Emit("message-back", m.Args()...)
+	})
+	root.On("message-with-ack", func(_ context.Context, _ *hub.Socket, m *hub.Message) error {
+		return m.Ack(m.Args()...)
+	})
+}
+
+type welcome struct {
+	ID   string          `json:"id"`
+	Auth json.RawMessage `json:"auth"`
+	Node string          `json:"node"`
+}
+
+// authOf is the payload of the CONNECT packet, {} if there was none.
+func authOf(s *hub.Socket) json.RawMessage {
+	if auth := s.Handshake().Auth; len(auth) > 0 {
+		return auth
+	}
+	return json.RawMessage("{}")
+}
+
+// admit registers the socket for the user of its token. Without keys or without a token it is nobody.
+func admit(ctx context.Context, s *hub.Socket, keys *token.Keyring) error {
+	if keys == nil {
+		return nil
+	}
+	var auth struct {
+		Token json.RawMessage `json:"token"`
+	}
+	if err := json.Unmarshal(authOf(s), &auth); err != nil || len(auth.Token) == 0 || string(auth.Token) == "null" {
+		return nil
+	}
+	var tok string
+	if json.Unmarshal(auth.Token, &tok) != nil {
+		return hub.Refuse("unauthorized", nil)
+	}
+	id, err := keys.OpenUser(tok)
+	if err != nil {
+		return hub.Refuse("unauthorized", nil)
+	}
+	if !id.Expires.IsZero() {
+		s.ExpireAt(id.Expires)
+	}
+	return s.Register(ctx, id.User)
+}

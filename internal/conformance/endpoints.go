@@ -1,0 +1,118 @@
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"tether/broker"
+	"tether/hub"
+)
+
+const (
+	emitTimeout = 2 * time.Second
+	maxEmitBody = 1 << 20 // bytes
+)
+
+// Endpoints serves GET /healthz, GET /readyz and POST /emit for h.
+func Endpoints(h *hub.Hub) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := h.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ready\n")
+	})
+	mux.HandleFunc("POST /emit", func(w http.ResponseWriter, r *http.Request) {
+		nodes, err := emit(r.Context(), h.Emitter(), http.MaxBytesReader(w, r.Body, maxEmitBody))
+		if err != nil {
+			answer(w, status(err), map[string]string{"error": err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, map[string]*int{"nodes": nodes})
+	})
+	return mux
+}
+
+// badRequest is what is wrong with a request.
+type badRequest struct{ error }
+
+func (b badRequest) Unwrap() error { return b.error }
+
+func status(err error) int {
+	for _, target := range []error{
+		hub.ErrReservedEvent, hub.ErrUndeclaredEvent, hub.ErrNamespace, hub.ErrTooManyRooms, broker.ErrTooLarge,
+	} {
+		if errors.Is(err, target) {
+			return http.StatusBadRequest
+		}
+	}
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return http.StatusRequestEntityTooLarge
+	case errors.As(err, new(badRequest)):
+		return http.StatusBadRequest
+	}
+	return http.StatusServiceUnavailable // the broker did not take it
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}
+
+// emit reads a request and does what it says. It returns the number of nodes that took the event,
+// nil where the broker cannot tell.
+func emit(ctx context.Context, e *hub.Emitter, body io.Reader) (*int, error) {
+	var req struct {
+		User      *string           `json:"user"`
+		Room      *string           `json:"room"`
+		Namespace string            `json:"namespace"`
+		Event     string            `json:"event"`
+		Args      []json.RawMessage `json:"args"`
+	}
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		return nil, badRequest{err}
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, badRequest{errors.Join(errors.New("more than one JSON value"), err)}
+	}
+	var to hub.Room
+	switch {
+	case req.User != nil && req.Room == nil && *req.User != "":
+		to = hub.User(*req.User)
+	case req.Room != nil && req.User == nil && *req.Room != "":
+		to = hub.Room(*req.Room)
+	default:
+		return nil, badRequest{errors.New("one of user and room is needed, and not empty")}
+	}
+	if req.Event == "" {
+		return nil, badRequest{errors.New("event is needed")}
+	}
+	if req.Namespace != "" {
+		e = e.In(req.Namespace)
+	}
+	args := make([]any, len(req.Args))
+	for i, raw := range req.Args {
+		args[i] = raw
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, emitTimeout)
+	defer cancel()
+	receipt, err := e.Emit(ctx, to, req.Event, args...)
+	if err != nil {
+		return nil, err
+	}
+	if receipt.Bound == broker.Unknown {
+		return nil, nil
+	}
+	return &receipt.Nodes, nil
+}

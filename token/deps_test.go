@@ -1,0 +1,9 @@
+package token
+
+import (
+	"testing"
+
+	"tether/internal/deptest"
+)
+
+func TestDependsOnTheStandardLibraryOnly(t *testing.T) { deptest.Only(t, "tether/token") }
