@@ -1,0 +1,396 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	natsio "github.com/nats-io/nats.go"
+
+	"tether/broker"
+)
+
+// interest is what the node is subscribed to. One goroutine changes it, tend, so that the calls of
+// nats.go, which may block, hold up nobody whose context ends, and calls that come together share
+// one confirmation.
+type interest struct {
+	wake chan struct{} // capacity 1; ops is not empty
+
+	mu    sync.RWMutex
+	subs  map[string]*subscription // guarded by mu; by wire subject; changed by tend only
+	ops   []*op                    // guarded by mu; to be done in this order
+	ended bool                     // guarded by mu; Run is over
+}
+
+type subscription struct {
+	subject string      // immutable
+	live    atomic.Bool // delivered
+
+	sub  *natsio.Subscription // immutable
+	keep bool                 // guarded by interest.mu; somebody who subscribed it has been told so
+}
+
+// op is one call of Subscribe or Unsubscribe.
+type op struct {
+	subjects []string
+	remove   bool
+	state    atomic.Uint32 // opWaiting, then one of the others
+	done     chan error    // capacity 1
+
+	added []*subscription // guarded by interest.mu; those that it has made live
+	err   error           // owned by tend
+}
+
+const (
+	opWaiting   = iota
+	opCommitted // its result is on its way
+	opAbandoned // the caller has gone
+)
+
+func newInterest() *interest {
+	return &interest{wake: make(chan struct{}, 1), subs: make(map[string]*subscription)}
+}
+
+func (in *interest) lookup(wire string) *subscription {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.subs[wire]
+}
+
+// put queues an op, and reports false if Run is over.
+func (in *interest) put(o *op) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.ended {
+		return false
+	}
+	in.ops = append(in.ops, o)
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (in *interest) take() []*op {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	ops := in.ops
+	in.ops = nil
+	return ops
+}
+
+// Subscribe implements [broker.Broker]. It waits for Run, and fails with [broker.ErrClosed] after it.
+func (b *Broker) Subscribe(ctx context.Context, subjects ...string) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		if s == "" {
+			return errEmptySubject
+		}
+	}
+	select {
+	case <-b.started:
+	case <-b.closed:
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return b.change(ctx, &op{subjects: subjects, done: make(chan error, 1)})
+}
+
+// Unsubscribe implements [broker.Broker].
+func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) error {
+	for _, s := range subjects {
+		wire, _ := b.names.wire(s)
+		if sub := b.interest.lookup(wire); sub != nil {
+			sub.live.Store(false)
+		}
+	}
+	o := &op{subjects: subjects, remove: true, done: make(chan error, 1)}
+	select {
+	case <-b.started:
+		// Also with a context that is done: the server is to be told.
+		err := b.change(ctx, o)
+		if errors.Is(err, broker.ErrClosed) && !b.isDone() {
+			return nil // Run is over, and so are all subscriptions
+		}
+		return err
+	default:
+		return b.ready(ctx)
+	}
+}
+
+func (b *Broker) ready(ctx context.Context) error {
+	if b.isDone() {
+		return broker.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// change has an op done and waits for its end.
+func (b *Broker) change(ctx context.Context, o *op) error {
+	if !b.interest.put(o) {
+		return broker.ErrClosed
+	}
+	var err error
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-b.closed:
+		err = broker.ErrClosed
+	case <-b.stopped:
+		err = broker.ErrClosed
+	}
+	if !o.state.CompareAndSwap(opWaiting, opAbandoned) {
+		return <-o.done
+	}
+	if !o.remove {
+		b.silence(o)
+	}
+	return err
+}
+
+// silence makes sure that nothing is delivered for a Subscribe that returns an error before tend has
+// taken it back. tend holds the lock while it makes subscriptions live for an op that is not abandoned.
+func (b *Broker) silence(o *op) {
+	b.interest.mu.Lock()
+	defer b.interest.mu.Unlock()
+	for _, s := range o.added {
+		if !s.keep {
+			s.live.Store(false)
+		}
+	}
+}
+
+// tend does what Subscribe and Unsubscribe ask for until done is closed. in is where messages go.
+func (b *Broker) tend(in chan *natsio.Msg, done <-chan struct{}) {
+	for {
+		select {
+		case <-b.interest.wake:
+			b.apply(b.interest.take(), in)
+		case <-done:
+			return
+		}
+	}
+}
+
+// apply does a group of ops and answers them.
+func (b *Broker) apply(ops []*op, in chan *natsio.Msg) {
+	before := b.conn.LastError()
+	changed := false
+	for _, o := range ops {
+		if o.remove {
+			changed = b.remove(o) || changed
+		} else if o.state.Load() == opWaiting {
+			changed = b.add(o, in) || changed
+		}
+	}
+	var err error
+	if changed {
+		err = b.confirm()
+	}
+	var refused error
+	if err == nil && changed {
+		refused = b.refusedSubscription(before)
+	}
+	for _, o := range ops {
+		switch {
+		case o.err != nil:
+		case err != nil:
+			o.err = b.failed("subscribe", err)
+		case refused != nil && len(o.added) > 0:
+			o.err = refused
+		}
+	}
+	b.answer(ops)
+	if errors.Is(refused, natsio.ErrMaxSubscriptionsExceeded) {
+		// nats.go remembers this error until it reconnects, so that a second one could not be told from it.
+		b.link.cut(b.link.current().n, refused)
+	}
+}
+
+// add subscribes what an op asks for and is not subscribed yet.
+func (b *Broker) add(o *op, ch chan *natsio.Msg) (changed bool) {
+	in := b.interest
+	for _, subject := range o.subjects {
+		wire, _ := b.names.wire(subject)
+		s := in.lookup(wire)
+		if s == nil {
+			sub, err := b.conn.ChanSubscribe(wire, ch)
+			if err != nil {
+				o.err = b.failed("subscribe", err)
+				return changed
+			}
+			s = &subscription{subject: subject, sub: sub}
+		} else if s.subject != subject {
+			o.err = fmt.Errorf("nats: subscribe: two subjects have the same hash")
+			return changed
+		}
+		changed = b.adopt(o, wire, s) || changed
+	}
+	return changed
+}
+
+// adopt makes a subscription live for an op, unless its caller has gone.
+func (b *Broker) adopt(o *op, wire string, s *subscription) (isNew bool) {
+	in := b.interest
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	isNew = in.subs[wire] == nil || !s.live.Load()
+	in.subs[wire] = s
+	if isNew || !s.keep {
+		o.added = append(o.added, s)
+	}
+	if isNew {
+		s.keep = false
+	}
+	if o.state.Load() == opWaiting {
+		s.live.Store(true)
+	}
+	return isNew
+}
+
+func (b *Broker) remove(o *op) (changed bool) {
+	for _, subject := range o.subjects {
+		wire, _ := b.names.wire(subject)
+		if s := b.interest.lookup(wire); s != nil {
+			b.drop(wire, s)
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (b *Broker) drop(wire string, s *subscription) {
+	s.live.Store(false)
+	b.interest.mu.Lock()
+	if b.interest.subs[wire] == s {
+		delete(b.interest.subs, wire)
+	}
+	b.interest.mu.Unlock()
+	_ = s.sub.Unsubscribe() // fails only if the connection is closed
+}
+
+// answer tells the callers of a group, and takes back what only those wanted that failed or have gone.
+func (b *Broker) answer(ops []*op) {
+	in := b.interest
+	in.mu.Lock()
+	var failed []*op
+	for _, o := range ops {
+		switch {
+		case o.remove:
+			o.state.CompareAndSwap(opWaiting, opCommitted)
+			o.done <- o.err // has room, as below
+		case o.err == nil && o.state.CompareAndSwap(opWaiting, opCommitted):
+			for _, s := range o.added {
+				s.keep = true
+				s.live.Store(in.subs[b.wireOf(s)] == s)
+			}
+			o.done <- nil
+		default:
+			failed = append(failed, o)
+		}
+	}
+	var gone []*subscription
+	for _, o := range failed {
+		for _, s := range o.added {
+			if wire := b.wireOf(s); !s.keep && in.subs[wire] == s {
+				s.live.Store(false)
+				delete(in.subs, wire)
+				gone = append(gone, s)
+			}
+		}
+		if o.state.CompareAndSwap(opWaiting, opCommitted) {
+			o.done <- o.err
+		}
+	}
+	in.mu.Unlock()
+	for _, s := range gone {
+		_ = s.sub.Unsubscribe() // fails only if the connection is closed
+	}
+}
+
+func (b *Broker) wireOf(s *subscription) string { return s.sub.Subject }
+
+// confirm returns when the server knows of every change made so far. If the connection is replaced
+// meanwhile, nats.go subscribes everything anew before it lets our mark through.
+func (b *Broker) confirm() error {
+	deadline := time.Now().Add(timeout)
+	for {
+		e := b.link.current()
+		err := b.linkError()
+		if !e.ended() {
+			r := b.receipts.begin(0)
+			err = b.awaitMark(r, e, deadline, b.closed)
+			b.receipts.forget(r)
+		}
+		if err == nil || time.Now().After(deadline) || b.conn.IsClosed() {
+			return err
+		}
+		select {
+		case <-time.After(reconnectJitter):
+		case <-b.closed:
+			return broker.ErrClosed
+		}
+	}
+}
+
+// refusedSubscription returns why the server has refused a subscription since nats.go's last error
+// was before.
+func (b *Broker) refusedSubscription(before error) error {
+	err := b.conn.LastError()
+	switch {
+	case errors.Is(err, natsio.ErrMaxSubscriptionsExceeded):
+		err = natsio.ErrMaxSubscriptionsExceeded
+	case err != before && errors.Is(err, natsio.ErrPermissionViolation) && strings.Contains(err.Error(), `Subscription to "`):
+		err = natsio.ErrPermissionViolation
+	default:
+		return nil
+	}
+	b.log.Warn("nats: the server refuses to subscribe", "error", err)
+	return fmt.Errorf("nats: subscribe: %w", err)
+}
+
+// leaveTimeout is how long Run waits at its end for the server to confirm that nothing is subscribed.
+const leaveTimeout = 500 * time.Millisecond
+
+// endInterest ends every subscription, and every call that waits, at the end of Run. On a connection
+// that works it waits for the server, so that whoever publishes after Run hears at once that nobody
+// is there.
+func (b *Broker) endInterest() {
+	in := b.interest
+	in.mu.Lock()
+	in.ended = true
+	subs := in.subs
+	in.subs = make(map[string]*subscription)
+	ops := in.ops
+	in.ops = nil
+	in.mu.Unlock()
+	for _, o := range ops {
+		if o.state.CompareAndSwap(opWaiting, opCommitted) {
+			o.done <- broker.ErrClosed
+		}
+	}
+	for _, s := range subs {
+		s.live.Store(false)
+	}
+	if b.owned && b.isDone() && !b.up.Load() {
+		return // the connection goes too
+	}
+	for _, s := range subs {
+		_ = s.sub.Unsubscribe() // fails only if the connection is closed
+	}
+	if e := b.link.current(); b.up.Load() && !e.ended() {
+		r := b.receipts.begin(0)
+		_ = b.awaitMark(r, e, time.Now().Add(leaveTimeout), nil) // then the server will find out
+		b.receipts.forget(r)
+	}
+}

@@ -1,0 +1,92 @@
+package nats
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"strings"
+
+	"tether/broker"
+)
+
+// maxEscaped is the length up to which a subject is written out. A server takes 4,096 bytes for a
+// whole protocol line by default.
+const maxEscaped = 200
+
+// names turns subjects into those of NATS and back into what the messages were published on.
+type names struct {
+	short string // "prefix.s."
+	long  string // "prefix.h."
+}
+
+func newNames(prefix string) names {
+	return names{short: prefix + ".s.", long: prefix + ".h."}
+}
+
+func validPrefix(s string) bool {
+	if len(s) == 0 || len(s) > 64 || s[0] == '.' || s[len(s)-1] == '.' || strings.Contains(s, "..") {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !letterOrDigit(c) && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+func letterOrDigit(c byte) bool {
+	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+}
+
+// wire returns the NATS subject of a subject, and whether it is a hash: then the message carries the
+// subject itself.
+func (n names) wire(subject string) (wire string, hashed bool) {
+	if len(subject) <= maxEscaped {
+		buf := make([]byte, 0, len(n.short)+len(subject)+16)
+		buf = appendEscaped(append(buf, n.short...), subject)
+		if len(buf) <= len(n.short)+maxEscaped {
+			return string(buf), false
+		}
+	}
+	sum := sha256.Sum256([]byte(subject))
+	return n.long + hex.EncodeToString(sum[:]), true
+}
+
+// appendEscaped keeps printable ASCII but for what has a meaning to NATS, keeps dots between other
+// bytes, and writes every other byte as "=" and two hexadecimal digits. Since those digits and dots
+// say exactly what they came from, no two subjects become the same.
+func appendEscaped(dst []byte, s string) []byte {
+	const digits = "0123456789ABCDEF"
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c == '.' && i > 0 && i < len(s)-1 && s[i-1] != '.',
+			c > ' ' && c < 0x7f && !strings.ContainsRune(".*>=$", rune(c)):
+			dst = append(dst, c)
+		default:
+			dst = append(dst, '=', digits[c>>4], digits[c&15])
+		}
+	}
+	return dst
+}
+
+// appendNamed prepends to data the subject that a hash stands for.
+func appendNamed(dst []byte, m broker.Message) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(m.Subject)))
+	dst = append(dst, m.Subject...)
+	return append(dst, m.Data...)
+}
+
+var errUnnamed = errors.New("nats: message does not say its subject")
+
+// splitNamed undoes appendNamed; the results alias payload.
+func splitNamed(payload []byte) (subject, data []byte, err error) {
+	n, used := binary.Uvarint(payload)
+	if used <= 0 || n > uint64(len(payload)-used) {
+		return nil, nil, errUnnamed
+	}
+	end := used + int(n)
+	return payload[used:end:end], payload[end:], nil
+}
