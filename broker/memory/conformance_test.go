@@ -14,3 +14,5 @@ func harness() brokertest.Harness {
 }
 
 func TestBrokerContract(t *testing.T) { brokertest.Run(t, harness()) }
+
+func BenchmarkBroker(b *testing.B) { brokertest.Benchmark(b, harness()) }

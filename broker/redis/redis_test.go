@@ -72,3 +72,5 @@ func open(rawURL string) (broker.Broker, error) {
 	}
 	return redis.Open(context.Background(), u)
 }
+
+func BenchmarkBroker(b *testing.B) { brokertest.Benchmark(b, harness(backend.Redis(b))) }
