@@ -2,7 +2,6 @@
 
 import { Hist, everyone, mark } from "./marks.mjs";
 
-const period = 1_000_000n; // a schedule wakes up every millisecond; what is due together leaves together
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const turn = () => new Promise((done) => setImmediate(done));
 const now = () => process.hrtime.bigint();
@@ -24,7 +23,7 @@ export class Job {
 
   constructor(job, send) {
     const { run, ...rest } = job;
-    Object.assign(this, { rate: 0, warm: 0, first: 0, ahead: 0, everyone: false }, rest);
+    Object.assign(this, { rate: 0, tick: 1_000_000, warm: 0, first: 0, ahead: 0, everyone: false }, rest);
     this.runNumber = run;
     this.send = send;
     this.burst = Math.max(job.burst ?? 1, 1);
@@ -80,7 +79,7 @@ export class Job {
     }
     this.emitted += this.burst;
     const t = now();
-    if (!warm && t < this.end + period) {
+    if (!warm && t < this.end + BigInt(this.tick)) {
       this.window += this.burst;
       this.call.add(Number(t - due));
     }
@@ -93,6 +92,7 @@ export class Job {
 
   async pace(lanes) {
     const each = BigInt(Math.round(1e9 / this.rate));
+    const period = BigInt(this.tick); // what is due together leaves together
     const step = each > period ? each : period;
     let n = 0;
     for (let tick = 0n; !this.stopped; tick++) {

@@ -7,7 +7,6 @@
 // is no server, only a process that emits through Redis. It ends when its standard input does.
 
 import { createServer } from "node:http";
-import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 
 import { createAdapter } from "@socket.io/redis-adapter";
@@ -69,8 +68,6 @@ function send(user, payload) {
 const listen = (server) =>
   new Promise((done) => server.listen({ port: 0, host: "127.0.0.1", backlog: 4096 }, () => done(`http://127.0.0.1:${server.address().port}`)));
 
-const version = (name) => createRequire(import.meta.url)(`${name}/package.json`).version;
-
 let job;
 
 async function body(req) {
@@ -82,7 +79,6 @@ async function body(req) {
 const control = {
   "GET /stats": () => ({
     connections: io ? io.engine.clientsCount : 0, messages, closed, emitted: job?.emitted ?? 0,
-    versions: { node: process.version, "socket.io": version("socket.io") },
   }),
   "POST /gc": () => {
     globalThis.gc?.();

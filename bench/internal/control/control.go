@@ -27,12 +27,11 @@ import (
 
 // Stats is what a server says of itself.
 type Stats struct {
-	Connections int               `json:"connections"`
-	Users       int               `json:"users,omitempty"`    // registered
-	Messages    uint64            `json:"messages"`           // that the broker delivered to this node
-	Closed      uint64            `json:"closed"`             // connections that have ended
-	Emitted     uint64            `json:"emitted"`            // by the running job
-	Versions    map[string]string `json:"versions,omitempty"` // of what it is made of
+	Connections int    `json:"connections"`
+	Users       int    `json:"users,omitempty"` // registered
+	Messages    uint64 `json:"messages"`        // that the broker delivered to this node
+	Closed      uint64 `json:"closed"`          // connections that have ended
+	Emitted     uint64 `json:"emitted"`         // by the running job
 }
 
 // Memory is how a server's own runtime divides its memory, in bytes, after collecting garbage.

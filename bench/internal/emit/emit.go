@@ -40,6 +40,7 @@ type Job struct {
 	First     uint32        `json:"first,omitempty"`    // number of the first user
 	Users     int           `json:"users"`
 	Rate      float64       `json:"rate,omitempty"`  // emits a second, or bursts; 0: flat out
+	Tick      time.Duration `json:"tick,omitempty"`  // how often the schedule wakes up; 0: 1 ms
 	Burst     int           `json:"burst,omitempty"` // messages to a user at a time; 0: 1
 	Size      int           `json:"size"`            // bytes of a payload
 	Lanes     int           `json:"lanes,omitempty"` // concurrent callers; 0: the one that keeps the schedule
@@ -70,8 +71,8 @@ func (r *Result) Failed() (n uint64) {
 	return n
 }
 
-// period is how often a schedule wakes up: what is due together is emitted together, and its due
-// time is the beginning of the period. The same for every server.
+// period is how often a schedule wakes up unless the job says otherwise: what is due together is
+// emitted together, and its due time is the beginning of the period. The same for every server.
 const period = time.Millisecond
 
 const maxErrors = 20 // different ones that are told apart
@@ -91,12 +92,15 @@ type Runner struct {
 func NewRunner(j Job, s Sender) (*Runner, error) {
 	j.Burst = max(j.Burst, 1)
 	j.Lanes = max(j.Lanes, 1)
+	if j.Tick == 0 {
+		j.Tick = period
+	}
 	switch {
 	case s.One == nil:
 		return nil, errors.New("emit: this process does not emit")
 	case j.Users <= 0 || j.Users > 1<<24:
 		return nil, fmt.Errorf("emit: %d users", j.Users)
-	case j.Rate < 0 || j.Rate > 1e7 || j.Lanes > 4096 || j.Burst > 4096 || j.Size > 1<<20:
+	case j.Rate < 0 || j.Rate > 1e7 || j.Lanes > 4096 || j.Burst > 4096 || j.Size > 1<<20 || j.Tick < 0 || j.Tick > time.Second:
 		return nil, errors.New("emit: a number is out of range")
 	case j.Warm < 0 || j.Time <= 0 || j.Warm+j.Time > time.Hour:
 		return nil, errors.New("emit: the time is out of range")
@@ -221,7 +225,7 @@ func (l *lane) emit(ctx context.Context, due int64) {
 	}
 	n := uint64(len(l.payloads))
 	l.r.emitted.Add(n)
-	if now := clock.Now(); !m.Warm && now < l.r.end+int64(period) {
+	if now := clock.Now(); !m.Warm && now < l.r.end+int64(j.Tick) {
 		l.window += n
 		l.call.Add(time.Duration(now - due))
 	}
@@ -272,7 +276,7 @@ func (r *Runner) pace(ctx context.Context, lanes []*lane) {
 		}
 	}
 	var n int64 // emits so far
-	step := max(period, time.Duration(1e9/r.job.Rate))
+	step := max(r.job.Tick, time.Duration(1e9/r.job.Rate))
 	for tick := int64(0); ; tick++ {
 		due := r.job.Start + tick*int64(step)
 		if due >= r.end || clock.Now() > r.end+int64(5*time.Second) || clock.Sleep(ctx, due) != nil {
@@ -282,7 +286,7 @@ func (r *Runner) pace(ctx context.Context, lanes []*lane) {
 			lanes[0].late.Add(time.Duration(clock.Now() - due))
 		}
 		until := int64(float64(due+int64(step)-r.job.Start) * r.job.Rate / 1e9)
-		for ; n < until || step > period && n <= tick; n++ {
+		for ; n < until || step > r.job.Tick && n <= tick; n++ {
 			if l := lanes[n%int64(len(lanes))]; l.due == nil {
 				l.emit(ctx, due)
 			} else {

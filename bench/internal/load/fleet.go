@@ -187,6 +187,11 @@ func (f *Fleet) Churn(on bool) error {
 	return f.each(context.Background(), func(int, *member) command { return command{Op: opChurn, On: on} }, nil)
 }
 
+// Reset forgets how long the handshakes so far have taken.
+func (f *Fleet) Reset() error {
+	return f.each(context.Background(), func(int, *member) command { return command{Op: opReset} }, nil)
+}
+
 // Emit makes the clients emit. The rate is of all processes together; each has a publisher number
 // of its own, from e.Publisher up.
 func (f *Fleet) Emit(e Emission) error {

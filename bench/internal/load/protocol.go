@@ -8,6 +8,7 @@ const (
 	opWindow = "window" // count what is received From, To
 	opChurn  = "churn"  // On or off
 	opEmit   = "emit"   // Emission
+	opReset  = "reset"  // forget the handshakes so far
 	opResult = "result" // settle with Sent and answer with a Result
 )
 

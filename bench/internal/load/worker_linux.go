@@ -109,6 +109,8 @@ func (w *work) command(line []byte) error {
 		l.Do(func() { l.Churn(c.On) })
 	case opEmit:
 		l.Do(func() { l.Emit(*c.Emission) })
+	case opReset:
+		l.Do(func() { l.handshake.Reset() })
 	case opResult:
 		got := make(chan *Result, 1)
 		if l.Do(func() { got <- l.result(c.Sent) }) {

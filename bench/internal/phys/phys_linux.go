@@ -210,7 +210,9 @@ func (s *Server) frameIn(fd int, b []byte) bool {
 	if user >= uint64(s.count.Load()) {
 		s.count.Store(int32(user) + 1)
 	}
-	return writeAll(fd, appendText(nil, `40{"sid":"p"}`)) == nil
+	out := appendText(nil, `40{"sid":"p"}`)
+	out = appendText(out, `42["/ops/connection-success",{"message":"Successfully connected"}]`)
+	return writeAll(fd, out) == nil
 }
 
 func appendText(dst []byte, text string) []byte {

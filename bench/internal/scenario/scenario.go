@@ -57,6 +57,7 @@ type Scenario struct {
 	Apart  bool   `json:"apart,omitempty"`  // the emitter is a process of its own, without connections
 
 	Rate     float64  `json:"rate,omitempty"`  // emits a second (bursts, broadcasts); 0: flat out
+	Tick     Duration `json:"tick,omitempty"`  // how often the schedule wakes up; default 1 ms
 	Burst    int      `json:"burst,omitempty"` // messages to a user at a time
 	Everyone bool     `json:"everyone,omitempty"`
 	Lanes    int      `json:"lanes,omitempty"` // concurrent emits

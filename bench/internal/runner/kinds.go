@@ -1,0 +1,389 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"tether/bench/internal/check"
+	"tether/bench/internal/clock"
+	"tether/bench/internal/emit"
+	"tether/bench/internal/load"
+	"tether/bench/internal/proc"
+	"tether/bench/internal/report"
+)
+
+// connect connects all clients and insists that they are up.
+func (c *cluster) connect(ctx context.Context, w *watch, n int) error {
+	w.phase("connecting")
+	if err := c.grow(ctx, n); err != nil {
+		return err
+	}
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	if s := c.snapshot(); s.Up < n {
+		err := fmt.Errorf("runner: %d of %d connections are up, %d handshakes failed, %d connections were closed", s.Up, n, s.Failed, s.Closed)
+		if res, e := c.results(ctx, nil); e == nil {
+			for why, k := range res.Failures {
+				err = fmt.Errorf("%w\n%d × %s", err, k, why)
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+// results merges what the clients of all nodes saw.
+func (c *cluster) results(ctx context.Context, sent []check.Sent) (*load.Result, error) {
+	var all load.Result
+	for _, f := range c.fleets {
+		r, err := f.Result(ctx, sent)
+		if err != nil {
+			return nil, err
+		}
+		all.Merge(r)
+	}
+	return &all, nil
+}
+
+// idle weighs the server at each number of connections.
+func (c *cluster) idle(ctx context.Context, w *watch, r *report.Run) error {
+	empty, kernel, err := c.weigh(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range c.s.Steps {
+		if err := c.connect(ctx, w, n); err != nil {
+			return err
+		}
+		w.phase("weighing")
+		step, k, err := c.weigh(ctx)
+		if err != nil {
+			return err
+		}
+		step.Connections = n
+		step.Process -= empty.Process
+		step.Stack -= empty.Stack
+		step.Heap -= empty.Heap
+		step.KernelTCP, step.KernelSlab = k.TCP-kernel.TCP, k.Slab-kernel.Slab
+		r.Steps = append(r.Steps, step)
+		each := func(v int64) float64 { return float64(v) / float64(n) }
+		r.Metrics["bytes"] = each(step.Process)
+		r.Metrics["stack_bytes"] = each(step.Stack)
+		r.Metrics["heap_bytes"] = each(step.Heap)
+		r.Metrics["other_bytes"] = each(step.Process - step.Stack - step.Heap)
+		r.Metrics["kernel_bytes"] = each(step.KernelTCP + step.KernelSlab)
+	}
+	return nil
+}
+
+// weigh collects the garbage of all nodes and adds up what they hold then.
+func (c *cluster) weigh(ctx context.Context) (report.Step, proc.Kernel, error) {
+	var s report.Step
+	for _, n := range c.nodes {
+		m, err := n.control.Collect(ctx)
+		if err != nil {
+			return s, proc.Kernel{}, err
+		}
+		p, err := proc.ReadMemory(n.PID)
+		if err != nil {
+			return s, proc.Kernel{}, err
+		}
+		s.Process += p.Anonymous
+		s.Stack += m.Stack
+		s.Heap += m.Heap
+	}
+	k, err := proc.ReadKernel()
+	return s, k, err
+}
+
+// storm connects everybody and takes the time and the CPU of it.
+func (c *cluster) storm(ctx context.Context, w *watch, r *report.Run) error {
+	if err := c.connect(ctx, w, c.s.Warm); err != nil {
+		return err
+	}
+	for _, f := range c.fleets {
+		if err := f.Reset(); err != nil {
+			return err
+		}
+	}
+	before, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	from := clock.Now()
+	w.phase("connecting")
+	if err := c.grow(ctx, c.s.Conns); err != nil {
+		return err
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	res, err := c.results(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := c.connect(ctx, w, c.s.Conns); err != nil {
+		return err
+	}
+	n := float64(c.s.Conns - c.s.Warm)
+	nodes, all := c.used(r, before, after)
+	r.Handshake = &res.Handshake
+	r.Failures = res.Failures
+	r.Metrics["handshake_us"] = nodes / n
+	r.Metrics["all_cpu_us"] = all / n
+	r.Metrics["handshakes_s"] = n / (float64(res.LastUp-from) / 1e9)
+	r.Metrics["handshake_p50_ms"] = float64(res.Handshake.Quantile(0.5)) / ms
+	r.Metrics["handshake_p99_ms"] = float64(res.Handshake.Quantile(0.99)) / ms
+	return nil
+}
+
+// cpu reads what every process has used, by name.
+func (c *cluster) cpu() (map[string]proc.CPU, error) {
+	m := map[string]proc.CPU{}
+	for name, pid := range c.processes() {
+		v, err := proc.ReadCPU(pid)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		m[name] = v
+	}
+	return m, nil
+}
+
+// used notes the difference of two readings in r, and returns the µs of the nodes and of all.
+func (c *cluster) used(r *report.Run, before, after map[string]proc.CPU) (nodes, all float64) {
+	r.CPU = map[string]float64{}
+	for name := range after {
+		us := float64(after[name].Sub(before[name]).Total) / float64(time.Microsecond)
+		r.CPU[name] = us
+		all += us
+		if slices.ContainsFunc(c.nodes, func(n *server) bool { return n.Name == name }) {
+			nodes += us
+		}
+	}
+	return nodes, all
+}
+
+const publisher = 1
+
+// job is what the emitter is told.
+func (c *cluster) job() emit.Job {
+	j := emit.Job{
+		Run: c.run, Publisher: publisher, Everyone: c.s.Everyone, Users: c.s.Conns, Rate: c.s.Rate, Tick: time.Duration(c.s.Tick), Burst: c.s.Burst,
+		Size: c.s.Size, Lanes: max(c.s.Lanes, 1), Ahead: c.s.Ahead, Warm: time.Duration(c.s.WarmUp), Time: time.Duration(c.s.Time),
+		Start: clock.Now() + int64(400*time.Millisecond),
+	}
+	if c.peer.oneLane {
+		j.Lanes = 1
+	}
+	return j
+}
+
+// emit runs a job and measures its timed part.
+func (c *cluster) emit(ctx context.Context, w *watch, r *report.Run) error {
+	if err := c.connect(ctx, w, c.s.Conns); err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		w.idle += proc.Resident(n.PID)
+	}
+	carried, err := c.carried(ctx)
+	if err != nil {
+		return err
+	}
+	j := c.job()
+	from := j.Start + int64(j.Warm)
+	to := from + int64(j.Time)
+	for _, f := range c.fleets {
+		if err := f.Window(from, to); err != nil {
+			return err
+		}
+		if c.s.ChurnEvery > 0 {
+			if err := f.Churn(true); err != nil {
+				return err
+			}
+		}
+	}
+	w.phase("emitting")
+	w.timed(from, to)
+	m, err := c.during(ctx, j, from, to)
+	if err != nil {
+		return err
+	}
+	for _, f := range c.fleets {
+		if c.s.ChurnEvery > 0 {
+			if err := f.Churn(false); err != nil {
+				return err
+			}
+		}
+	}
+	w.phase("draining")
+	if err := c.drain(ctx, m.result); err != nil {
+		return err
+	}
+	res, err := c.results(ctx, []check.Sent{m.result.Sent})
+	if err != nil {
+		return err
+	}
+	after, err := c.carried(ctx)
+	if err != nil {
+		return err
+	}
+	c.evaluate(r, res, m, after-carried)
+	return nil
+}
+
+// carried is how many messages brokers have delivered to nodes.
+func (c *cluster) carried(ctx context.Context) (n uint64, err error) {
+	for _, s := range c.nodes {
+		st, err := s.control.Stats(ctx)
+		if err != nil {
+			return 0, err
+		}
+		n += st.Messages
+	}
+	return n, nil
+}
+
+// measured is the timed part of a job.
+type measured struct {
+	before, after map[string]proc.CPU
+	result        *emit.Result
+	job           emit.Job
+}
+
+// during runs the job and reads the CPU at both ends of its timed part.
+func (c *cluster) during(ctx context.Context, j emit.Job, from, to int64) (*measured, error) {
+	type answer struct {
+		r   *emit.Result
+		err error
+	}
+	answers := make(chan answer, 1)
+	jobCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with the job, which cancel ends
+		r, err := c.emitter.control.Emit(jobCtx, j)
+		answers <- answer{r, err}
+	}()
+	relayed := make(chan struct{})
+	go func() { // waited for below
+		defer close(relayed)
+		if j.Ahead > 0 {
+			c.relay(jobCtx)
+		}
+	}()
+	defer func() { cancel(); <-relayed }()
+	m := &measured{job: j}
+	var err error
+	if err = clock.Sleep(ctx, from); err == nil {
+		m.before, err = c.cpu()
+	}
+	if err == nil {
+		err = clock.Sleep(ctx, to)
+	}
+	if err == nil {
+		m.after, err = c.cpu()
+	}
+	if err != nil {
+		cancel()
+		<-answers
+		return nil, err
+	}
+	t := time.NewTimer(20 * time.Second)
+	defer t.Stop()
+	select {
+	case a := <-answers:
+		m.result = a.r
+		return m, a.err
+	case <-t.C:
+		cancel()
+		<-answers
+		return nil, fmt.Errorf("runner: the emitter did not end its job")
+	}
+}
+
+// relay tells a flat-out emitter how far the receivers are, until ctx is done.
+func (c *cluster) relay(ctx context.Context) {
+	base := c.snapshot().Received
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			_ = c.emitter.control.Received(ctx, c.snapshot().Received-base) // the next one says it again
+		}
+	}
+}
+
+// drain waits until everything has arrived, or nothing has for a while.
+func (c *cluster) drain(ctx context.Context, r *emit.Result) error {
+	const quiet = 1500 * time.Millisecond
+	want := r.Sent.Total() + r.Sent.Everyone*uint64(c.s.Conns)
+	last, since := uint64(0), clock.Now()
+	for end := clock.Now() + int64(20*time.Second); clock.Now() < end; {
+		got := c.snapshot().Received
+		if got >= want {
+			break
+		}
+		if got != last {
+			last, since = got, clock.Now()
+		}
+		if clock.Now()-since > int64(quiet) {
+			break
+		}
+		if err := clock.Sleep(ctx, clock.Now()+int64(20*time.Millisecond)); err != nil {
+			return err
+		}
+	}
+	return clock.Sleep(ctx, clock.Now()+int64(100*time.Millisecond)) // what comes twice, comes now
+}
+
+// evaluate turns what was measured into metrics. carried is what brokers delivered to nodes.
+func (c *cluster) evaluate(r *report.Run, res *load.Result, m *measured, carried uint64) {
+	nodes, all := c.used(r, m.before, m.after)
+	seconds := m.job.Time.Seconds()
+	v := r.Metrics
+	if res.Window > 0 {
+		v["cpu_us"] = nodes / float64(res.Window)
+	}
+	if m.result.Window > 0 {
+		v["all_cpu_us"] = all / float64(m.result.Window)
+	}
+	v["deliveries_s"] = float64(res.Window) / seconds
+	v["emits_s"] = float64(m.result.Window) / seconds
+	quantiles := map[string]float64{"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1}
+	for name, q := range quantiles {
+		v[name] = float64(res.Latency.Quantile(q)) / ms
+	}
+	if len(res.Broadcasts) > 0 {
+		var last []float64
+		for _, b := range res.Broadcasts {
+			last = append(last, float64(b.Last-b.At)/ms)
+		}
+		slices.Sort(last)
+		v["last_ms"] = last[len(last)/2]
+	}
+	if emits := m.result.Sent.Total() + m.result.Sent.Everyone; emits > 0 && c.s.Broker != "" {
+		// What the receipts say where there are receipts, and what the nodes counted where not.
+		nodesTook := float64(carried) / float64(emits)
+		if m.result.Told > 0 {
+			nodesTook = float64(m.result.Nodes) / float64(m.result.Told)
+		}
+		if carried > 0 || m.result.Told > 0 {
+			v["wasted"] = max(nodesTook-1, 0)
+		}
+	}
+	v["failed"] = float64(m.result.Failed())
+	v["closed"] = float64(res.Snapshot.Closed)
+	v["left"] = float64(res.Snapshot.Left)
+	v["missed"] = float64(res.Check.Missed)
+	v["late_p99_ms"] = float64(m.result.Late.Quantile(0.99)) / ms
+	r.Check, r.Latency, r.Call, r.Late = &res.Check, &res.Latency, &m.result.Call, &m.result.Late
+	r.Errors, r.Failures = m.result.Errors, res.Failures
+}
