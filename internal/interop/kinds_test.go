@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/pprof"
 	"sync"
 	"testing"
+	"time"
 )
 
 // kind is a client library.
@@ -80,8 +83,18 @@ type fleet struct {
 var drivers = &fleet{drivers: map[*kind]*driver{}, errs: map[*kind]error{}}
 
 func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
 	code := m.Run()
 	drivers.close()
+	deadline := time.Now().Add(patience)
+	for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
+		runtime.Gosched()
+	}
+	if n := runtime.NumGoroutine(); code == 0 && n > before {
+		fmt.Fprintf(os.Stderr, "%d goroutines are left\n", n-before)
+		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		code = 1
+	}
 	os.Exit(code)
 }
 
