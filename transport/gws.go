@@ -58,17 +58,22 @@ func (events) OnPing(c *gws.Conn, payload []byte) {
 }
 
 func (events) OnMessage(c *gws.Conn, m *gws.Message) {
-	defer m.Close()
-	c.NetConn().(*websocket).received(m.Opcode == gws.OpcodeText, m.Bytes())
+	w := c.NetConn().(*websocket)
+	if worker := w.received(m.Opcode == gws.OpcodeText, m.Bytes()); worker != nil {
+		worker.jobs <- struct{}{}
+		w.settled(worker, <-worker.ok)
+	}
+	m.Close()
 }
 
 type libraryLogger struct{ l *slog.Logger }
 
-func (l libraryLogger) Error(v ...any) { l.l.Error("transport: WebSocket library", slog.Any("error", v)) }
+func (l libraryLogger) Error(v ...any) {
+	l.l.Error("transport: WebSocket library", slog.Any("error", v))
+}
 
 func recoverInto(l gws.Logger, v any) {
 	if v != nil {
 		l.Error(v)
 	}
 }
-

@@ -37,7 +37,7 @@ type Handler struct {
 	flushers  flushers
 	workers   workers
 	backlogs  sync.Pool    // of *backlog
-	buffers   sync.Pool    // of *[bufferSize]byte, for reading
+	buffers   buffers      // for reading
 	writers   sync.Pool    // of *writer, for goroutines that wait for a client
 	lastWrite atomic.Int64 // of a Send, in nanoseconds of now
 
@@ -329,8 +329,9 @@ func (h *Handler) spawn(f func()) {
 // receive hands a WebSocket message to the session. It runs on a worker and reports whether the
 // session goes on.
 func (h *Handler) receive(j job) bool {
+	data := j.data
 	if j.text {
-		return j.s.deliver(true, j.data[1:])
+		data = data[1:]
 	}
-	return j.s.deliver(false, j.data)
+	return j.s.deliver(j.text, data) && j.s.await(nil)
 }

@@ -49,7 +49,7 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	h.conns.Add(1) // before Close can wait: the session is not told yet
 	s.start(ws)
-	go ws.serve(h, c) // Close waits for it: conns
+	ws.serve(h, c)
 }
 
 // serveProbe connects WebSocket to a session on polling, wire protocol section 1.7.
@@ -76,7 +76,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 		ws.Conn.Close()
 		return
 	}
-	go ws.serve(h, c) // Close waits for it: conns
+	ws.serve(h, c)
 }
 
 // probe handles a message on a connection that the session is to be upgraded to.
@@ -110,14 +110,17 @@ func (s *session) probed(w *websocket) {
 func (s *session) upgrade(w *websocket) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != stateOpen || s.poll.probe != w || s.delivering || s.poll.posting {
+	if s.state == stateEnded || s.poll.probe != w || s.delivering || s.poll.posting {
 		return false
 	}
 	s.carrier = w
 	s.poll.probe, s.poll.probed = nil, false
 	s.poll.wakeUp()
 	w.Conn.SetReadDeadline(time.Time{})
-	if s.ping || !s.queue.empty() {
+	if s.state == stateClosing { // the client has left polling, so the rest leaves here
+		s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
+	}
+	if s.state == stateClosing || s.ping || !s.queue.empty() {
 		s.kickLocked()
 	}
 	return true
@@ -149,7 +152,7 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 	if n := rw.Reader.Buffered(); n > 0 { // what the client sent without waiting for the answer
 		early, _ := rw.Reader.Peek(n)
 		if n <= bufferSize {
-			ws.in = h.buffer()[:n]
+			ws.in = h.buffers.get()[:n]
 		} else {
 			ws.in = make([]byte, n)
 		}
@@ -173,7 +176,7 @@ func (w *websocket) tune() {
 		c.SetReadBuffer(kernelSize)
 		c.SetWriteBuffer(kernelSize)
 	}
-	if c, ok := w.Conn.(syscall.Conn); ok && canTryWrite {
+	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
 		w.raw, _ = c.SyscallConn()
 	}
 }

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -26,9 +27,10 @@ const (
 // after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
 // frames that have been checked, and after the handshake Write and Close do nothing.
 type websocket struct {
-	net.Conn                 // what it carries over
-	raw      syscall.RawConn // to write without waiting; nil where that is not possible
-	s        *session        // nil for a connection that is refused
+	net.Conn                       // what it carries over
+	raw      syscall.RawConn       // to read and write without waiting; nil where that is not possible
+	fetch    func(fd uintptr) bool // reads without waiting; nil when raw is
+	s        *session              // nil for a connection that is refused
 
 	compression bool // negotiated
 	probing     bool // owned by the reader: the session is still on polling
@@ -61,11 +63,36 @@ var (
 	errStopped = errors.New("transport: reading has stopped")
 )
 
-// serve reads from the connection until it ends. It is the reader.
+// serve starts the reader: the goroutine that reads from the connection until it ends. What it calls
+// on the way to a read that waits has small frames, and everything that takes more stack is left to
+// others: see workers. The runtime gives a goroutine the stack that goroutines have used on average,
+// and this one is most of them.
 func (w *websocket) serve(h *Handler, c *libraryConn) {
-	defer h.conns.Done()
-	defer w.Conn.Close()
-	w.readWith(h.library, c)
+	if w.raw != nil {
+		w.fetch = w.fetcher()
+	}
+	go func() { // Handler.Close waits for it: conns
+		defer w.served(h)
+		h.library.read(c)
+	}()
+}
+
+// served is deferred by the reader.
+func (w *websocket) served(h *Handler) {
+	if v := recover(); v != nil {
+		h.panicked(v)
+		w.end = faultInternal
+	}
+	if w.end == nil { // the library has its own view
+		w.end = faultProtocol
+	}
+	w.left(h)
+	w.Conn.Close()
+	h.conns.Done()
+}
+
+// left does what follows from the end of reading.
+func (w *websocket) left(h *Handler) {
 	if w.probing {
 		w.s.dropProbe(w)
 		w.refuse(h)
@@ -87,19 +114,6 @@ func (w *websocket) serve(h *Handler, c *libraryConn) {
 	w.s.fail(hub.ReasonTransportClose) // the client has gone before all was written
 }
 
-func (w *websocket) readWith(l *library, c *libraryConn) {
-	defer func() {
-		if v := recover(); v != nil {
-			w.s.h.panicked(v)
-			w.end = faultInternal
-		}
-	}()
-	l.read(c)
-	if w.end == nil { // the library has its own view
-		w.end = faultProtocol
-	}
-}
-
 // refuse sends a close frame and waits a moment for the client's.
 func (w *websocket) refuse(h *Handler) {
 	if w.writeWithin(appendCloseFrame(nil, 0), h.o.WriteTimeout) == nil {
@@ -113,8 +127,8 @@ func (w *websocket) refuse(h *Handler) {
 func (w *websocket) discard(h *Handler) {
 	w.release()
 	w.setReadDeadline(time.Now().Add(h.o.WriteTimeout + lingerTime))
-	b := h.buffer()
-	defer h.buffers.Put(b)
+	b := h.buffers.get()
+	defer h.buffers.put(b)
 	for {
 		if _, err := w.Conn.Read(b[:]); err != nil {
 			return
@@ -137,57 +151,110 @@ func (w *websocket) setReadDeadline(t time.Time) {
 // Read hands over bytes of whole frames, never of more than one at a time, so that the library has
 // dealt with a message before the next one is looked at. While nothing comes it holds no memory.
 func (w *websocket) Read(p []byte) (int, error) {
-	for w.end == nil {
-		if w.ready > 0 {
-			n := copy(p, w.in[w.at:w.at+w.ready])
-			w.at += n
-			if w.ready -= n; w.at == len(w.in) {
-				w.release()
-			}
-			return n, nil
-		}
-		if w.in == nil {
-			n, err := w.readHead(p)
-			if err != nil {
+	for {
+		n, space := w.hand(p)
+		switch {
+		case n > 0 || w.end != nil:
+			return n, w.end
+		case w.raw != nil:
+			if err := w.raw.Read(w.fetch); err != nil && w.end == nil {
 				w.end = err
-			} else if n > 0 {
+			}
+		default:
+			n, err := w.Conn.Read(space)
+			if n = w.came(p, n, err); n > 0 {
 				return n, nil
 			}
-			continue
-		}
-		if err := w.look(); err != nil {
-			w.end = err
-		} else if w.ready == 0 {
-			w.end = w.readMore()
 		}
 	}
-	return 0, w.end
 }
 
-// readHead waits for the first bytes of a frame. When they are all of it they are handed over where
-// they are; otherwise a buffer is taken for them, and 0 returned.
-func (w *websocket) readHead(p []byte) (int, error) {
-	w.setTimer()
-	n, err := w.Conn.Read(p)
+// hand hands over what may be, or says where to read to.
+//
+//go:noinline
+func (w *websocket) hand(p []byte) (n int, space []byte) {
+	switch {
+	case w.end != nil:
+		return 0, nil
+	case w.in == nil:
+		w.setTimer()
+		return 0, p
+	case w.ready == 0:
+		if w.end = w.look(); w.end != nil {
+			return 0, nil
+		}
+		if w.ready == 0 {
+			w.grow()
+			w.setTimer()
+			return 0, w.in[len(w.in):cap(w.in)]
+		}
+	}
+	n = copy(p, w.in[w.at:w.at+w.ready])
+	w.at += n
+	if w.ready -= n; w.at == len(w.in) {
+		w.release()
+	}
+	return n, nil
+}
+
+// fetcher returns fetch, which reads what has come, when something has. A connection that waits for
+// its first byte has no buffer: one is taken for every attempt.
+func (w *websocket) fetcher() func(fd uintptr) bool {
+	return func(fd uintptr) bool {
+		if w.in == nil {
+			w.in = w.s.h.buffers.get()[:0]
+			w.at = 0
+		}
+		n, err := tryRead(fd, w.in[len(w.in):cap(w.in)])
+		for interrupted(err) {
+			n, err = tryRead(fd, w.in[len(w.in):cap(w.in)])
+		}
+		if n > 0 {
+			w.in = w.in[:len(w.in)+n]
+			return true
+		}
+		if len(w.in) == 0 {
+			w.release()
+		}
+		if wouldBlock(err) {
+			return false
+		}
+		if w.end = err; err == nil {
+			w.end = io.EOF
+		}
+		return true
+	}
+}
+
+// came takes note of n bytes that were read where fetch cannot. When they are in p and a whole frame,
+// it leaves them there and returns n; else they are kept, and it returns 0.
+//
+//go:noinline
+func (w *websocket) came(p []byte, n int, err error) int {
 	if n == 0 {
-		return 0, err
+		w.end = err
+		return 0
+	}
+	if w.in != nil {
+		w.in = w.in[:len(w.in)+n]
+		return 0
 	}
 	f, ok, err := w.check.next(p[:n], w.s.h.o.MaxPayload, w.compression)
 	if err != nil {
-		return 0, err
+		w.end = err
+		return 0
 	}
-	if ok && f.size() == n && f.op != opClose {
-		p[0] &^= bitRSV1
-		w.passed()
-		return n, nil
-	}
-	w.in, w.at, w.need = w.s.h.buffer()[:n], 0, 0
-	copy(w.in, p[:n])
 	if ok {
+		p[0] &^= bitRSV1
+		if f.size() == n && f.op != opClose {
+			w.passed()
+			return n
+		}
 		w.need = f.size()
-		w.in[0] &^= bitRSV1
 	}
-	return 0, nil
+	w.in, w.at = w.s.h.buffers.get()[:n], 0
+	copy(w.in, p)
+	return 0
 }
 
 // look finds out whether in[at:] begins with a whole frame.
@@ -229,25 +296,19 @@ func (w *websocket) peerClosed(b []byte) (err error) {
 	return errPeerClosed
 }
 
-// readMore reads behind what is there. Memory grows with what has come, to the size of the frame.
-func (w *websocket) readMore() error {
-	if len(w.in) == cap(w.in) {
-		if w.at > 0 {
-			w.in, w.at = w.in[:copy(w.in, w.in[w.at:])], 0
-		} else {
-			more := make([]byte, len(w.in), min(2*cap(w.in), w.need))
-			copy(more, w.in)
-			w.free()
-			w.in = more
-		}
+// grow makes room behind what is there. Memory grows with what has come, to the size of the frame.
+func (w *websocket) grow() {
+	if len(w.in) < cap(w.in) {
+		return
 	}
-	w.setTimer()
-	n, err := w.Conn.Read(w.in[len(w.in):cap(w.in)])
-	w.in = w.in[:len(w.in)+n]
-	if n > 0 {
-		return nil
+	if w.at > 0 {
+		w.in, w.at = w.in[:copy(w.in, w.in[w.at:])], 0
+		return
 	}
-	return err
+	more := make([]byte, len(w.in), min(2*cap(w.in), w.need))
+	copy(more, w.in)
+	w.free()
+	w.in = more
 }
 
 // setTimer sets or clears the read deadline, before a read that may wait.
@@ -271,43 +332,52 @@ func (w *websocket) release() {
 
 func (w *websocket) free() {
 	if cap(w.in) == bufferSize && w.s != nil {
-		w.s.h.buffers.Put((*[bufferSize]byte)(w.in[:bufferSize]))
+		w.s.h.buffers.put((*[bufferSize]byte)(w.in[:bufferSize]))
 	}
 }
 
-func (h *Handler) buffer() *[bufferSize]byte {
-	if b, ok := h.buffers.Get().(*[bufferSize]byte); ok {
-		return b
-	}
-	return new([bufferSize]byte)
-}
-
-// received is called by the library with every message. data is only lent.
-func (w *websocket) received(text bool, data []byte) {
+// received is called by the library with every message. data is only lent. When the receiver is to
+// have it, received returns the worker that is to be told, and given back to settled.
+//
+//go:noinline
+func (w *websocket) received(text bool, data []byte) *worker {
 	if w.end != nil {
-		return
+		return nil
 	}
 	compressed := w.check.compressed
-	if !compressed {
-		if text && !utf8.Valid(data) {
-			w.end = faultEncoding
-			return
-		}
-		if w.probing {
-			w.probe(text, data)
-			return
-		}
-		if text && (len(data) == 0 || data[0] != '4') {
-			if !w.s.control(data) {
-				w.end = errStopped
-			}
-			return
-		}
-	} else if w.probing {
+	switch {
+	case compressed && w.probing:
 		w.end = errStopped
-		return
+		return nil
+	case compressed || !w.probing && (!text || len(data) > 0 && data[0] == '4' && utf8.Valid(data)):
+		worker := w.s.h.workers.get()
+		worker.job = job{w.s, text, compressed, data}
+		return worker
 	}
-	if !w.s.h.workers.do(job{w.s, text, compressed, data}) || !w.s.await(nil) {
+	w.control(text, data)
+	return nil
+}
+
+// settled notes whether the session goes on after what worker did.
+//
+//go:noinline
+func (w *websocket) settled(worker *worker, ok bool) {
+	w.s.h.workers.put(worker)
+	if !ok {
+		w.end = errStopped
+	}
+}
+
+// control handles a message that the receiver does not get.
+//
+//go:noinline
+func (w *websocket) control(text bool, data []byte) {
+	switch {
+	case text && !utf8.Valid(data):
+		w.end = faultEncoding
+	case w.probing:
+		w.probe(text, data)
+	case !w.s.control(data):
 		w.end = errStopped
 	}
 }

@@ -17,7 +17,8 @@ type workers struct {
 }
 
 type worker struct {
-	jobs chan job
+	job  job // the caller's until it sends on jobs, and again once ok was received
+	jobs chan struct{}
 	ok   chan bool
 }
 
@@ -27,24 +28,24 @@ type job struct {
 	data             []byte
 }
 
-// do runs j and returns what it returns: whether the session goes on.
-func (ws *workers) do(j job) bool {
-	w := ws.get()
-	w.jobs <- j
-	ok := <-w.ok
-	ws.put(w)
-	return ok
-}
-
+// get takes a worker. The caller sets its job, sends on jobs, receives from ok whether the session goes
+// on, and puts the worker back.
 func (ws *workers) get() *worker {
 	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if n := len(ws.idle); n > 0 {
-		w := ws.idle[n-1]
-		ws.idle = ws.idle[:n-1]
-		return w
+	n := len(ws.idle)
+	if n == 0 {
+		ws.mu.Unlock()
+		return ws.hire()
 	}
-	w := &worker{jobs: make(chan job), ok: make(chan bool)}
+	w := ws.idle[n-1]
+	ws.idle = ws.idle[:n-1]
+	ws.mu.Unlock()
+	return w
+}
+
+//go:noinline
+func (ws *workers) hire() *worker {
+	w := &worker{jobs: make(chan struct{}), ok: make(chan bool)}
 	ws.done.Add(1)
 	go ws.run(w) // stop waits for it
 	return w
@@ -52,18 +53,22 @@ func (ws *workers) get() *worker {
 
 func (ws *workers) put(w *worker) {
 	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if ws.stopped || len(ws.idle) >= ws.keep {
-		close(w.jobs)
-		return
+	keep := !ws.stopped && len(ws.idle) < ws.keep
+	if keep {
+		ws.idle = append(ws.idle, w)
 	}
-	ws.idle = append(ws.idle, w)
+	ws.mu.Unlock()
+	if !keep {
+		close(w.jobs)
+	}
 }
 
 func (ws *workers) run(w *worker) {
 	defer ws.done.Done()
-	for j := range w.jobs {
-		w.ok <- j.s.h.receive(j)
+	for range w.jobs {
+		ok := w.job.s.h.receive(w.job)
+		w.job = job{}
+		w.ok <- ok
 	}
 }
 

@@ -55,4 +55,12 @@ func tryWrite(c syscall.RawConn, b []byte) (int, error) {
 	return n, err
 }
 
-const canTryWrite = true
+// tryRead reads what has come. At the end it returns 0 and no error.
+func tryRead(fd uintptr, b []byte) (int, error) { return syscall.Read(int(fd), b) }
+
+// wouldBlock reports whether tryRead is to be called again when the connection is readable.
+func wouldBlock(err error) bool { return err == syscall.EAGAIN }
+
+func interrupted(err error) bool { return err == syscall.EINTR }
+
+const canTry = true
