@@ -173,7 +173,7 @@ func parseClientInfo(info string) clientID {
 
 // flush writes c.out.
 func (c *conn) flush() error {
-	err := c.write(c.out)
+	err := c.write(c.out, nil)
 	if cap(c.out) > 4*bufferSize {
 		c.out = nil
 	}
@@ -181,9 +181,12 @@ func (c *conn) flush() error {
 	return err
 }
 
-// write writes p in pieces, each in its own time.
-func (c *conn) write(p []byte) error {
-	for len(p) > 0 {
+// write writes p in pieces, each in its own time, and calls wrote, if that is not nil, between them.
+func (c *conn) write(p []byte, wrote func()) error {
+	for first := true; len(p) > 0; first = false {
+		if !first && wrote != nil {
+			wrote()
+		}
 		piece := p[:min(len(p), 4*bufferSize)]
 		if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 			return err

@@ -92,7 +92,7 @@ func (c *conn) publish(b *lane.Batch) error {
 			if err := c.flush(); err != nil {
 				return err
 			}
-			if err := c.write(m.Data); err != nil {
+			if err := c.write(m.Data, b.Alive); err != nil {
 				return err
 			}
 		}

@@ -237,7 +237,7 @@ func (s *session) write() {
 		}
 		for more := true; more; {
 			out, more = s.d.interest.appendCommands(out)
-			if err := s.c.write(out); err != nil {
+			if err := s.c.write(out, nil); err != nil {
 				s.fail(fmt.Errorf("write: %w", err), s.at.Pulse.Last())
 				return
 			}

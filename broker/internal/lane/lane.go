@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"tether/broker"
 )
@@ -86,6 +85,7 @@ func (ln *lane) waitLocked(ctx context.Context, c *call) error {
 // work sends until the queue is empty.
 func (ln *lane) work() {
 	b := &ln.batch
+	b.all = ln.all
 	for ln.fill(b) {
 		err := ln.send(b)
 		if err == nil {
@@ -95,9 +95,6 @@ func (ln *lane) work() {
 			if !b.resolved[i] {
 				b.Fail(i, err)
 			}
-		}
-		if b.good {
-			ln.all.moved.Store(int64(time.Since(ln.all.base)))
 		}
 		b.reset()
 	}
@@ -153,11 +150,14 @@ func (ln *lane) fill(b *Batch) bool {
 	return true
 }
 
+// aliveEvery is after how many answers the clock is read.
+const aliveEvery = 32
+
 // Batch is what one pipeline carries. It is valid until Send returns.
 type Batch struct {
+	all      *Lanes
 	entries  []entry
 	resolved []bool
-	good     bool // the backend answered something
 }
 
 func (b *Batch) add(e entry) {
@@ -167,7 +167,7 @@ func (b *Batch) add(e entry) {
 
 func (b *Batch) reset() {
 	clear(b.entries)
-	b.entries, b.resolved, b.good = b.entries[:0], b.resolved[:0], false
+	b.entries, b.resolved = b.entries[:0], b.resolved[:0]
 }
 
 // Len is the number of messages, 1 at least.
@@ -176,9 +176,16 @@ func (b *Batch) Len() int { return len(b.entries) }
 // Message returns the i-th message.
 func (b *Batch) Message(i int) broker.Message { return b.entries[i].m }
 
+// Alive says that the backend is at work on the batch, though it may not have answered a message
+// lately: Timeout begins anew.
+func (b *Batch) Alive() { b.all.alive() }
+
 // Took says how many nodes took message i.
 func (b *Batch) Took(i int, r broker.Reach) {
-	b.resolved[i], b.good = true, true
+	if i%aliveEvery == 0 || i == len(b.entries)-1 {
+		b.all.alive()
+	}
+	b.resolved[i] = true
 	e := &b.entries[i]
 	e.call.answer(int(e.i), r, nil)
 }
@@ -207,7 +214,7 @@ type Pending struct {
 
 // Took says how many nodes took the message.
 func (p Pending) Took(r broker.Reach) {
-	p.all.moved.Store(int64(time.Since(p.all.base)))
+	p.all.alive()
 	p.call.answer(int(p.i), r, nil)
 }
 

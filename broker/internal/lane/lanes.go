@@ -31,8 +31,8 @@ type Options struct {
 	// context. Default 16,384.
 	MaxQueue int
 
-	// Timeout is how long Publish goes without any message of any lane being answered before it fails
-	// with broker.ErrUnavailable. Default 1.5 s.
+	// Timeout is how long Publish goes without a sign of life in any lane, which is an answer or a call
+	// of Batch.Alive, before it fails with broker.ErrUnavailable. Default 1.5 s.
 	Timeout time.Duration
 
 	// Check refuses a message before it is sent. Nil: none is refused.
@@ -53,7 +53,7 @@ type Lanes struct {
 	lanes  []lane
 	closed chan struct{} // closed by Close
 	base   time.Time
-	moved  atomic.Int64 // when a message was last answered, in ns since base
+	moved  atomic.Int64 // when there was a sign of life, in ns since base
 	calls  sync.Pool    // of *call
 
 	mu       sync.Mutex
@@ -195,6 +195,8 @@ func (l *Lanes) await(ctx context.Context, c *call) error {
 		}
 	}
 }
+
+func (l *Lanes) alive() { l.moved.Store(int64(time.Since(l.base))) }
 
 // stalled is called when the timer of c has fired: it sets it anew if there was any answer since.
 func (l *Lanes) stalled(c *call) error {
