@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -12,15 +13,19 @@ import (
 )
 
 // The device limit. A socket that registers joins the user's room first and then asks that room, on
-// all nodes, who else is registered: a census. Of two sockets that register at the same time, at
-// least the one whose question is later is seen by the other's node, which notes it down for the
-// other: so each pair has one that knows of the other.
+// all nodes, who else is registered: a census. Who is ahead of whom is said by a stamp, the time of
+// the registration, and by the ID where two are equal.
 //
-// Who is ahead of whom is said by a stamp, the time of the registration. A registration that is
-// through is ahead of every one that is not, whatever the clocks say, and a socket that sees one
-// takes a later stamp. So of the registrations that stay, the one with the last stamp knows all the
-// others, and it stays only if there is room for it. (Two that race for the last place may both be
-// refused if their clocks differ; they are never both let in.)
+// EndOldest: each registration disconnects the oldest of those that it sees, beyond the limit. The one
+// that asks last sees all the others, so no more than the limit stay; and the newest are never the
+// oldest of too many, so no fewer do.
+//
+// RefuseNew: of two sockets that register at the same time, the one whose question is later is seen by
+// the other's node, which notes it down for the other: so each pair has one that knows of the other. A
+// registration that is through is ahead of every one that is not, whatever the clocks say, and a
+// socket that sees one takes a later stamp. So of the registrations that stay, the one with the last
+// stamp knows all the others, and it stays only if there is room for it. (Two that race for the last
+// place may both be refused if their clocks differ; they are never both let in.)
 
 const (
 	censusTimeout = 2 * time.Second
@@ -65,7 +70,7 @@ func newDevices() devices {
 }
 
 // open must be called before the socket joins the room: until close, its registration is not through.
-func (d *devices) open(s *Socket, room string) *census {
+func (d *devices) open(s *Socket, room string, stamp int64) *census {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.next++
@@ -73,7 +78,7 @@ func (d *devices) open(s *Socket, room string) *census {
 		socket: s,
 		room:   room,
 		number: d.next,
-		stamp:  time.Now().UnixNano(),
+		stamp:  stamp,
 		others: make(map[string]claim),
 		news:   make(chan struct{}, 1),
 	}
@@ -147,36 +152,33 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 		id    string
 		stamp int64
 	}
-	for _, o := range c.others {
-		if o.through {
-			c.stamp = max(c.stamp, o.stamp+1)
+	if limit.Exceed == RefuseNew {
+		for _, o := range c.others {
+			if o.through {
+				c.stamp = max(c.stamp, o.stamp+1)
+			}
 		}
 	}
 	me := ranked{c.socket.id, c.stamp}
-	order := func(a, b ranked) int {
-		switch {
-		case a.stamp < b.stamp:
-			return -1
-		case a.stamp > b.stamp:
-			return 1
-		}
-		return strings.Compare(a.id, b.id)
-	}
 	all := []ranked{me}
 	for id, o := range c.others {
 		all = append(all, ranked{id, o.stamp})
 	}
-	slices.SortFunc(all, order)
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.stamp, b.stamp), strings.Compare(a.id, b.id))
+	})
 	rank := slices.Index(all, me)
-	excess := len(all) - limit.Max
-	switch {
-	case limit.Exceed == RefuseNew && rank >= limit.Max:
-		return nil, ErrTooManyDevices
-	case limit.Exceed == EndOldest && rank < excess:
-		return nil, ErrTooManyDevices // others that came at the same time are newer
-	}
-	if limit.Exceed == EndOldest {
-		for _, r := range all[:max(excess, 0)] {
+	switch limit.Exceed {
+	case RefuseNew:
+		if rank >= limit.Max {
+			return nil, ErrTooManyDevices
+		}
+	case EndOldest:
+		excess := max(len(all)-limit.Max, 0)
+		if rank < excess {
+			return nil, ErrTooManyDevices // others that came at the same time are newer
+		}
+		for _, r := range all[:excess] {
 			evicted = append(evicted, r.id)
 		}
 	}

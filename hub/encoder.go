@@ -41,7 +41,10 @@ func (e *encoder) free() {
 	encoders.Put(e)
 }
 
-var errNotUTF8 = errors.New("hub: encode: JSON is not valid UTF-8")
+var (
+	errNotUTF8 = errors.New("hub: encode: JSON is not valid UTF-8")
+	errForged  = errors.New("hub: encode: an argument looks like the placeholder of an attachment")
+)
 
 // event encodes the payload of an event.
 func (e *encoder) event(name string, args []any) error {
@@ -79,6 +82,9 @@ func (e *encoder) finish() error {
 	}
 	if !utf8.Valid(e.buf.Bytes()) { // a client would close the connection
 		return errNotUTF8
+	}
+	if n := len(e.attachments); n > 0 && socketio.Placeholders(e.buf.Bytes(), n) != nil {
+		return errForged // a client may have sent it as text; another would close the connection
 	}
 	return nil
 }

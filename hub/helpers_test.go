@@ -197,11 +197,11 @@ func startStoppable(t testing.TB, b broker.Broker, o Options) (h *Hub, stop func
 		defer close(ended)
 		err = h.Run(ctx)
 	}()
-	stop = sync.OnceValue(func() error {
+	stop = func() error { // may be called again
 		cancel()
 		<-ended
 		return err
-	})
+	}
 	t.Cleanup(func() {
 		if err := stop(); err != nil && !t.Failed() {
 			t.Errorf("run: %v", err)

@@ -27,12 +27,13 @@ func (s *Socket) RegisterAs(ctx context.Context, user Room) error {
 	}
 	h := s.client.hub
 	limited := h.options.Devices.Max > 0 && !slices.Contains(s.Registrations(), user)
+	stamp := time.Now().UnixNano()
 	var c *census
 	if limited {
-		c = h.devices.open(s, s.ns.subject+string(user))
+		c = h.devices.open(s, s.ns.subject+string(user), stamp)
 		defer h.devices.close(c)
 	}
-	fresh, err := s.join(ctx, time.Now().UnixNano(), user)
+	fresh, err := s.join(ctx, stamp, user)
 	if err == nil && fresh && limited {
 		err = h.devices.admit(ctx, h, c)
 	}

@@ -15,6 +15,7 @@ const (
 	freezeLimit   = 5 * time.Second        // that a sweep may be late; others have given this node up by then
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
 	drainGrace    = 5 * time.Second        // for connections to end that have been closed
+	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
 )
@@ -190,6 +191,7 @@ func (h *Hub) drain(window time.Duration) {
 		}
 	}
 	clients = nil
+	ticker.Reset(drainPoll)
 	for end := time.Now().Add(drainGrace); time.Now().Before(end); <-ticker.C {
 		left := h.clients.all()
 		if len(left) == 0 {
