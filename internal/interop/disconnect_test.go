@@ -57,6 +57,25 @@ func TestServerDisconnectOfOneNamespaceLeavesTheOthers(t *testing.T) {
 	})
 }
 
+func TestServerDisconnectOfTheConnectionEndsAllNamespaces(t *testing.T) {
+	n := serve(t, setup{})
+	everyJS(t, func(t *testing.T, w way) {
+		root, _ := w.join(t, n)
+		custom := w.d.dialShared(t, root, n.url, "/custom", nil)
+		custom.on(t, "connect")
+		custom.event(t, "hello", "custom")
+		settle(t, w, root)
+		root.emit(t, "bye", true)
+		for _, c := range []*client{root, custom} {
+			if got := c.on(t, "disconnect"); got.Reason != "io server disconnect" || got.Active {
+				t.Errorf("%s: got %v, active %t", c.name, got, got.Active)
+			}
+		}
+		root.quiet(t)
+		custom.quiet(t)
+	})
+}
+
 func TestLostConnectionIsMadeAgain(t *testing.T) {
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
