@@ -11,7 +11,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"time"
 
 	"tether/bench/internal/control"
 	"tether/bench/internal/phys"
@@ -51,6 +50,8 @@ type target struct {
 
 // servers are the kinds that serve can be.
 var servers = map[string]func(context.Context, serveOptions) (*target, error){
+	"hub":           hubTarget,
+	"emitter":       emitterTarget,
 	"phys":          physTarget,
 	"floor":         floorTarget,
 	"floor-emitter": floorEmitterTarget,
@@ -212,5 +213,3 @@ func redisAddress(broker string) (string, error) {
 	}
 	return u.Host, nil
 }
-
-const settleTime = 5 * time.Second // that a server has to end

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"tether/bench/internal/control"
+	"tether/bench/internal/emit"
+	"tether/bench/internal/mark"
+	"tether/broker"
+	"tether/broker/memory"
+	"tether/broker/nats"
+	"tether/broker/redis"
+	"tether/hub"
+	"tether/transport"
+)
+
+// openBroker opens what a URL names; empty is a bus of this process alone.
+func openBroker(ctx context.Context, rawURL string) (broker.Broker, error) {
+	if rawURL == "" {
+		return memory.NewBus().Broker(), nil
+	}
+	return broker.Mux{"redis": redis.Open, "nats": nats.Open}.Open(ctx, rawURL)
+}
+
+// hubTarget is a node as an application would build it: clients say who they are, and are
+// registered in the connect hook.
+func hubTarget(ctx context.Context, o serveOptions) (*target, error) {
+	b, err := openBroker(ctx, o.broker)
+	if err != nil {
+		return nil, err
+	}
+	started := make(chan struct{})
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	h, err := hub.New(b, hub.Options{
+		Logger: log, ForgetHandshake: true, DrainWindow: -1,
+		OnStart: func(context.Context, *hub.Hub) error { close(started); return nil },
+	})
+	if err != nil {
+		return nil, err
+	}
+	var ended atomic.Uint64
+	h.Of("/").OnConnect(register)
+	h.Of("/").OnDisconnect(func(*hub.Socket, hub.Reason) { ended.Add(1) })
+	h.Of("/").On("echo", echo)
+	ln, err := net.Listen("tcp", o.address)
+	if err != nil {
+		return nil, fmt.Errorf("serve: %w", err)
+	}
+	handler := transport.NewHandler(h, transport.Options{Logger: log})
+	mux := http.NewServeMux()
+	mux.Handle("/socket.io/", handler)
+	srv := transport.NewServer("", mux)
+	t := &target{url: "http://" + ln.Addr().String(), ready: started}
+	t.run = []func(context.Context) error{
+		h.Run,
+		func(ctx context.Context) error {
+			unhook := context.AfterFunc(ctx, func() { shutDown(srv) })
+			defer unhook()
+			if err := srv.Serve(transport.Listener(ln)); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		},
+	}
+	t.close = func() { _, _ = handler.Close(), b.Close() } // the process ends; there is nobody to tell
+	t.control.Sender = emit.Sender{One: sender(h.Emitter())}
+	t.control.Stats = func() control.Stats {
+		s := h.Stats()
+		return control.Stats{Connections: s.Connections, Users: s.Rooms, Messages: s.Received, Closed: ended.Load()}
+	}
+	return t, nil
+}
+
+func shutDown(srv *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = srv.Shutdown(ctx) // what is still open ends with the process
+}
+
+func register(ctx context.Context, s *hub.Socket) error {
+	var auth struct{ User string }
+	if len(s.Handshake().Auth) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(s.Handshake().Auth, &auth); err != nil || auth.User == "" {
+		return nil // somebody without a name may stay, and is nobody's user
+	}
+	return s.Register(ctx, auth.User)
+}
+
+// echo answers with what it was given.
+func echo(_ context.Context, _ *hub.Socket, m *hub.Message) error {
+	if !m.WantsAck() {
+		return nil
+	}
+	return m.Ack(m.Args()...)
+}
+
+// sender emits as an application would: the payload is a string.
+func sender(e *hub.Emitter) func(context.Context, uint32, []byte) (int, error) {
+	return func(ctx context.Context, user uint32, payload []byte) (int, error) {
+		to := hub.Everyone
+		if user != mark.Everyone {
+			to = hub.User(fmt.Sprintf("u%d", user))
+		}
+		r, err := e.Emit(ctx, to, "m", string(payload))
+		if err != nil {
+			return 0, err
+		}
+		if r.Bound == broker.Unknown {
+			return -1, nil
+		}
+		return r.Nodes, nil
+	}
+}
+
+// emitterTarget is a worker process: it emits and has no connections.
+func emitterTarget(ctx context.Context, o serveOptions) (*target, error) {
+	if o.broker == "" {
+		return nil, errors.New("serve: an emitter needs -broker")
+	}
+	b, err := openBroker(ctx, o.broker)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{run: []func(context.Context) error{func(ctx context.Context) error { <-ctx.Done(); return nil }}}
+	t.close = func() { _ = b.Close() } // the process ends; there is nobody to tell
+	t.control.Sender = emit.Sender{One: sender(hub.NewEmitter(b, hub.EmitterOptions{}))}
+	t.control.Stats = func() control.Stats { return control.Stats{} }
+	return t, nil
+}
