@@ -17,15 +17,23 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	slog.SetLogLoggerLevel(slog.LevelError)
+	if addr := os.Getenv(childVariable); addr != "" {
+		child(addr)
+		return
+	}
 	os.Exit(m.Run())
+}
+
+// newBroker is quiet about what the tests do to Redis.
+func newBroker(client goredis.UniversalClient) (broker.Broker, error) {
+	return redis.New(client, redis.Options{Logger: slog.New(slog.DiscardHandler)})
 }
 
 // node returns a broker at addr.
 func node(tb testing.TB, addr string) broker.Broker {
 	tb.Helper()
 	client := goredis.NewClient(&goredis.Options{Addr: addr})
-	b, err := redis.New(client, redis.Options{})
+	b, err := newBroker(client)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,226 @@
+//go:build unix
+
+package redis_test
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"tether/broker"
+	"tether/internal/backend"
+)
+
+// A node that cannot keep up is cut off by Redis when its output buffer is full. All that it missed
+// lies in gaps, and it comes back by itself.
+func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
+	s := backend.Redis(t, "--client-output-buffer-limit", "pubsub 1mb 0 0")
+	var (
+		mu       sync.Mutex
+		got      = make(map[string]bool)
+		gaps     []broker.Gap
+		release  = make(chan struct{})
+		gapped   = make(chan struct{}, 100)
+		ended    = make(chan error, 1)
+		lastSeen = make(chan struct{}, 1)
+	)
+	b, p := node(t, s.Addr), node(t, s.Addr)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	go func() {
+		ended <- b.Run(ctx, broker.Handler{
+			Deliver: func(m broker.Message) {
+				<-release
+				mu.Lock()
+				defer mu.Unlock()
+				number, _, _ := strings.Cut(string(m.Data), " ")
+				got[number] = true
+				if number == "last" {
+					lastSeen <- struct{}{}
+				}
+			},
+			Gap: func(g broker.Gap) {
+				mu.Lock()
+				defer mu.Unlock()
+				gaps = append(gaps, g)
+				gapped <- struct{}{}
+			},
+		})
+	}()
+	if err := b.Subscribe(ctx, "s"); err != nil {
+		t.Fatal(err)
+	}
+	const many = 3000
+	filler := strings.Repeat("x", 10_000)
+	before, after := make([]time.Time, many), make([]time.Time, many)
+	for i := range many {
+		before[i] = time.Now()
+		if _, err := p.Publish(ctx, broker.Message{Subject: "s", Data: []byte(strconv.Itoa(i) + " " + filler)}); err != nil {
+			t.Fatal(err)
+		}
+		after[i] = time.Now()
+	}
+	select {
+	case <-gapped:
+	case <-ctx.Done():
+		t.Fatal("no gap was reported")
+	}
+	close(release)
+	for seen := false; !seen; {
+		reach, err := p.Publish(ctx, broker.Message{Subject: "s", Data: []byte("last ")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reach[0].Nodes == 0 {
+			continue
+		}
+		select {
+		case <-lastSeen:
+			seen = true
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	missed := 0
+	for i := range many {
+		if got[strconv.Itoa(i)] {
+			continue
+		}
+		missed++
+		inGap := false
+		for _, g := range gaps {
+			inGap = inGap || !after[i].Before(g.From) && !before[i].After(g.To)
+		}
+		if !inGap {
+			t.Fatalf("message %d is missing and in no gap: %v", i, gaps)
+		}
+	}
+	t.Logf("%d of %d messages were missed, in %d gaps", missed, many, len(gaps))
+	if missed == 0 {
+		t.Error("nothing was missed: the test tests nothing")
+	}
+}
+
+// A process that is stopped for longer than its lease is taken off the receipts, and when it goes on
+// it delivers nothing that came after, but reports a gap.
+func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes eight seconds")
+	}
+	s := backend.Redis(t)
+	if s.Kind == backend.StandIn {
+		t.Skip("a stand-in cannot drop connections")
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), childVariable+"="+s.Addr)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Signal(syscall.SIGCONT)
+	defer stdin.Close()
+	lines := bufio.NewScanner(stdout)
+	await := func(prefix string) string {
+		t.Helper()
+		for lines.Scan() {
+			if rest, ok := strings.CutPrefix(lines.Text(), prefix); ok {
+				return strings.TrimSpace(rest)
+			}
+		}
+		t.Fatalf("the child ended without %q", prefix)
+		return ""
+	}
+	await("subscribed")
+	p := node(t, s.Addr)
+	publish := func(data string) broker.Reach {
+		t.Helper()
+		reach, err := p.Publish(t.Context(), broker.Message{Subject: "s", Data: []byte(data)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reach[0]
+	}
+	if reach := publish("awake"); reach.Nodes != 1 {
+		t.Fatalf("awake: %v", reach)
+	}
+	await("got awake")
+
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	frozen := time.Now()
+	var counted []time.Time // when messages were published that the frozen node was counted for
+	for publish("frozen "+strconv.Itoa(len(counted))).Nodes > 0 {
+		counted = append(counted, time.Now())
+		if time.Since(frozen) > 8*time.Second {
+			t.Fatal("a frozen process is still counted after eight seconds")
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	t.Logf("not counted after %v", time.Since(frozen).Round(time.Millisecond))
+	woken := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for publish("awake again").Nodes == 0 {
+		<-time.After(5 * time.Millisecond)
+	}
+	var gap [2]time.Time
+	for again := false; !again || gap[1].IsZero(); {
+		if !lines.Scan() {
+			t.Fatal("the child ended")
+		}
+		words := strings.Fields(lines.Text())
+		switch {
+		case words[0] == "gap":
+			gap[0], gap[1] = nanos(t, words[1]), nanos(t, words[2])
+		case strings.HasPrefix(lines.Text(), "got awake again"):
+			again = true
+		case strings.HasPrefix(lines.Text(), "got frozen"):
+			if at := nanos(t, words[3]); at.After(woken) {
+				t.Errorf("a message was delivered %v after it was published", at.Sub(frozen))
+			} else if i, err := strconv.Atoi(words[2]); err == nil { // the signal was not quick enough
+				counted[i] = time.Time{}
+			}
+		}
+	}
+	for _, at := range counted {
+		if at.IsZero() {
+			continue
+		}
+		if at.Before(gap[0]) || at.After(gap[1]) {
+			t.Errorf("a message that was published %v after the freeze is in no gap", at.Sub(frozen))
+		}
+	}
+	stdin.Close()
+	if rest := await("ended"); rest != "<nil>" {
+		t.Errorf("the child ended with %s", rest)
+	}
+}
+
+func nanos(t *testing.T, s string) time.Time {
+	t.Helper()
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Unix(0, n)
+}
