@@ -204,7 +204,7 @@ func (s *session) Close(reason hub.Reason) {
 // behind what is queued. On polling there is nothing to wait for.
 func (s *session) shut(reason hub.Reason, code uint16) {
 	s.mu.Lock()
-	if s.state != stateOpen {
+	if s.state == stateEnded || s.state == stateClosing && s.carrier != nil {
 		s.mu.Unlock()
 		return
 	}

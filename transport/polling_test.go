@@ -1,0 +1,405 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"tether/hub"
+)
+
+// do makes a request with no session and returns the status, the headers and the body.
+func (s *server) do(method, query, body string, header ...string) (int, http.Header, string) {
+	s.t.Helper()
+	return s.doPath(method, "/socket.io/?"+query, body, header...)
+}
+
+func (s *server) doPath(method, path, body string, header ...string) (int, http.Header, string) {
+	s.t.Helper()
+	req, err := http.NewRequest(method, "http://"+s.addr+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, h := range header {
+		k, v, _ := strings.Cut(h, ": ")
+		req.Header.Add(k, v)
+	}
+	req.Close = true
+	client := http.Client{Timeout: wait, Transport: &http.Transport{}}
+	resp, err := client.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(b)
+}
+
+func TestRequestsThatAreNotServedAreAnsweredAsTheReferenceDoes(t *testing.T) {
+	s := serve(t, Options{Allow: func(r *http.Request) error {
+		if r.Header.Get("X-Refuse") != "" {
+			return errors.New(r.Header.Get("X-Refuse"))
+		}
+		return nil
+	}})
+	sid := s.polling().sid
+	for _, tt := range []struct {
+		name, method, query, header string
+		status                      int
+		body                        string
+	}{
+		{"no transport", "GET", "EIO=4", "", 400, `{"code":0,"message":"Transport unknown"}`},
+		{"an unknown transport", "GET", "EIO=4&transport=webtransport", "", 400, `{"code":0,"message":"Transport unknown"}`},
+		{"a property of an object", "GET", "EIO=4&transport=constructor", "", 400, `{"code":0,"message":"Transport unknown"}`},
+		{"transport before method", "POST", "EIO=4", "", 400, `{"code":0,"message":"Transport unknown"}`},
+		{"an unknown session", "GET", "EIO=4&transport=polling&sid=x", "", 400, `{"code":1,"message":"Session ID unknown"}`},
+		{"a session called like a property", "GET", "EIO=4&transport=polling&sid=__proto__", "", 400, `{"code":1,"message":"Session ID unknown"}`},
+		{"session before method", "PUT", "EIO=4&transport=polling&sid=x", "", 400, `{"code":1,"message":"Session ID unknown"}`},
+		{"a handshake by POST", "POST", "EIO=4&transport=polling", "", 400, `{"code":2,"message":"Bad handshake method"}`},
+		{"a handshake by DELETE", "DELETE", "EIO=4&transport=polling", "", 400, `{"code":2,"message":"Bad handshake method"}`},
+		{"OPTIONS without CORS", "OPTIONS", "EIO=4&transport=polling", "", 400, `{"code":2,"message":"Bad handshake method"}`},
+		{"method before version", "POST", "EIO=3&transport=polling", "", 400, `{"code":2,"message":"Bad handshake method"}`},
+		{"websocket without an upgrade", "GET", "EIO=4&transport=websocket", "", 400, `{"code":3,"message":"Bad request"}`},
+		{"a connection option that only resembles an upgrade", "GET", "EIO=4&transport=websocket", "Upgrade: websocket", 400, `{"code":3,"message":"Bad request"}`},
+		{"another transport than the session's", "GET", "EIO=4&transport=websocket&sid=" + sid, "", 400, `{"code":3,"message":"Bad request"}`},
+		{"another version than the session's", "GET", "EIO=3&transport=polling&sid=" + sid, "", 400, `{"code":3,"message":"Bad request"}`},
+		{"refused by Allow", "GET", "EIO=4&transport=polling", `X-Refuse: <no> "you"`, 403, `{"code":4,"message":"<no> \"you\""}`},
+		{"Allow before version", "GET", "EIO=3&transport=polling", "X-Refuse: no", 403, `{"code":4,"message":"no"}`},
+		{"a foreign origin", "GET", "EIO=4&transport=polling", "Origin: http://evil.example", 403, `{"code":4,"message":"Forbidden"}`},
+		{"a foreign origin with a session", "GET", "EIO=4&transport=polling&sid=" + sid, "Origin: null", 403, `{"code":4,"message":"Forbidden"}`},
+		{"version 3", "GET", "EIO=3&transport=polling", "", 400, `{"code":5,"message":"Unsupported protocol version"}`},
+		{"no version", "GET", "transport=polling", "", 400, `{"code":5,"message":"Unsupported protocol version"}`},
+		{"version 44", "GET", "EIO=44&transport=polling", "", 400, `{"code":5,"message":"Unsupported protocol version"}`},
+		{"another method for a session", "PUT", "EIO=4&transport=polling&sid=" + sid, "", 500, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var headers []string
+			if tt.header != "" {
+				headers = []string{tt.header}
+			}
+			status, header, body := s.do(tt.method, tt.query, "", headers...)
+			if status != tt.status || body != tt.body {
+				t.Fatalf("got %d %s, want %d %s", status, body, tt.status, tt.body)
+			}
+			if got := header.Get("Content-Type"); tt.body != "" && got != "application/json" {
+				t.Fatalf("content type %q", got)
+			}
+		})
+	}
+	if status, _, _ := s.doPath("GET", "/socket.io?EIO=4&transport=polling", ""); status != 404 {
+		t.Fatalf("a path without its slash got %d", status)
+	}
+	if status, _, _ := s.doPath("GET", "/socket.io/more?EIO=4&transport=polling", ""); status != 200 {
+		t.Fatalf("a longer path got %d", status)
+	}
+}
+
+func TestUpgradesThatAreNotServedAreRefusedBeforeTheHandshake(t *testing.T) {
+	s := serve(t, Options{CORS: CORS{Origins: []string{"http://good.example"}}, Allow: func(r *http.Request) error {
+		if r.Header.Get("X-Refuse") != "" {
+			return errors.New("go away")
+		}
+		return nil
+	}})
+	const ok = "EIO=4&transport=websocket"
+	for _, tt := range []struct {
+		name, from, to string
+		status         int
+		body           string
+	}{
+		{"in order", "", "", 101, ""},
+		{"version 3", "EIO=4", "EIO=3", 400, "Unsupported protocol version"},
+		{"no transport", "&transport=websocket", "", 400, "Transport unknown"},
+		{"an unknown session", "websocket ", "websocket&sid=x ", 400, "Session ID unknown"},
+		{"a POST", "GET", "POST", 400, "Bad handshake method"},
+		{"refused by Allow", "Host", "X-Refuse: 1\r\nHost", 403, "go away"},
+		{"a foreign origin", "Host", "Origin: http://evil.example\r\nHost", 403, "Forbidden"},
+		{"an allowed origin", "Host", "Origin: http://good.example\r\nHost", 101, ""},
+		{"its own origin", "Host", "Origin: https://test\r\nHost", 101, ""},
+		{"WebSocket version 8", "Version: 13", "Version: 8", 426, "Unsupported WebSocket version"},
+		{"no WebSocket version", "Sec-WebSocket-Version: 13\r\n", "", 426, "Unsupported WebSocket version"},
+		{"no key", "Sec-WebSocket-Key: " + goodKey + "\r\n", "", 400, "Bad WebSocket handshake"},
+		{"a short key", goodKey, "YQ==", 400, "Bad WebSocket handshake"},
+		{"a key that is not base64", goodKey, "!" + goodKey[1:], 400, "Bad WebSocket handshake"},
+		{"two keys", "Host", "Sec-WebSocket-Key: " + goodKey + "\r\nHost", 400, "Bad WebSocket handshake"},
+		{"an upgrade to something else", "Upgrade: websocket", "Upgrade: h2c", 400, "Bad WebSocket handshake"},
+		{"HTTP/1.0", "HTTP/1.1", "HTTP/1.0", 400, "Bad WebSocket handshake"},
+		{"Connection: keep-alive, Upgrade", "Connection: Upgrade", "Connection: keep-alive, Upgrade", 101, ""},
+		{"Connection twice", "Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade", 101, ""},
+		{"Upgrade: WebSocket", "Upgrade: websocket", "Upgrade: WebSocket", 101, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := s.dial()
+			io.WriteString(conn, strings.Replace(upgradeRequest(ok), tt.from, tt.to, 1))
+			c := &wsClient{t: t, conn: conn}
+			head, body := readAnswer(t, conn)
+			c.head = head
+			if head.StatusCode != tt.status || body != tt.body {
+				t.Fatalf("got %d %q, want %d %q", head.StatusCode, body, tt.status, tt.body)
+			}
+			if tt.status == 101 {
+				return
+			}
+			if !head.Close {
+				t.Error("the connection stays open")
+			}
+			if got := head.Header.Get("Sec-WebSocket-Version"); tt.status == 426 && got != "13" {
+				t.Errorf("the version that is served is given as %q", got)
+			}
+		})
+	}
+}
+
+func TestUpgradesThatMakeNoSenseAreClosedAfterTheHandshake(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	first := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	first.send("2probe")
+	first.wantText("3probe")
+	for _, query := range []string{
+		"EIO=4&transport=polling",                // not the transport that upgrades
+		"EIO=4&transport=websocket&sid=" + c.sid, // is upgrading
+	} {
+		ws := s.upgrade(query, "")
+		if ws.head.StatusCode != 101 {
+			t.Fatalf("status %d", ws.head.StatusCode)
+		}
+		ws.wantClose(0)
+	}
+	first.send("5")
+	first.send("4on")
+	first.wantText("4on")
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "") // has upgraded
+	ws.wantClose(0)
+	first.send("4still")
+	first.wantText("4still")
+}
+
+func TestASecondGETEndsTheSession(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	first := background(t, func() string { _, b := c.get(); return b })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+	if status, body := c.get(); status != 400 || body != "" {
+		t.Fatalf("the second GET got %d %q", status, body)
+	}
+	if got := first(); got != "1" {
+		t.Fatalf("the first GET got %q, want 1", got)
+	}
+	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
+	c.wantEnd()
+}
+
+// waitFor waits until the session of e is as the test needs it.
+func waitFor(t testing.TB, e *echo, is func(*session) bool) {
+	t.Helper()
+	s := e.c.(*session)
+	for deadline := time.Now().Add(wait); ; {
+		s.mu.Lock()
+		ok := is(s)
+		s.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the session does not come to be as the test needs it")
+		}
+	}
+}
+
+func TestASecondPOSTEndsTheSession(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	conn := s.dial()
+	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
+	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	if status, body := c.post("4y"); status != 400 || body != "" {
+		t.Fatalf("the second POST got %d %q", status, body)
+	}
+	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
+	c.wantEnd()
+}
+
+func TestPOSTsThatAreWrongEndTheSession(t *testing.T) {
+	for _, tt := range []struct {
+		name, contentType, body string
+		status                  int
+		reason                  hub.Reason
+	}{
+		{"binary", "application/octet-stream", "4x", 400, hub.ReasonTransportError},
+		{"a byte past the limit", "text/plain", "4" + strings.Repeat("x", 1000), 413, hub.ReasonTransportError},
+		{"an unknown packet", "text/plain", "9", 200, hub.ReasonParseError},
+		{"nothing", "text/plain", "", 200, hub.ReasonParseError},
+		{"an empty packet", "text/plain", "4x\x1e", 200, hub.ReasonParseError},
+		{"bad base64", "text/plain", "b$$", 200, hub.ReasonParseError},
+		{"a ping", "text/plain", "2", 200, hub.ReasonTransportError},
+		{"a close", "text/plain", "1", 200, hub.ReasonTransportClose},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := serve(t, Options{MaxPayload: 1000})
+			c := s.polling()
+			e := s.session()
+			status, body := c.do("POST", tt.contentType, []byte(tt.body))
+			if want := map[bool]string{true: "ok"}[tt.status == 200]; status != tt.status || body != want {
+				t.Fatalf("got %d %q, want %d %q", status, body, tt.status, want)
+			}
+			if got := receive(t, e.closed); got != tt.reason {
+				t.Fatalf("closed for %q, want %q", got, tt.reason)
+			}
+			c.wantEnd()
+		})
+	}
+}
+
+func TestAPOSTOfTheLargestSizeIsServed(t *testing.T) {
+	s := serve(t, Options{MaxPayload: 1000})
+	c := s.polling()
+	body := "4" + strings.Repeat("x", 999)
+	if status, got := c.post(body); status != 200 || got != "ok" {
+		t.Fatalf("got %d %q", status, got)
+	}
+	c.want(body)
+}
+
+func TestAPOSTWithoutALengthIsLimitedToo(t *testing.T) {
+	s := serve(t, Options{MaxPayload: 1000})
+	c := s.polling()
+	e := s.session()
+	req, _ := http.NewRequest("POST", c.base, io.MultiReader(strings.NewReader("4"), strings.NewReader(strings.Repeat("x", 5000))))
+	if status, _ := c.request(req); status != 413 {
+		t.Fatalf("got %d, want 413", status)
+	}
+	receive(t, e.closed)
+}
+
+func TestAClientThatAbortsItsPollIsGone(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	conn := s.dial()
+	fmt.Fprintf(conn, "GET /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\n\r\n", c.sid)
+	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+	conn.Close()
+	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
+	c.wantEnd()
+}
+
+func TestAClientThatAbortsItsPOSTIsGone(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	conn := s.dial()
+	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
+	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	conn.Close()
+	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
+}
+
+func TestAPOSTThatDoesNotCompleteEndsTheSession(t *testing.T) {
+	s := serve(t, Options{MessageTimeout: 50 * time.Millisecond})
+	c := s.polling()
+	e := s.session()
+	conn := s.dial()
+	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
+	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
+}
+
+func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+	e.c.Close(hub.ReasonServerDisconnect)
+	if err := e.c.Send(hub.NewPacket([]byte("4late"), nil, false)); err == nil {
+		t.Error("a packet was taken after Close")
+	}
+	c.want("41")
+	c.want("1")
+	if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+		t.Fatalf("closed for %q", got)
+	}
+	c.wantEnd()
+
+	c = s.polling() // a client that goes by itself then
+	e = s.session()
+	e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+	e.c.Close(hub.ReasonServerDisconnect)
+	c.want("41")
+	c.post("1")
+	if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+		t.Fatalf("closed for %q", got)
+	}
+
+	c = s.polling()
+	e = s.session()
+	get := background(t, func() string { _, b := c.get(); return b })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+	e.c.Close(hub.ReasonServerClose)
+	if got := get(); got != "1" {
+		t.Fatalf("the pending GET got %q, want 1", got)
+	}
+}
+
+func TestAClientThatClosesReleasesItsPoll(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	get := background(t, func() string { _, b := c.get(); return b })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+	c.post("1")
+	if got := get(); got != "6" {
+		t.Fatalf("the pending GET got %q, want 6", got)
+	}
+}
+
+func TestThePollingHandshakeHasItsHeaders(t *testing.T) {
+	s := serve(t, Options{Cookie: "io", CORS: CORS{Origins: []string{"*"}}})
+	status, h, body := s.do("GET", "EIO=4&transport=polling&t=abc", "")
+	if status != 200 || len(body) != 118 {
+		t.Fatalf("got %d %q", status, body)
+	}
+	sid := body[len(`0{"sid":"`):][:20]
+	for k, want := range map[string]string{
+		"Content-Type":                "text/plain; charset=UTF-8",
+		"Content-Length":              "118",
+		"Cache-Control":               "no-store",
+		"Set-Cookie":                  "io=" + sid + "; Path=/; HttpOnly; SameSite=Lax",
+		"Access-Control-Allow-Origin": "*",
+	} {
+		if got := h.Get(k); got != want {
+			t.Errorf("%s: %q, want %q", k, got, want)
+		}
+	}
+}
+
+func TestOptionsShowInTheHandshake(t *testing.T) {
+	o := Options{Path: "/e/", PingInterval: 300 * time.Millisecond, PingTimeout: 200 * time.Millisecond, MaxPayload: 5000, NoUpgrade: true}
+	s := serve(t, o)
+	_, _, body := s.doPath("GET", "/e/?EIO=4&transport=polling", "")
+	if want := `","upgrades":[],"pingInterval":300,"pingTimeout":200,"maxPayload":5000}`; !strings.HasSuffix(body, want) {
+		t.Fatalf("got %q, want it to end in %q", body, want)
+	}
+	s = serve(t, Options{Transports: []string{WebSocket}})
+	if _, _, body := s.do("GET", "EIO=4&transport=polling", ""); body != `{"code":0,"message":"Transport unknown"}` {
+		t.Fatalf("got %q", body)
+	}
+}
