@@ -1,0 +1,49 @@
+// Package drivers opens a broker from a URL, with any driver of this module. A program that knows its
+// broker imports that driver alone, and links no other.
+package drivers
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"sync"
+
+	"tether/broker"
+	"tether/broker/memory"
+	"tether/broker/nats"
+	"tether/broker/redis"
+)
+
+// Mux returns a mux with the schemes redis, rediss, nats, tls (NATS over TLS) and memory.
+//
+// Brokers of memory://NAME that are opened through the same Mux value are nodes on one bus, which the
+// name tells from other buses; the empty name is one, too.
+func Mux() broker.Mux {
+	b := &buses{named: map[string]*memory.Bus{}}
+	return broker.Mux{
+		"redis":  redis.Open,
+		"rediss": redis.Open,
+		"nats":   nats.Open,
+		"tls":    nats.Open,
+		"memory": b.open,
+	}
+}
+
+type buses struct {
+	mu    sync.Mutex
+	named map[string]*memory.Bus // guarded by mu
+}
+
+func (b *buses) open(_ context.Context, u *url.URL) (broker.Broker, error) {
+	if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Opaque != "" {
+		return nil, errors.New("memory: a URL is memory://NAME and no more")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	bus, ok := b.named[u.Host]
+	if !ok {
+		bus = memory.NewBus()
+		b.named[u.Host] = bus
+	}
+	return bus.Broker(), nil
+}

@@ -1,0 +1,104 @@
+package drivers_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"tether/broker"
+	"tether/broker/drivers"
+	"tether/internal/backend"
+	"tether/internal/deptest"
+)
+
+// reached publishes on from and returns how many nodes took it, while to is subscribed.
+func reached(t *testing.T, from, to broker.Broker) int {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- to.Run(ctx, broker.Handler{Deliver: func(broker.Message) {}}) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := to.Subscribe(ctx, t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	reach, err := from.Publish(ctx, broker.Message{Subject: t.Name(), Data: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reach[0].Nodes
+}
+
+func open(t *testing.T, m broker.Mux, url string) broker.Broker {
+	t.Helper()
+	b, err := m.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func TestMemoryIsSharedByNameWithinOneMux(t *testing.T) {
+	m := drivers.Mux()
+	a, same, other := open(t, m, "memory://a"), open(t, m, "memory://a"), open(t, m, "memory://b")
+	unnamed, unnamedToo := open(t, m, "memory://"), open(t, m, "memory://")
+	elsewhere := open(t, drivers.Mux(), "memory://a")
+	if got := reached(t, a, same); got != 1 {
+		t.Errorf("the same name: got %d", got)
+	}
+	if got := reached(t, a, other); got != 0 {
+		t.Errorf("another name: got %d", got)
+	}
+	if got := reached(t, unnamed, unnamedToo); got != 1 {
+		t.Errorf("without a name: got %d", got)
+	}
+	if got := reached(t, a, elsewhere); got != 0 {
+		t.Errorf("another mux: got %d", got)
+	}
+}
+
+func TestTheSchemesOpenTheirDrivers(t *testing.T) {
+	m := drivers.Mux()
+	for _, url := range []string{backend.Redis(t).URL, backend.NATS(t).URL} {
+		if got := reached(t, open(t, m, url), open(t, m, url)); got != 1 {
+			t.Errorf("%s: got %d", url, got)
+		}
+	}
+	want := []string{"memory", "nats", "redis", "rediss", "tls"}
+	if got := slices.Sorted(maps.Keys(m)); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestAURLThatIsNotUnderstoodIsRefusedWithoutItsPassword(t *testing.T) {
+	for _, url := range []string{
+		"memory://a/b", "memory://a?x=hunter2", "memory://hunter2@a", "memory:a", "kafka://me:hunter2@a", "hunter2",
+		"redis://me:hunter2@127.0.0.1:1/7", "nats://me:hunter2@127.0.0.1:1?x=y",
+	} {
+		b, err := drivers.Mux().Open(t.Context(), url)
+		if err == nil {
+			b.Close()
+			t.Errorf("%s is opened", url)
+			continue
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error has the password: %v", url, err)
+		}
+	}
+}
+
+func TestDriversKnowNoHub(t *testing.T) {
+	const why = "a worker links drivers and emitter only"
+	deptest.Forbid(t, "tether/broker/drivers", map[string]string{"tether/hub": why, "tether/transport": why})
+}
