@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"tether/broker"
+	"tether/hub"
+)
+
+// api is the HTTP interface that any language emits through.
+type api struct {
+	config     EmitConfig
+	namespaces []string
+	hub        *hub.Hub
+	log        *slog.Logger
+	started    time.Time
+
+	keys   atomic.Pointer[[]keyHash] // replaced as a whole by a reload
+	active chan struct{}             // one token for each request that is being served
+}
+
+type keyHash [sha256.Size]byte
+
+func newAPI(c *Config, h *hub.Hub, log *slog.Logger) *api {
+	a := &api{
+		config: c.Emit, namespaces: c.Namespaces, hub: h, log: log, started: time.Now(),
+		active: make(chan struct{}, c.Emit.MaxActive),
+	}
+	a.setKeys(nil)
+	return a
+}
+
+func (a *api) setKeys(keys []Secret) {
+	hashes := make([]keyHash, len(keys))
+	for i, k := range keys {
+		hashes[i] = sha256.Sum256([]byte(k))
+	}
+	a.keys.Store(&hashes)
+}
+
+// routes adds the routes to the mux.
+func (a *api) routes(mux *http.ServeMux) {
+	mux.Handle("POST /emit", a.guard(a.emit))
+	mux.Handle("POST /emit/batch", a.guard(a.emitBatch))
+	mux.Handle("POST /disconnect", a.guard(a.disconnect))
+	mux.Handle("GET /stats", a.guard(a.stats))
+}
+
+// target is whom a request is for. Exactly one of the three is set.
+type target struct {
+	User      *userID `json:"user"`
+	Room      *string `json:"room"`
+	Everyone  bool    `json:"everyone"`
+	Namespace string  `json:"namespace"` // default "/"
+}
+
+func (t target) room() (hub.Room, error) {
+	switch {
+	case t.User != nil && t.Room == nil && !t.Everyone:
+		return hub.User(string(*t.User)), nil
+	case t.Room != nil && t.User == nil && !t.Everyone:
+		if *t.Room == "" {
+			return "", errors.New(`"room" is empty; for all sockets say "everyone":true`)
+		}
+		return hub.Room(*t.Room), nil
+	case t.Everyone && t.User == nil && t.Room == nil:
+		return hub.Everyone, nil
+	}
+	return "", errors.New(`one of "user", "room" and "everyone" is needed, and no more`)
+}
+
+// userID is the ID of a user, given as a string or as a number. The text of a number is the ID, as it
+// is in a token.
+type userID string
+
+func (u *userID) UnmarshalJSON(data []byte) error {
+	var text string
+	if data[0] == '"' {
+		if err := json.Unmarshal(data, &text); err != nil {
+			return err
+		}
+	} else {
+		var n json.Number
+		if err := json.Unmarshal(data, &n); err != nil {
+			return errors.New("a user is a string or a number")
+		}
+		text = n.String()
+	}
+	if text == "" {
+		return errors.New("a user is not empty")
+	}
+	*u = userID(text)
+	return nil
+}
+
+type event struct {
+	Event string            `json:"event"`
+	Args  []json.RawMessage `json:"args"`
+}
+
+func (e event) args() []any {
+	args := make([]any, len(e.Args))
+	for i, a := range e.Args {
+		args[i] = a
+	}
+	return args
+}
+
+func (a *api) emit(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		target
+		event
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, err := a.emitter(in.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	room, err := in.room()
+	if err != nil {
+		return nil, badRequest(err)
+	}
+	receipt, err := e.Emit(ctx, room, in.Event, in.args()...)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]*int{"nodes": nodesOf(receipt)}, nil
+}
+
+func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		Users     []userID `json:"users"`
+		Rooms     []string `json:"rooms"`
+		Namespace string   `json:"namespace"`
+		event
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, err := a.emitter(in.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	rooms := make([]hub.Room, 0, len(in.Users)+len(in.Rooms))
+	for _, u := range in.Users {
+		rooms = append(rooms, hub.User(string(u)))
+	}
+	for _, r := range in.Rooms {
+		if r == "" {
+			return nil, badRequest(errors.New(`a room is empty; for all sockets POST /emit with "everyone":true`))
+		}
+		rooms = append(rooms, hub.Room(r))
+	}
+	switch {
+	case len(rooms) == 0:
+		return nil, badRequest(errors.New(`"users" or "rooms" is needed`))
+	case len(rooms) > a.config.MaxTargets:
+		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(rooms), a.config.MaxTargets))
+	}
+	receipts, err := e.EmitMany(ctx, rooms, in.Event, in.args()...)
+	if err != nil {
+		return nil, err
+	}
+	nodes, nobody := make([]*int, len(receipts)), 0
+	for i, r := range receipts {
+		nodes[i] = nodesOf(r)
+		if r.Nobody() {
+			nobody++
+		}
+	}
+	return map[string]any{"nodes": nodes, "nobody": nobody}, nil
+}
+
+func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		target
+		Close bool `json:"close"` // the connection too, not only the namespace
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, err := a.emitter(in.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	room, err := in.room()
+	if err != nil {
+		return nil, badRequest(err)
+	}
+	receipt, err := e.Disconnect(ctx, room, in.Close)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]*int{"nodes": nodesOf(receipt)}, nil
+}
+
+func (a *api) stats(context.Context, []byte) (any, error) {
+	now := a.hub.Stats()
+	return struct {
+		Node          string    `json:"node"`
+		UptimeSeconds int64     `json:"uptimeSeconds"`
+		Connections   int       `json:"connections"` // what autoscaling looks at
+		Hub           hub.Stats `json:"hub"`
+	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, now}, nil
+}
+
+// nodesOf is nil where the broker cannot tell.
+func nodesOf(r hub.Receipt) *int {
+	if r.Bound == broker.Unknown {
+		return nil
+	}
+	return &r.Nodes
+}
+
+func (a *api) emitter(namespace string) (*hub.Emitter, error) {
+	if namespace == "" {
+		namespace = "/"
+	}
+	if !slices.Contains(a.namespaces, namespace) {
+		return nil, badRequest(errors.New("unknown namespace; see the setting namespaces"))
+	}
+	return a.hub.Emitter().In(namespace), nil
+}
+
+// badRequest marks an error as the caller's, to be told with status 400.
+func badRequest(err error) error { return &requestError{http.StatusBadRequest, err} }
+
+type requestError struct {
+	status int
+	err    error
+}
+
+func (e *requestError) Error() string { return e.err.Error() }
+
+// decode reads exactly one JSON object without unknown members.
+func decode(body []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return badRequest(fmt.Errorf("the body is not what is wanted: %w", err))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return badRequest(errors.New("the body goes on after the JSON object"))
+	}
+	return nil
+}
+
+// guard lets a request through to serve that has a key, fits, and does not come while too many others
+// are being served. It writes the answer, too.
+func (a *api) guard(serve func(ctx context.Context, body []byte) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		out, err := a.serve(w, r, serve)
+		status := http.StatusOK
+		if err != nil {
+			status = statusOf(err)
+			out = map[string]string{"error": messageOf(err)}
+		}
+		writeJSON(w, status, out)
+		level := slog.LevelDebug
+		if status >= 500 {
+			level = slog.LevelWarn
+		}
+		if a.log.Enabled(r.Context(), level) {
+			attrs := []slog.Attr{slog.String("path", r.URL.Path), slog.Int("status", status), slog.Float64("ms", float64(time.Since(began).Microseconds())/1000)}
+			if status >= 500 {
+				attrs = append(attrs, slog.Any("error", err))
+			}
+			a.log.LogAttrs(r.Context(), level, "API request", attrs...)
+		}
+	})
+}
+
+func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.Context, []byte) (any, error)) (any, error) {
+	if !a.hasKey(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
+		return nil, &requestError{http.StatusUnauthorized, errors.New("a bearer key is needed: Authorization: Bearer KEY")}
+	}
+	select {
+	case a.active <- struct{}{}:
+		defer func() { <-a.active }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		return nil, &requestError{http.StatusServiceUnavailable, errors.New("too many requests at once; see emit.max-active")}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.MaxBody)))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", a.config.MaxBody)}
+	} else if err != nil {
+		return nil, badRequest(errors.New("the body did not arrive"))
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), a.config.Timeout)
+	defer cancel()
+	return serve(ctx, body)
+}
+
+// hasKey compares hashes, and all of them, so that neither the time it takes nor the length of what
+// was sent says anything about a key.
+func (a *api) hasKey(r *http.Request) bool {
+	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	hash := sha256.Sum256([]byte(strings.TrimSpace(given)))
+	found := 0
+	for _, k := range *a.keys.Load() {
+		found |= subtle.ConstantTimeCompare(hash[:], k[:])
+	}
+	return found == 1 && strings.EqualFold(scheme, "Bearer")
+}
+
+// unavailable are the errors after which it is worth trying again. The event may have left all the
+// same, so that trying again may deliver it twice.
+var unavailable = []error{
+	broker.ErrUnavailable, broker.ErrClosed, hub.ErrNotRunning, hub.ErrDraining, context.DeadlineExceeded, context.Canceled,
+}
+
+func isUnavailable(err error) bool {
+	return slices.ContainsFunc(unavailable, func(u error) bool { return errors.Is(err, u) })
+}
+
+func statusOf(err error) int {
+	var request *requestError
+	switch {
+	case errors.As(err, &request):
+		return request.status
+	case isUnavailable(err):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, broker.ErrTooLarge):
+		return http.StatusRequestEntityTooLarge
+	}
+	return http.StatusBadRequest // everything else is about what was to be emitted
+}
+
+func messageOf(err error) string {
+	if isUnavailable(err) {
+		return "the broker did not take it"
+	}
+	return err.Error()
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	// An error here is that the caller has gone.
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,102 @@
+package main
+
+import "time"
+
+// Config is everything that can be set, with its default and its unit. A key is written the same way
+// everywhere: http.idle-timeout is a flag (-http.idle-timeout=2m), two levels of the YAML file, and
+// the environment variable TETHER_HTTP_IDLE_TIMEOUT. A flag wins over the environment, and the
+// environment over the file.
+//
+// Tags: help and default say what they say; min and max bound a number or a duration; enum lists what
+// is allowed; secret hides the value wherever it would be printed; reload marks what SIGHUP changes
+// in a running server. docs/configuration.md is made from this struct.
+type Config struct {
+	Addr       string   `default:":3000" help:"Address to listen on, host:port. Port 0 takes a free one, which the log names."`
+	Node       string   `placeholder:"NAME" help:"Name of this node in logs and answers. Default: the host name."`
+	Broker     Secret   `default:"memory://" secret:"" help:"URL of the broker between the nodes: redis://, rediss://, nats://, tls://, or memory:// for a single node. file:PATH reads it from a file."`
+	Prefix     string   `default:"tether" help:"Begins all names in the broker. Servers and workers that share a broker and a prefix are one cluster."`
+	Namespaces []string `default:"/" help:"Namespaces that clients may join. Any other is refused."`
+
+	Auth    AuthConfig    `embed:"" prefix:"auth."`
+	Emit    EmitConfig    `embed:"" prefix:"emit."`
+	Devices DevicesConfig `embed:"" prefix:"devices."`
+	Client  ClientConfig  `embed:"" prefix:"client."`
+	CORS    CORSConfig    `embed:"" prefix:"cors."`
+	HTTP    HTTPConfig    `embed:"" prefix:"http."`
+	TLS     TLSConfig     `embed:"" prefix:"tls."`
+	Log     LogConfig     `embed:"" prefix:"log."`
+	Drain   DrainConfig   `embed:"" prefix:"drain."`
+}
+
+// AuthConfig says who a client is.
+type AuthConfig struct {
+	Mode     string        `default:"token" enum:"token,none" help:"token: auth.token of a client is an encrypted token that holds its user ID. none: every client is anonymous."`
+	Keys     []Secret      `placeholder:"KEY,..." secret:"" reload:"" help:"Keys of encrypted tokens, each the base64 of 16, 24 or 32 bytes. The first is the current one, the others open older tokens. file:PATH reads one key per line. Needed with auth.mode=token; -new-key makes one."`
+	Required bool          `default:"false" reload:"" help:"Refuse clients without a token. Otherwise they connect and belong to nobody."`
+	Leeway   time.Duration `default:"30s" min:"0s" max:"10m" help:"How long past its expiry a token is still good, for clocks that differ."`
+}
+
+// EmitConfig is the HTTP API that any language emits through.
+type EmitConfig struct {
+	Enabled    bool          `default:"true" help:"Serve POST /emit, /emit/batch and /disconnect, and GET /stats."`
+	Keys       []Secret      `placeholder:"KEY,..." secret:"" reload:"" help:"Bearer keys of the API, each of 16 characters or more; any of them opens it. file:PATH reads one key per line. Needed with emit.enabled; -new-key makes one."`
+	Events     []string      `placeholder:"EVENT,..." help:"Events that may be emitted. Empty: any."`
+	MaxBody    int           `default:"1048576" min:"1024" max:"67108864" help:"Size of a request body in bytes; a larger one gets 413."`
+	MaxTargets int           `default:"10000" min:"1" max:"100000" help:"Users and rooms of one POST /emit/batch; more get 400."`
+	MaxActive  int           `default:"256" min:"1" max:"65536" help:"Requests of the API that are served at once; more get 503 with Retry-After."`
+	Timeout    time.Duration `default:"2s" min:"10ms" max:"1m" help:"How long the broker may take before a request gets 503."`
+}
+
+// DevicesConfig bounds how many connections a user may have.
+type DevicesConfig struct {
+	Max    int    `default:"0" min:"0" max:"10000" help:"Sockets that one user may have in the whole cluster; 0: no limit."`
+	Exceed string `default:"refuse-new" enum:"refuse-new,end-oldest" help:"What happens to the socket that is too many."`
+}
+
+// ClientConfig is what a Socket.IO client is given, and what it may use.
+type ClientConfig struct {
+	Transports     []string      `default:"polling,websocket" help:"polling, websocket, or both. Polling over several nodes needs a proxy with sticky sessions."`
+	PingInterval   time.Duration `default:"25s" min:"100ms" max:"10m" help:"Time between two pings of the server."`
+	PingTimeout    time.Duration `default:"20s" min:"100ms" max:"10m" help:"How long a client may take to answer a ping before it is offline."`
+	ConnectTimeout time.Duration `default:"45s" min:"100ms" max:"10m" help:"How long a connection may be without a namespace."`
+	UpgradeTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long an upgrade from polling to WebSocket may take."`
+	MaxPayload     int           `default:"1000000" min:"1024" max:"67108864" help:"Size of a message from a client in bytes."`
+	MaxConnections int           `default:"0" min:"0" max:"10000000" help:"Connections of this node; more get 503. 0: no limit but that of the operating system."`
+	QueueBytes     int           `default:"1048576" min:"4096" max:"1073741824" help:"Bytes that wait for a client that reads slowly."`
+	Overflow       string        `default:"close" enum:"close,drop-newest,drop-oldest" help:"What happens when that queue is full: the client is disconnected, or messages are dropped."`
+	Compress       bool          `default:"false" help:"Offer permessage-deflate on WebSockets. It costs memory and time on every message."`
+}
+
+// CORSConfig says which web pages may connect.
+type CORSConfig struct {
+	Origins     []string `placeholder:"ORIGIN,..." reload:"" help:"Origins of web pages that may connect beside those of the server's own host: https://app.example.com, or * for any."`
+	Credentials bool     `default:"false" help:"Let those pages send cookies. Not possible together with the origin *."`
+}
+
+// HTTPConfig is about plain HTTP requests, before a WebSocket is one.
+type HTTPConfig struct {
+	HeaderTimeout  time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a request head may take to arrive; then 408."`
+	IdleTimeout    time.Duration `default:"2m" min:"1s" max:"1h" help:"How long a kept-alive connection may be without a request."`
+	MaxHeaderBytes int           `default:"65536" min:"4096" max:"1048576" help:"Size of a request head in bytes; a larger one gets 431."`
+}
+
+// TLSConfig makes the server speak TLS itself. Behind a proxy that does, leave it empty.
+type TLSConfig struct {
+	Cert       string        `placeholder:"FILE" help:"Certificate chain, a PEM file. With tls.key, the server speaks TLS."`
+	Key        string        `placeholder:"FILE" help:"Private key of the certificate, a PEM file."`
+	MinVersion string        `default:"1.2" enum:"1.2,1.3" help:"Lowest version of TLS that is spoken."`
+	CheckEvery time.Duration `default:"1m" min:"0s" max:"24h" help:"How often the two files are looked at; a new pair is taken into use without a restart. 0: at SIGHUP only."`
+}
+
+// LogConfig is about the log, which goes to standard error and holds neither payloads nor secrets.
+type LogConfig struct {
+	Level  string `default:"info" enum:"debug,info,warn,error" reload:"" help:"The least important level that is logged."`
+	Format string `default:"text" enum:"text,json" help:"Format of the log."`
+}
+
+// DrainConfig is how the server ends after SIGTERM or SIGINT.
+type DrainConfig struct {
+	Delay   time.Duration `default:"2s" min:"0s" max:"10m" help:"How long /readyz says 503 while everything still works, so that load balancers go elsewhere first."`
+	Window  time.Duration `default:"10s" min:"0s" max:"1h" help:"Time over which the clients are disconnected after that, evenly. 0: all at once."`
+	Timeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long requests in progress may take after that."`
+}

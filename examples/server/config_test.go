@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md")
+
+const (
+	testTokenKey = "C5htavmWz6qefupiS2ol3iEstvDvUqtCA5DoX+csIFA="
+	testEmitKey  = "emit-key-for-tests-only"
+)
+
+// enough is the least environment that a server starts with.
+var enough = []string{"TETHER_AUTH_KEYS=" + testTokenKey, "TETHER_EMIT_KEYS=" + testEmitKey}
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestReferenceIsCurrent(t *testing.T) {
+	const path = "../../docs/configuration.md"
+	parser, err := newParser(&commandLine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := reference(parser.Model)
+	if *update {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is not what config.go says; run go test ./examples/server -run ReferenceIsCurrent -update", path)
+	}
+}
+
+func TestEverySettingHasHelpAndSaneTags(t *testing.T) {
+	parser, err := newParser(&commandLine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range settings(parser.Model) {
+		if !strings.HasSuffix(f.Help, ".") {
+			t.Errorf("%s: the help is not a sentence: %q", f.Name, f.Help)
+		}
+		if f.Tag.Has("min") {
+			bound(f, f.Tag.Get("min")) // panics on a tag that does not parse
+			bound(f, f.Tag.Get("max"))
+		}
+		if k := f.Target.Kind(); (k == reflect.Int || k == reflect.Int64) && !f.Tag.Has("min") {
+			t.Errorf("%s: a number without bounds", f.Name)
+		}
+		if _, secret := f.Target.Interface().(Secret); secret != (f.Name == "broker") {
+			t.Errorf("%s: only the URL of the broker is a single secret, see shown", f.Name)
+		}
+	}
+}
+
+func TestTheDefaultsAreRight(t *testing.T) {
+	l, err := loader{environ: enough}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Addr != ":3000" || l.Broker != "memory://" || l.Client.PingInterval != 25*time.Second ||
+		!reflect.DeepEqual(l.Namespaces, []string{"/"}) || !reflect.DeepEqual(l.Client.Transports, []string{"polling", "websocket"}) {
+		t.Errorf("got %+v", l.Config)
+	}
+	if l.Node == "" {
+		t.Error("node has no name")
+	}
+}
+
+func TestFlagsWinOverEnvironmentOverFile(t *testing.T) {
+	file := writeFile(t, "server.yaml", `
+addr: 127.0.0.1:1001
+node: from-file
+prefix: from-file
+namespaces: ["/", "/news"]
+http:
+  idle-timeout: 1m
+log: {level: debug}
+cors:
+`)
+	environ := append([]string{"TETHER_CONFIG=" + file, "TETHER_NODE=from-env", "TETHER_PREFIX=from-env", "TETHER_LOG_FORMAT="}, enough...)
+	l, err := loader{args: []string{"-prefix=from-flag", "--drain.window", "1s"}, environ: environ}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []any{l.Addr, l.Node, l.Prefix, l.Namespaces, l.HTTP.IdleTimeout, l.Log.Level, l.Log.Format, l.Drain.Window}
+	want := []any{"127.0.0.1:1001", "from-env", "from-flag", []string{"/", "/news"}, time.Minute, "debug", "text", time.Second}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	for key, want := range map[string]string{
+		"addr": file + ":2", "node": "TETHER_NODE", "prefix": "flag", "http.idle-timeout": file + ":7", "client.compress": "default",
+	} {
+		if got := l.sourceOf(key); got != want {
+			t.Errorf("source of %s: got %q, want %q", key, got, want)
+		}
+	}
+}
+
+func TestAFlagNamesTheFileToo(t *testing.T) {
+	inEnv := writeFile(t, "env.yaml", "node: env")
+	inFlag := writeFile(t, "flag.yaml", "node: flag")
+	l, err := loader{args: []string{"-config", inFlag}, environ: append([]string{"TETHER_CONFIG=" + inEnv}, enough...)}.load()
+	if err != nil || l.Node != "flag" {
+		t.Errorf("got node %v, %v", l, err)
+	}
+}
+
+func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
+	key := "TETHER_AUTH_KEYS=" + testTokenKey
+	emit := "TETHER_EMIT_KEYS=" + testEmitKey
+	missing := filepath.Join(t.TempDir(), "missing")
+	empty := writeFile(t, "empty", "\n")
+	for _, c := range []struct {
+		name string
+		args []string
+		env  []string // nil: enough
+		file string
+		want []string // parts of the message
+	}{
+		{"unknown flag", []string{"--http.idle-timout=1m"}, nil, "", []string{"unknown flag http.idle-timout", "http.idle-timeout"}},
+		{"unknown flag with a secret", []string{"--emit.kyes=hunter2hunter2hunter2"}, nil, "", []string{"emit.kyes", "emit.keys"}},
+		{"argument without a key", []string{"hunter2hunter2hunter2"}, nil, "", []string{"--key=value"}},
+		{"flag without a value", []string{"--addr"}, nil, "", []string{"addr"}},
+		{"bad duration in a flag", []string{"--http.idle-timeout=60"}, nil, "", []string{"http.idle-timeout", "duration", "unit"}},
+		{"bad choice in a flag", []string{"--log.level=loud"}, nil, "", []string{"log.level", "debug", "error"}},
+		{"unknown variable", nil, append([]string{"TETHER_LOG_LEVL=info"}, enough...), "", []string{"TETHER_LOG_LEVL", "TETHER_LOG_LEVEL"}},
+		{"unknown variable, like nothing", nil, append([]string{"TETHER_X=1"}, enough...), "", []string{"TETHER_X", "docs/configuration.md"}},
+		{"Kubernetes service link", nil, append([]string{"TETHER_PORT_3000_TCP_ADDR=10.0.0.1"}, enough...), "", []string{"enableServiceLinks"}},
+		{"bad number in a variable", nil, append([]string{"TETHER_CLIENT_MAX_PAYLOAD=1MB"}, enough...), "", []string{"client.max-payload", "TETHER_CLIENT_MAX_PAYLOAD", "whole number"}},
+		{"bad bool in a variable", nil, append([]string{"TETHER_CLIENT_COMPRESS=maybe"}, enough...), "", []string{"client.compress", "true or false"}},
+		{"bad choice in a variable", nil, append([]string{"TETHER_CLIENT_OVERFLOW=panic"}, enough...), "", []string{"client.overflow", "TETHER_CLIENT_OVERFLOW", "drop-oldest"}},
+		{"unknown key", nil, nil, "log:\n  levle: info\n", []string{"log.levle", "server.yaml:2", "log.level"}},
+		{"unknown section", nil, nil, "metrics:\n  on: true\n", []string{"metrics", "server.yaml:1"}},
+		{"flag that is no setting", nil, nil, "check-config: true\n", []string{"check-config", "unknown key"}},
+		{"duration without a unit", nil, nil, "http:\n  idle-timeout: 60\n", []string{"http.idle-timeout", "server.yaml:2", "10s"}},
+		{"a list where there is none", nil, nil, "addr: [a, b]\n", []string{"addr", "server.yaml:1", "list"}},
+		{"a section where there is none", nil, nil, "addr:\n  host: a\n", []string{"addr", "no value"}},
+		{"a value where there is a section", nil, nil, "log: info\n", []string{"log", "section"}},
+		{"nothing where there is a value", nil, nil, "addr:\n", []string{"addr", "no value"}},
+		{"twice", nil, nil, "addr: :1\naddr: :2\n", []string{"addr", "server.yaml:2", "twice"}},
+		{"not YAML", nil, nil, "addr: \"hunter2hunter2hunter2\n", []string{"server.yaml", "YAML"}},
+		{"two documents", nil, nil, "addr: :1\n---\naddr: :2\n", []string{"server.yaml", "document"}},
+		{"no such file", []string{"--config=" + missing}, nil, "", []string{"config", missing}},
+		{"too small", []string{"--client.max-payload=1"}, nil, "", []string{"client.max-payload", "1024", "67108864"}},
+		{"too long", []string{"--drain.window=48h"}, nil, "", []string{"drain.window", "48h", "1h"}},
+		{"negative", []string{"--drain.delay=-1s"}, nil, "", []string{"drain.delay", "0s"}},
+		{"missing token key", nil, []string{emit}, "", []string{"auth.keys", "TETHER_AUTH_KEYS", "auth.mode=none"}},
+		{"missing bearer key", nil, []string{key}, "", []string{"emit.keys", "TETHER_EMIT_KEYS", "emit.enabled=false"}},
+		{"both missing", nil, []string{}, "", []string{"auth.keys", "emit.keys"}},
+		{"short bearer key", nil, []string{key, "TETHER_EMIT_KEYS=hunter2"}, "", []string{"emit.keys", "16 characters", "-new-key"}},
+		{"bad token key", nil, []string{"TETHER_AUTH_KEYS=hunter2", emit}, "", []string{"auth.keys", "key 1 of 1"}},
+		{"bad second token key", nil, []string{key + ",hunter2", emit}, "", []string{"auth.keys", "key 2 of 2"}},
+		{"key file that is not there", nil, []string{"TETHER_AUTH_KEYS=file:" + missing, emit}, "", []string{"auth.keys", missing}},
+		{"key file that is empty", nil, []string{key, "TETHER_EMIT_KEYS=file:" + empty}, "", []string{"emit.keys", "empty"}},
+		{"address", []string{"--addr=3000"}, nil, "", []string{"addr", ":3000"}},
+		{"broker", []string{"--broker=kafka://me:hunter2@host"}, nil, "", []string{"broker", `"kafka"`, "redis://", "nats://"}},
+		{"broker without a scheme", []string{"--broker=hunter2"}, nil, "", []string{"broker", "redis://"}},
+		{"namespace", []string{"--namespaces=news"}, nil, "", []string{"namespaces", "/news"}},
+		{"transport", []string{"--client.transports=polling,sse"}, nil, "", []string{"client.transports", `"sse"`, "websocket"}},
+		{"origin", []string{"--cors.origins=app.example.com"}, nil, "", []string{"cors.origins", "https://app.example.com"}},
+		{"origin with a path", []string{"--cors.origins=https://a.example/x"}, nil, "", []string{"cors.origins", "https://app.example.com"}},
+		{"any origin with cookies", []string{"--cors.origins=*", "--cors.credentials"}, nil, "", []string{"cors.credentials", "origins"}},
+		{"certificate without a key", []string{"--tls.cert=a.pem"}, nil, "", []string{"tls.key", "missing"}},
+		{"key without a certificate", []string{"--tls.key=a.pem"}, nil, "", []string{"tls.cert", "missing"}},
+		{"certificate that is not there", []string{"--tls.cert=" + missing, "--tls.key=" + missing}, nil, "", []string{"tls.cert", missing}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.env == nil {
+				c.env = enough
+			}
+			if c.file != "" {
+				c.args = append(c.args, "--config="+writeFile(t, "server.yaml", c.file))
+			}
+			_, err := loader{args: c.args, environ: c.env}.load()
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, part := range c.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q does not say %q", err, part)
+				}
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%q has the secret in it", err)
+			}
+		})
+	}
+}
+
+func TestPrintedConfigurationHidesSecretsAndCanBeRead(t *testing.T) {
+	environ := []string{
+		"TETHER_AUTH_KEYS=" + testTokenKey, "TETHER_EMIT_KEYS=" + testEmitKey + ",second-emit-key-for-tests",
+		"TETHER_BROKER=redis://app:hunter2@redis.example:6379/?client_name=hunter3", "TETHER_HTTP_IDLE_TIMEOUT=60s", "TETHER_NODE=a",
+	}
+	l, err := loader{environ: environ}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := l.printConfig(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	for _, secret := range []string{testTokenKey, testEmitKey, "second-emit", "hunter2", "hunter3", "app:"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("%q is in the output:\n%s", secret, text)
+		}
+	}
+	for _, want := range []string{
+		"redis://(hidden)@redis.example:6379/?(hidden) # TETHER_BROKER", "keys: [(hidden), (hidden)] # TETHER_EMIT_KEYS",
+		"idle-timeout: 1m # TETHER_HTTP_IDLE_TIMEOUT", "window: 10s # default", "addr: :3000 # default",
+	} {
+		if !strings.Contains(strings.ReplaceAll(text, `"`, "'"), want) {
+			t.Errorf("%q is not in the output:\n%s", want, text)
+		}
+	}
+	// Read again, with the secrets from where they came, it is the same configuration.
+	again, err := loader{args: []string{"--config=" + writeFile(t, "printed.yaml", text)}, environ: environ}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var outAgain bytes.Buffer
+	if err := again.printConfig(&outAgain); err != nil {
+		t.Fatal(err)
+	}
+	comment := regexp.MustCompile(` # .*`)
+	if got, want := comment.ReplaceAllString(outAgain.String(), ""), comment.ReplaceAllString(text, ""); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestSecretsComeFromFiles(t *testing.T) {
+	keys := writeFile(t, "keys", testTokenKey+"\n\n"+testTokenKey+"\n")
+	got, err := expand([]Secret{"plain", Secret("file:" + keys)})
+	if want := []Secret{"plain", testTokenKey, testTokenKey}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %d keys, %v; want %d", len(got), err, len(want))
+	}
+}
+
+func TestHelpNamesEverySettingAndTheExitCodes(t *testing.T) {
+	var out bytes.Buffer
+	if err := printHelp(&out); err != nil {
+		t.Fatal(err)
+	}
+	parser, err := newParser(&commandLine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range settings(parser.Model) {
+		if !strings.Contains(out.String(), "--"+f.Name) && !strings.Contains(out.String(), "--[no-]"+f.Name) {
+			t.Errorf("-h does not name %s", f.Name)
+		}
+	}
+	if !strings.Contains(out.String(), "Exit codes: 0 after a drain") {
+		t.Error("-h does not name the exit codes")
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	for _, s := range []string{
+		"", "addr: :1", "log: {level: debug}", "a: &a [*a]", "log:\n- x", "? [a]\n: b", "<<: {addr: :1}", "\x00", "addr: !!binary x",
+	} {
+		f.Add(s)
+	}
+	path := filepath.Join(f.TempDir(), "server.yaml")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Skip(err)
+		}
+		l, err := loader{args: []string{"--config=" + path}, environ: enough}.load()
+		if err == nil {
+			err = l.printConfig(io.Discard)
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tether/examples/server/internal/client"
+	"tether/internal/backend"
+	"tether/token"
+)
+
+func TestSIGTERMDrains(t *testing.T) {
+	p := start(t, enough, "--drain.delay=1s", "--drain.window=200ms").ready()
+	c := dialUser(t, client.Options{URL: p.url()}, "42")
+	poller := dialUser(t, client.Options{URL: p.url(), Transport: client.Polling}, "42")
+
+	p.signal(syscall.SIGTERM)
+	p.until("/readyz", http.StatusServiceUnavailable)
+	// Load balancers need their time; until then all is as it was.
+	if got := p.get("/readyz"); !strings.Contains(got.body, "draining") {
+		t.Errorf("readyz: got %v", got)
+	}
+	if got := p.get("/healthz"); got.status != http.StatusOK {
+		t.Errorf("healthz: got %v", got)
+	}
+	if got := p.post("/emit", testEmitKey, `{"user":"42","event":"last"}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {
+		t.Errorf("emit: got %v", got)
+	}
+	if got := next(t, c); got != "last []" {
+		t.Errorf("got %s", got)
+	}
+	if code := p.exit(); code != exitDone {
+		t.Errorf("exit code: got %d", code)
+	}
+	for _, c := range []*client.Client{c, poller} {
+		// Not "disconnected by the server": after that a client does not come back by itself.
+		if why := c.Reason(); strings.Contains(why, "disconnected") {
+			t.Errorf("%s was not told to come back: %s", c.Transport(), why)
+		}
+	}
+}
+
+func TestASecondSignalExitsAtOnce(t *testing.T) {
+	p := start(t, enough, "--drain.delay=10m").ready()
+	p.signal(syscall.SIGTERM)
+	p.waitLog("draining")
+	p.signal(syscall.SIGHUP) // counts for nothing
+	p.signal(os.Interrupt)
+	if code := p.exit(); code != exitCutShort {
+		t.Errorf("exit code: got %d", code)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	running := start(t, enough).ready()
+	for _, c := range []struct {
+		name    string
+		args    []string
+		environ []string
+		want    int
+		out     string // part of what is printed
+	}{
+		{"help", []string{"-h"}, nil, exitDone, "Exit codes"},
+		{"help beats mistakes", []string{"--nonsense", "--help"}, nil, exitDone, "Exit codes"},
+		{"good configuration", []string{"-check-config"}, enough, exitDone, "good"},
+		{"bad configuration", []string{"-check-config"}, nil, exitMistake, "auth.keys"},
+		{"print", []string{"-print-config"}, enough, exitDone, "keys: [(hidden)] # TETHER_EMIT_KEYS"},
+		{"print bad configuration", []string{"-print-config", "--addr=x"}, enough, exitMistake, "addr"},
+		{"new key needs none", []string{"-new-key"}, nil, exitDone, "="},
+		{"new token", []string{"-new-token=42"}, enough, exitDone, "ey"},
+		{"new token without a key", []string{"-new-token=42"}, nil, exitMistake, "auth.keys"},
+		{"probe", []string{"-probe=" + running.url() + "/readyz"}, nil, exitDone, ""},
+		{"probe of what is not there", []string{"-probe=http://" + taken.Addr().String() + "0/readyz"}, nil, exitFailed, ""},
+		{"probe of what is not ready", []string{"-probe=" + running.url() + "/nothing"}, nil, exitFailed, "404"},
+		{"mistake", []string{"--log.level=loud"}, enough, exitMistake, "log.level"},
+		{"port is taken", []string{"--addr=" + taken.Addr().String()}, enough, exitFailed, "address already in use"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := command(c.args, c.environ)
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState == nil {
+				t.Fatal(err)
+			}
+			if got := cmd.ProcessState.ExitCode(); got != c.want || !strings.Contains(string(out), c.out) {
+				t.Errorf("got %d and %s\nwant %d and %q", got, out, c.want, c.out)
+			}
+		})
+	}
+}
+
+func TestANewKeyAndANewTokenAreGood(t *testing.T) {
+	key, err := command([]string{"-new-key"}, nil).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"TETHER_AUTH_KEYS=" + strings.TrimSpace(string(key)), "TETHER_EMIT_KEYS=" + strings.TrimSpace(string(key))}
+	sealed, err := command([]string{"-new-token", "42"}, environ).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, environ).ready()
+	c := dial(t, client.Options{URL: p.url(), Auth: map[string]string{"token": strings.TrimSpace(string(sealed))}})
+	if got := next(t, c); !strings.HasPrefix(got, "/ops/connection-success") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestSIGHUPTakesWhatCanChangeIntoUse(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "server.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newTokenKey := token.GenerateKey()
+	write("auth: {keys: [" + testTokenKey + "]}\nemit: {keys: [" + testEmitKey + "]}\ncors: {origins: [\"https://old.example\"]}\n")
+	p := start(t, nil, "--config="+file).ready()
+	origin := func(o string) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url()+"/socket.io/?EIO=4&transport=polling", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Origin", o)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	state := func() [4]int {
+		t.Helper()
+		const body = `{"user":"43","event":"x"}`
+		return [4]int{
+			p.post("/emit", testEmitKey, body).status, p.post("/emit", "a-new-key-for-tests", body).status,
+			origin("https://old.example"), origin("https://new.example"),
+		}
+	}
+	if got, want := state(), [4]int{200, 401, 200, 403}; got != want {
+		t.Errorf("before: got %v, want %v", got, want)
+	}
+	before := dialUser(t, client.Options{URL: p.url()}, "42")
+
+	write("emit: {keys: [short]}\nlog: {level: loud}")
+	p.signal(syscall.SIGHUP)
+	if got := p.waitLog("reload: the configuration has a mistake")["error"]; !strings.Contains(got.(string), "log.level") {
+		t.Errorf("got %v", got)
+	}
+	if got, want := state(), [4]int{200, 401, 200, 403}; got != want {
+		t.Errorf("after a mistake: got %v, want %v", got, want)
+	}
+
+	write("addr: :1\nclient: {max-payload: 4096}\nauth: {keys: [" + newTokenKey + "], required: true}\nemit: {keys: [a-new-key-for-tests]}\n" +
+		"cors: {origins: [\"https://new.example\"]}\nlog: {level: debug}\n")
+	p.signal(syscall.SIGHUP)
+	keys := p.waitLog("reload: these settings have changed too and need a restart")["keys"]
+	if got, _ := keys.([]any); !slices.Equal(got, []any{"client.max-payload"}) { // addr is given by a flag
+		t.Errorf("need a restart: got %v", keys)
+	}
+	if got, want := state(), [4]int{401, 200, 403, 200}; got != want {
+		t.Errorf("after: got %v, want %v", got, want)
+	}
+	p.waitLog("API request") // at level debug
+	if _, err := tryDial(t, client.Options{URL: p.url(), Auth: map[string]string{"token": tokenFor(t, "42", time.Hour)}}); err == nil {
+		t.Error("a token of the old key still opens")
+	}
+	if got := p.post("/emit", "a-new-key-for-tests", `{"user":"42","event":"still"}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {
+		t.Errorf("a client from before the reload: got %v", got)
+	}
+	if got := next(t, before); got != "still []" {
+		t.Errorf("a client from before the reload: got %s", got)
+	}
+}
+
+func TestNeitherSecretsNorPayloadsAreLogged(t *testing.T) {
+	redis := backend.Redis(t, "--save", "") // with an argument it is one of our own
+	tellRedis(t, redis.Addr, "CONFIG SET requirepass hunter2")
+	withPassword := strings.Replace(redis.URL, "redis://", "redis://:hunter2@", 1)
+	p := start(t, append([]string{"TETHER_BROKER=" + withPassword}, enough...), "--log.level=debug").ready()
+	p.post("/emit", testEmitKey, `{"user":"42","event":"/secret/event","args":["hunter3"]}`)
+	p.post("/emit", "hunter4-hunter4-hunter4", `{"user":"42","event":"x","args":["hunter3"]}`)
+	p.post("/emit", testEmitKey, `{"hunter3":`)
+	sealed := tokenFor(t, "42", time.Hour)
+	_, _ = tryDial(t, client.Options{URL: p.url(), Auth: map[string]string{"token": sealed}})
+	_, _ = tryDial(t, client.Options{URL: p.url(), Auth: map[string]string{"token": "hunter5"}})
+	p.signal(syscall.SIGTERM)
+	p.exit()
+	log := p.log()
+	for _, secret := range []string{"hunter", testEmitKey, testTokenKey, sealed, sealed[20:60]} {
+		if strings.Contains(log, secret) {
+			t.Errorf("%.20q is in the log:\n%s", secret, log)
+		}
+	}
+	if !strings.Contains(log, "redis://(hidden)@") {
+		t.Error("the log does not say which broker")
+	}
+	if !strings.Contains(log, "API request") {
+		t.Error("the log at level debug has no requests")
+	}
+}
+
+// tellRedis sends one command.
+func tellRedis(t *testing.T, addr, command string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var reply [3]byte
+	if _, err := fmt.Fprintf(conn, "%s\r\n", command); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, reply[:]); err != nil || string(reply[:]) != "+OK" {
+		t.Fatalf("got %q, %v", reply, err)
+	}
+}
+
+func TestWithoutABrokerTheServerSaysSo(t *testing.T) {
+	redis := backend.Redis(t)
+	if redis.Kind == backend.Env {
+		t.Skip("the Redis of the environment is not ours to stop")
+	}
+	p := start(t, append([]string{"TETHER_BROKER=" + redis.URL}, enough...)).ready()
+	c := dialUser(t, client.Options{URL: p.url()}, "42")
+	redis.Stop()
+	began := time.Now()
+	if got := p.post("/emit", testEmitKey, `{"user":"42","event":"x"}`); got.status != http.StatusServiceUnavailable {
+		t.Errorf("emit: got %v", got)
+	}
+	if took := time.Since(began); took > 2500*time.Millisecond {
+		t.Errorf("emit took %v", took)
+	}
+	p.until("/readyz", http.StatusServiceUnavailable)
+	if got := p.get("/healthz"); got.status != http.StatusOK {
+		t.Errorf("healthz: got %v", got)
+	}
+	redis.Start()
+	p.ready()
+	if got := p.post("/emit", testEmitKey, `{"user":"42","event":"back"}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {
+		t.Errorf("emit: got %v", got)
+	}
+	if got := next(t, c); got != "back []" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestTwoNodesOnOneBroker(t *testing.T) {
+	for name, url := range map[string]func() string{
+		"Redis": func() string { return backend.Redis(t).URL },
+		"NATS":  func() string { return backend.NATS(t).URL },
+	} {
+		t.Run(name, func(t *testing.T) {
+			environ := append([]string{"TETHER_BROKER=" + url(), "TETHER_PREFIX=" + t.Name()}, enough...)
+			a, b := start(t, environ).ready(), start(t, environ).ready()
+			c := dialUser(t, client.Options{URL: b.url()}, "42")
+			if got := a.post("/emit", testEmitKey, `{"user":"42","event":"over"}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {
+				t.Errorf("got %v", got)
+			}
+			if got := next(t, c); got != "over []" {
+				t.Errorf("got %s", got)
+			}
+			if got := a.post("/disconnect", testEmitKey, `{"user":"42"}`); got.status != http.StatusOK {
+				t.Errorf("got %v", got)
+			}
+			if why := c.Reason(); why != "disconnected by the server" {
+				t.Errorf("ended because: %s", why)
+			}
+		})
+	}
+}
+
+func TestARequestHeadIsBounded(t *testing.T) {
+	p := start(t, enough, "--http.header-timeout=200ms", "--http.max-header-bytes=8192").ready()
+	for name, c := range map[string]struct {
+		send string
+		want string
+	}{
+		"slow":      {"GET /healthz HTTP/1.1\r\nHost: a\r\n", "408"},
+		"too large": {"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", "431"},
+	} {
+		conn, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		if _, err := conn.Write([]byte(c.send)); err != nil {
+			t.Fatal(err)
+		}
+		var head [64]byte
+		n, err := conn.Read(head[:])
+		if err != nil || !bytes.Contains(head[:n], []byte(c.want)) {
+			t.Errorf("%s: got %q, %v; want %s", name, head[:n], err, c.want)
+		}
+	}
+}
