@@ -10,6 +10,7 @@ import (
 	"errors"
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -88,6 +89,13 @@ func (h *Hist) Merge(o *Hist) {
 	h.max = max(h.max, o.max)
 	h.n += o.n
 	h.sum += o.sum
+}
+
+// Clone is a copy that shares nothing with h.
+func (h *Hist) Clone() Hist {
+	c := *h
+	c.counts = slices.Clone(h.counts)
+	return c
 }
 
 // Reset empties h.

@@ -605,16 +605,20 @@ func (l *Loop) closeFD(c *conn) {
 	c.fd, c.in, c.out, c.msg = -1, nil, nil, nil
 }
 
-// result is what was seen so far; sent is what the publishers say they sent.
+// result is what was seen so far, a copy; sent is what the publishers say they sent.
 func (l *Loop) result(sent []check.Sent) *Result {
 	r := &Result{
-		Snapshot: l.snapshot(), Check: l.counts, Window: l.inWindow, Handshake: l.handshake, Latency: l.latency,
-		Answer: l.answer, Failures: maps.Clone(l.failures), LastUp: l.lastUp,
+		Snapshot: l.snapshot(), Check: l.counts, Window: l.inWindow, Handshake: l.handshake.Clone(), Latency: l.latency.Clone(),
+		Answer: l.answer.Clone(), Failures: maps.Clone(l.failures), LastUp: l.lastUp,
 	}
 	for _, c := range l.conns {
-		if c.was {
-			c.check.Settle(sent, !c.slow && !c.churn, &r.Check)
+		if !c.was {
+			continue
 		}
+		if e := l.emission; e != nil && e.Back {
+			sent = []check.Sent{{Publisher: e.Publisher, First: c.user, Users: []uint64{c.seq}}}
+		}
+		c.check.Settle(sent, !c.slow && !c.churn, &r.Check)
 	}
 	for _, b := range l.broadcasts {
 		r.Broadcasts = append(r.Broadcasts, *b)

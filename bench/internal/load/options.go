@@ -145,6 +145,7 @@ type Emission struct {
 	Rate      float64       `json:"rate"`      // events a second, of all connections of this process together
 	Size      int           `json:"size"`      // bytes of the only argument, a string that begins with a mark
 	Ack       bool          `json:"ack"`       // ask for an answer, and time it from when the event was due
+	Back      bool          `json:"back"`      // the server sends each event back, and what does not come is lost
 	Publisher uint16        `json:"publisher"` // in the marks
 	Start     int64         `json:"start"`     // on the clock
 	Warm      time.Duration `json:"warm"`      // not timed

@@ -98,6 +98,7 @@ var Metrics = []Metric{
 	{"max_ms", "max", "ms", 0},
 	{"answer_p50_ms", "answer p50", "ms", -1},
 	{"answer_p99_ms", "answer p99", "ms", -1},
+	{"unanswered", "unanswered", "", -1},
 	{"deliveries_s", "deliveries", "/s", 1},
 	{"emits_s", "emits", "/s", 1},
 	{"events_s", "events received", "/s", 0},

@@ -109,7 +109,7 @@ func (f *File) Print(w io.Writer) error {
 		f.problems(b, s)
 	}
 	if f.Interrupted {
-		fmt.Fprintln(b, "\nInterrupted: these are the repetitions that were complete.")
+		fmt.Fprintln(b, "\nInterrupted: this is the report so far.")
 	}
 	e := f.Environment
 	fmt.Fprintf(b, "\ncommit %s, %s, %s, kernel %s, %d cores", e.Commit, e.Go, e.System, e.Kernel, e.Cores)
