@@ -128,11 +128,17 @@ func (c *conn) greet(ctx context.Context, o *goredis.Options) error {
 	if err != nil {
 		return fmt.Errorf("greet: %w", err)
 	}
-	if info, ok := v.(string); ok {
-		c.client = parseClientInfo(info)
-	}
-	if se, ok := v.(serverError); ok && se.code() == "NOAUTH" {
-		return errors.New("authenticate: redis: NOAUTH: a password is required")
+	switch v := v.(type) {
+	case string:
+		c.client = parseClientInfo(v)
+	case serverError:
+		switch v.code() {
+		case "ERR", "NOPERM": // this server cannot say, or not to this user
+		case "NOAUTH":
+			return errors.New("authenticate: redis: NOAUTH: a password is required")
+		default:
+			return fmt.Errorf("greet: %w", v)
+		}
 	}
 	return nil
 }

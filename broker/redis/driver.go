@@ -138,6 +138,11 @@ func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) error {
 }
 
 func (d *driver) await(ctx context.Context, w *waiter) error {
+	select {
+	case <-w.done:
+		return w.err // also if the broker has ended meanwhile
+	default:
+	}
 	timeout := time.NewTimer(d.o.SubscribeTimeout)
 	defer timeout.Stop()
 	select {

@@ -99,8 +99,8 @@ func (l *lease) drop(c *conn, nodes []any) error {
 // refused decides what an error of the server means.
 func (l *lease) refused(err serverError) error {
 	switch err.code() {
-	case "READONLY":
-		return err // this is a replica now: the connection must go
+	case "READONLY", "MOVED":
+		return err // a replica, by now, or a part of a Cluster: the connection must go
 	case "ERR", "NOPERM":
 		l.give(err)
 	}
