@@ -605,7 +605,8 @@ func (l *Loop) closeFD(c *conn) {
 	c.fd, c.in, c.out, c.msg = -1, nil, nil, nil
 }
 
-// result is what was seen so far, a copy; sent is what the publishers say they sent.
+// result is what was seen so far, a copy; sent is what the publishers say they sent, nil when that is
+// not known: then nothing can be lost.
 func (l *Loop) result(sent []check.Sent) *Result {
 	r := &Result{
 		Snapshot: l.snapshot(), Check: l.counts, Window: l.inWindow, Handshake: l.handshake.Clone(), Latency: l.latency.Clone(),
@@ -618,7 +619,9 @@ func (l *Loop) result(sent []check.Sent) *Result {
 		if e := l.emission; e != nil && e.Back {
 			sent = []check.Sent{{Publisher: e.Publisher, First: c.user, Users: []uint64{c.seq}}}
 		}
-		c.check.Settle(sent, !c.slow && !c.churn, &r.Check)
+		if sent != nil {
+			c.check.Settle(sent, !c.slow && !c.churn, &r.Check)
+		}
 	}
 	for _, b := range l.broadcasts {
 		r.Broadcasts = append(r.Broadcasts, *b)
