@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -169,6 +172,34 @@ func TestWithoutTheAPIThereIsNone(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	dial(t, client.Options{URL: p.url(), Auth: map[string]string{"token": "whatever"}}) // nobody looks at it
+}
+
+func TestRequestsBeyondTheLimitAreToldToComeBack(t *testing.T) {
+	c := &Config{Emit: EmitConfig{MaxActive: 1, MaxBody: 1024}}
+	a := newAPI(c, nil, slog.New(slog.DiscardHandler))
+	a.setKeys([]Secret{testEmitKey})
+	serving, finish := make(chan struct{}), make(chan struct{})
+	handler := a.guard(func(context.Context, []byte) (any, error) {
+		close(serving)
+		<-finish
+		return nil, nil
+	})
+	ask := func() *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/emit", strings.NewReader("{}"))
+		r.Header.Set("Authorization", "Bearer "+testEmitKey)
+		handler.ServeHTTP(w, r)
+		return w
+	}
+	first := make(chan int)
+	go func() { first <- ask().Code }()
+	<-serving
+	if w := ask(); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("got %d %v", w.Code, w.Header())
+	}
+	close(finish)
+	if code := <-first; code != http.StatusOK {
+		t.Errorf("got %d", code)
+	}
 }
 
 func FuzzDecode(f *testing.F) {

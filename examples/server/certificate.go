@@ -14,11 +14,13 @@ import (
 type certificate struct {
 	config  TLSConfig
 	log     *slog.Logger
+	seen    [2]fileStamp // of the files that were read; owned by watch once it runs
 	current atomic.Pointer[tls.Certificate]
 }
 
 func newCertificate(c TLSConfig, log *slog.Logger) (*certificate, error) {
 	out := &certificate{config: c, log: log}
+	out.seen = out.stamp() // before they are read, so that no change is missed
 	return out, out.load()
 }
 
@@ -52,7 +54,6 @@ func (c *certificate) watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(c.config.CheckEvery)
 	defer tick.Stop()
-	seen := c.stamp()
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,7 +61,7 @@ func (c *certificate) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := c.stamp()
-		if now == seen {
+		if now == c.seen {
 			continue
 		}
 		if err := c.load(); err != nil {
@@ -68,7 +69,7 @@ func (c *certificate) watch(ctx context.Context) {
 			c.log.Warn("certificate has changed and cannot be read; the old one stays in use", "error", err)
 			continue
 		}
-		seen = now
+		c.seen = now
 		c.log.Info("certificate reloaded")
 	}
 }

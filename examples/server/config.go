@@ -44,7 +44,7 @@ type EmitConfig struct {
 	MaxBody    int           `default:"1048576" min:"1024" max:"67108864" help:"Size of a request body in bytes; a larger one gets 413."`
 	MaxTargets int           `default:"10000" min:"1" max:"100000" help:"Users and rooms of one POST /emit/batch; more get 400."`
 	MaxActive  int           `default:"256" min:"1" max:"65536" help:"Requests of the API that are served at once; more get 503 with Retry-After."`
-	Timeout    time.Duration `default:"2s" min:"10ms" max:"1m" help:"How long the broker may take before a request gets 503."`
+	Timeout    time.Duration `default:"5s" min:"10ms" max:"1m" help:"How long the broker may take before a request gets 503. The brokers give up sooner by themselves, in 1.5 s; but NATS takes 3.5 s to be sure that a frozen node does not answer."`
 }
 
 // DevicesConfig bounds how many connections a user may have.
@@ -75,7 +75,7 @@ type CORSConfig struct {
 
 // HTTPConfig is about plain HTTP requests, before a WebSocket is one.
 type HTTPConfig struct {
-	HeaderTimeout  time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a request head may take to arrive; then 408."`
+	HeaderTimeout  time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a request head may take to arrive; then 408, or with TLS the end of the connection."`
 	IdleTimeout    time.Duration `default:"2m" min:"1s" max:"1h" help:"How long a kept-alive connection may be without a request."`
 	MaxHeaderBytes int           `default:"65536" min:"4096" max:"1048576" help:"Size of a request head in bytes; a larger one gets 431."`
 }

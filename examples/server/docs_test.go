@@ -175,7 +175,7 @@ func TestTheREADMEWordForWord(t *testing.T) {
 		t.Errorf("second block: got %s", got)
 	}
 
-	third := strings.Replace(blocks[2], "npm install socket.io-client\n", "", 1)
+	third := strings.Replace(blocks[2], "npm install --no-save socket.io-client\n", "", 1)
 	node := shellCommand(p.addr, strings.Replace(third, "\nnode ", "\nexec node ", 1),
 		append(environ, "NODE_PATH="+modules, "HUB_URL="+p.url())...)
 	out, err := node.StdoutPipe()

@@ -129,7 +129,7 @@ func (s *server) build(ctx context.Context) error {
 		return errors.Join(err, s.handler.Close(), b.Close())
 	}
 	if s.certificate != nil {
-		s.listener = tls.NewListener(plain, s.certificate.tlsConfig())
+		s.listener = tls.NewListener(boundedListener{plain}, s.certificate.tlsConfig())
 	} else {
 		s.listener = transport.Listener(plain)
 	}
@@ -277,4 +277,20 @@ func (s *server) apply(c *Config, m material) {
 	s.api.setKeys(m.emitKeys)
 	s.auth.now.Store(&m.auth)
 	s.origins.Store(&c.CORS.Origins)
+}
+
+// boundedListener bounds what the kernel holds for a connection, which the transport cannot reach
+// through TLS, and does by itself without.
+type boundedListener struct{ net.Listener }
+
+const kernelBuffer = 64 << 10
+
+func (l boundedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok {
+		// An error is that the connection has gone, which the first read says again.
+		_ = tcp.SetReadBuffer(kernelBuffer)
+		_ = tcp.SetWriteBuffer(kernelBuffer)
+	}
+	return c, err
 }
