@@ -18,7 +18,8 @@ import (
 )
 
 const runText = `
-bench run [flags] [NAME…] runs scenarios, all of them or those named, by name or by group.
+bench run [flags] [NAME…] runs scenarios, all of them or those named, by name or by
+pattern ('cluster*').
 
 For each repetition it starts fresh processes on loopback: the server's nodes, a broker from PATH
 where the scenario has one (redis-server, nats-server), an emitter, and the clients. The servers

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,6 @@ const (
 // Scenario is one workload. All servers are given the same.
 type Scenario struct {
 	Name  string `json:"name"`
-	Group string `json:"group"` // names that are run together; the part of the name before the first dash
 	Title string `json:"title"`
 	About string `json:"about"` // what it shows, and how to read it
 	Kind  Kind   `json:"kind"`
@@ -106,9 +106,6 @@ func (s *Scenario) check() error {
 	if s.Size == 0 {
 		s.Size = 256
 	}
-	if s.Group == "" {
-		s.Group, _, _ = strings.Cut(s.Name, "-")
-	}
 	switch {
 	case s.Name == "" || s.Title == "":
 		return errors.New("it needs a name and a title")
@@ -159,20 +156,25 @@ func (s Scenario) Scale(conns, times float64) Scenario {
 	return s
 }
 
-// Select picks scenarios by name or by group; no names: all.
+// Select picks scenarios by name or by pattern, as in [path.Match]; no names: all.
 func Select(all []Scenario, names []string) ([]Scenario, error) {
 	if len(names) == 0 {
-		return all, nil
+		return slices.Clone(all), nil
 	}
 	var picked []Scenario
 	for _, name := range names {
 		found := false
 		for _, s := range all {
-			if s.Name == name || s.Group == name {
-				found = true
-				if !slices.ContainsFunc(picked, func(p Scenario) bool { return p.Name == s.Name }) {
-					picked = append(picked, s)
-				}
+			match, err := path.Match(name, s.Name)
+			if err != nil {
+				return nil, fmt.Errorf("scenario: %q is no pattern", name)
+			}
+			if !match {
+				continue
+			}
+			found = true
+			if !slices.ContainsFunc(picked, func(p Scenario) bool { return p.Name == s.Name }) {
+				picked = append(picked, s)
 			}
 		}
 		if !found {
