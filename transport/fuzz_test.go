@@ -117,7 +117,7 @@ func FuzzHandshake(f *testing.F) {
 			Options{Logger: slog.New(slog.DiscardHandler)})
 		ours, theirs := net.Pipe()
 		w := &answer{hijacker: hijacker{conn: theirs}}
-		got := make(chan []byte)
+		got := make(chan []byte, 1)
 		go func() {
 			b, _ := io.ReadAll(io.LimitReader(ours, 12))
 			got <- b

@@ -53,8 +53,10 @@ func (l headListener) Accept() (net.Conn, error) {
 type headConn struct {
 	net.Conn
 
-	heading atomic.Bool // set by connState: a head is being read, or waited for
-	begun   atomic.Bool // bytes of it have come, or it is the first one
+	heading atomic.Bool  // set by connState: a head is being read, or waited for
+	begun   atomic.Bool  // bytes of it have come
+	waits   atomic.Int32 // deadlines that net/http sets on an idle connection before a head has begun
+	dead    atomic.Bool  // it was answered with 408; what net/http thinks of the bytes is not sent
 }
 
 const timeoutAnswer = "HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n" +
@@ -66,10 +68,28 @@ func (c *headConn) Read(p []byte) (int, error) {
 		c.begun.Store(true)
 	}
 	if t, ok := err.(net.Error); ok && t.Timeout() && c.begun.Load() && c.heading.CompareAndSwap(true, false) {
+		c.dead.Store(true)
 		c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
 		c.Conn.Write([]byte(timeoutAnswer))
 	}
 	return n, err
+}
+
+func (c *headConn) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// SetReadDeadline counts: on a connection between two requests net/http sets a deadline for the
+// first bytes of the next one, and when it has them, which may have come together with the request
+// before, one for the rest of the head.
+func (c *headConn) SetReadDeadline(t time.Time) error {
+	if c.waits.Load() > 0 && c.waits.Add(-1) == 0 {
+		c.begun.Store(true)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // CloseWrite lets net/http end a connection without a reset.
@@ -88,6 +108,7 @@ func connState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateIdle:
 		c.begun.Store(false)
+		c.waits.Store(2)
 		c.heading.Store(true)
 	case http.StateActive, http.StateHijacked, http.StateClosed:
 		c.heading.Store(false)

@@ -1,0 +1,417 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"tether/hub"
+)
+
+// packetOf is a packet of n bytes in the queue that begins with text.
+func packetOf(text string, n int) *hub.Packet {
+	return hub.NewPacket([]byte("4"+text+strings.Repeat("x", n-len(text)-1-4)), nil, false)
+}
+
+// fill sends to a client that does not read until the kernel takes no more, so that what is sent
+// next stays in the queue. It returns the number of packets.
+func fill(t *testing.T, e *echo) int {
+	t.Helper()
+	s := e.c.(*session)
+	for i := range 100_000 {
+		if err := e.c.Send(packetOf(fmt.Sprintf("%d,", i), 8<<10)); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(wait); ; { // until it is written, or stuck
+			s.mu.Lock()
+			queued := s.queued
+			s.mu.Unlock()
+			if queued == 0 {
+				break
+			}
+			if stuck(s) {
+				return i + 1
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("neither written nor stuck")
+			}
+		}
+	}
+	t.Fatal("the kernel takes everything")
+	return 0
+}
+
+// stuck reports whether the session's writer waits for its client: nothing has moved for a while.
+func stuck(s *session) bool {
+	for range 20 {
+		time.Sleep(time.Millisecond)
+		s.mu.Lock()
+		queued := s.queued
+		s.mu.Unlock()
+		if queued == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func TestAFullQueueEndsTheConnection(t *testing.T) {
+	s := serve(t, Options{QueueBytes: 64 << 10})
+	s.websocket()
+	e := s.session()
+	fill(t, e)
+	var err error
+	for i := range 9 {
+		if err = e.c.Send(packetOf("more", 8<<10)); err != nil {
+			if i < 6 {
+				t.Errorf("full after %d packets more", i)
+			}
+			break
+		}
+	}
+	if !errors.Is(err, hub.ErrSlowConsumer) {
+		t.Fatalf("got %v, want %v", err, hub.ErrSlowConsumer)
+	}
+	if got := receive(t, e.closed); got != hub.ReasonServerClose {
+		t.Fatalf("closed for %q", got)
+	}
+	if err := e.c.Send(packetOf("late", 100)); err == nil {
+		t.Error("an ended session takes packets")
+	}
+}
+
+// TestAFullQueueDropsWhatThePolicySays compares what arrives when the client begins to read after all.
+func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
+	for _, policy := range []Overflow{DropNewest, DropOldest} {
+		t.Run(strconv.Itoa(int(policy)), func(t *testing.T) {
+			s := serve(t, Options{QueueBytes: 64 << 10, Overflow: policy, WriteTimeout: wait})
+			c := s.websocket()
+			e := s.session()
+			filled := fill(t, e)
+			const more = 50
+			refused := 0
+			for i := range more {
+				err := e.c.Send(packetOf(fmt.Sprintf("more%d,", i), 4<<10))
+				if errors.Is(err, hub.ErrSlowConsumer) {
+					refused++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range filled {
+				if got := c.text(); !strings.HasPrefix(got, fmt.Sprintf("4%d,", i)) && policy == DropNewest {
+					t.Fatalf("packet %d begins %.10q", i, got)
+				} else if strings.HasPrefix(got, "4more") { // the one that waited went first
+					filled = i
+					break
+				}
+			}
+			go e.c.Send(hub.NewPacket([]byte("4end"), nil, false))
+			var got []int
+			for {
+				text := c.text()
+				if text == "4end" {
+					break
+				}
+				n, err := strconv.Atoi(strings.TrimLeft(text[:strings.IndexByte(text, ',')], "4more"))
+				_ = err
+				got = append(got, n)
+			}
+			if len(got) == 0 || len(got) >= more {
+				t.Fatalf("%d of %d packets came through a full queue", len(got), more)
+			}
+			switch policy {
+			case DropNewest:
+				if refused == 0 {
+					t.Error("no packet was refused")
+				}
+			case DropOldest:
+				if refused != 0 {
+					t.Errorf("%d packets were refused", refused)
+				}
+			}
+		})
+	}
+}
+
+func TestAClientThatStopsReadingIsGoneWithinTheWriteTimeout(t *testing.T) {
+	for _, policy := range []Overflow{Close, DropNewest, DropOldest} {
+		s := serve(t, Options{WriteTimeout: 100 * time.Millisecond, Overflow: policy, QueueBytes: 16 << 20})
+		s.websocket()
+		e := s.session()
+		start := time.Now()
+		big := packetOf("big", 4<<20)
+		e.c.Send(big)
+		if got := receive(t, e.closed); got != hub.ReasonServerClose {
+			t.Fatalf("closed for %q", got)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("gone after %v", took)
+		}
+	}
+}
+
+func TestAClientThatReadsSlowlyGetsEverything(t *testing.T) {
+	s := serve(t, Options{WriteTimeout: time.Second, QueueBytes: 16 << 20})
+	c := s.websocket()
+	e := s.session()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
+	go e.c.Send(hub.NewPacket(nil, [][]byte{data}, false))
+	time.Sleep(50 * time.Millisecond) // it waits for the client, who has time
+	first, got, err := c.frame()
+	if err != nil || first != bitFin|opBinary || !bytes.Equal(got, data) {
+		t.Fatalf("got %#x, %d bytes, %v", first, len(got), err)
+	}
+}
+
+func TestAPacketThatIsLargerThanTheQueueIsTakenWhenNothingWaits(t *testing.T) {
+	s := serve(t, Options{QueueBytes: 1000})
+	c := s.websocket()
+	e := s.session()
+	if err := e.c.Send(packetOf("big", 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.text(); len(got) != 100_000-4 && len(got) < 99_000 {
+		t.Fatalf("got %d bytes", len(got))
+	}
+}
+
+// TestTheQueueHoldsWhatItsLimitSays goes to the limit and one byte past it, on polling, where nothing
+// moves until the client asks.
+func TestTheQueueHoldsWhatItsLimitSays(t *testing.T) {
+	for _, policy := range []Overflow{Close, DropNewest, DropOldest} {
+		s := serve(t, Options{QueueBytes: 1000, Overflow: policy})
+		c := s.polling()
+		e := s.session()
+		a := hub.NewPacket([]byte("4"+strings.Repeat("a", 497)), nil, false) // 500 with its frame's header... see below
+		if a.Size() > 502 || a.Size() < 500 {
+			t.Fatalf("a packet of %d bytes", a.Size())
+		}
+		rest := 1000 - a.Size()
+		b := hub.NewPacket([]byte("4"+strings.Repeat("b", rest-5)), nil, false)
+		if b.Size() != rest {
+			t.Fatalf("a packet of %d bytes, want %d", b.Size(), rest)
+		}
+		for _, p := range []*hub.Packet{a, b} {
+			if err := e.c.Send(p); err != nil {
+				t.Fatalf("at the limit: %v", err)
+			}
+		}
+		past := hub.NewPacket([]byte("4"), nil, false)
+		err := e.c.Send(past)
+		switch policy {
+		case Close:
+			if !errors.Is(err, hub.ErrSlowConsumer) {
+				t.Errorf("past the limit: %v", err)
+			}
+			if got := receive(t, e.closed); got != hub.ReasonServerClose {
+				t.Errorf("closed for %q", got)
+			}
+			c.wantEnd()
+		case DropNewest:
+			if !errors.Is(err, hub.ErrSlowConsumer) {
+				t.Errorf("past the limit: %v", err)
+			}
+			c.want(string(a.Text()) + "\x1e" + string(b.Text()))
+		case DropOldest:
+			if err != nil {
+				t.Errorf("past the limit: %v", err)
+			}
+			c.want(string(b.Text()) + "\x1e4")
+		}
+	}
+}
+
+func TestVolatilePacketsAreDroppedWhenTheWireIsNotReady(t *testing.T) {
+	volatile := func(text string) *hub.Packet { return hub.NewPacket([]byte("4"+text), nil, true) }
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	if err := e.c.Send(volatile("nobody polls")); err != nil {
+		t.Fatal(err)
+	}
+	get := background(t, func() string { _, b := c.get(); return b })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+	e.c.Send(volatile("now"))
+	if got := get(); got != "4now" {
+		t.Fatalf("got %q", got)
+	}
+
+	ws := s.websocket()
+	e = s.session()
+	waitFor(t, e, func(ss *session) bool { return ss.carrier != nil })
+	e.c.Send(volatile("idle"))
+	ws.wantText("4idle")
+	waitFor(t, e, func(ss *session) bool { return !ss.writing })
+	fill(t, e)
+	queued := e.c.(*session).queued
+	e.c.Send(volatile("busy"))
+	if got := e.c.(*session).queued; got > queued {
+		t.Errorf("%d bytes queued, want at most %d", got, queued)
+	}
+}
+
+func TestWhatIsQueuedLeavesBeforeTheClose(t *testing.T) {
+	s := serve(t, Options{QueueBytes: 64 << 20})
+	for _, n := range []int{0, 1, 2, 1000} {
+		c := s.websocket()
+		e := s.session()
+		for i := range n {
+			e.c.Send(hub.NewPacket([]byte("4"+strconv.Itoa(i)+strings.Repeat("x", 1000)), nil, false))
+		}
+		e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+		e.c.Close(hub.ReasonServerDisconnect)
+		e.c.Close(hub.ReasonShutdown) // the first counts
+		c.write(bytes.Repeat(textFrame("4late"), 10))
+		for i := range n {
+			if got := c.text(); !strings.HasPrefix(got, "4"+strconv.Itoa(i)+"x") {
+				t.Fatalf("packet %d begins %.10q", i, got)
+			}
+		}
+		c.wantText("41")
+		c.wantClose(0)
+		if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+			t.Fatalf("closed for %q", got)
+		}
+	}
+}
+
+// TestManyWritersKeepTheirOrder has several goroutines write to the same clients in every way there is.
+func TestManyWritersKeepTheirOrder(t *testing.T) {
+	const clients, writers, packets = 5, 4, 2000
+	s := serve(t, Options{QueueBytes: 64 << 20})
+	for range clients {
+		c := s.websocket()
+		e := s.session()
+		for w := range writers {
+			go func() {
+				for i := range packets {
+					text := fmt.Appendf(nil, "4%d %d", w, i)
+					if i%97 == 0 {
+						text = append(text, bytes.Repeat([]byte{'x'}, 100_000)...)
+					}
+					if err := e.c.Send(hub.NewPacket(text, nil, false)); err != nil {
+						t.Error(err)
+						return
+					}
+					if i%53 == 0 {
+						time.Sleep(100 * time.Microsecond) // lets the queue run dry; nothing depends on it
+					}
+				}
+			}()
+		}
+		var next [writers]int
+		for range writers * packets {
+			var w, i int
+			if _, err := fmt.Sscanf(strings.TrimRight(c.text(), "x"), "4%d %d", &w, &i); err != nil {
+				t.Fatal(err)
+			}
+			if i != next[w] {
+				t.Fatalf("packet %d of writer %d, want %d", i, w, next[w])
+			}
+			next[w]++
+		}
+	}
+}
+
+func TestSessionsAreRefusedWhenThereIsNoRoom(t *testing.T) {
+	refuse := error(nil)
+	s := serveWith(t, func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, refuse }, Options{MaxConns: 2})
+	c := s.websocket()
+	s.polling()
+	if status, h, _ := s.do("GET", "EIO=4&transport=polling", ""); status != 503 || h.Get("Retry-After") == "" {
+		t.Fatalf("got %d, want 503", status)
+	}
+	if c := s.upgrade("EIO=4&transport=websocket", ""); c.head.StatusCode != 503 {
+		t.Fatalf("got %d, want 503", c.head.StatusCode)
+	}
+	c.conn.Close()
+	for deadline := time.Now().Add(wait); s.h.Len() == 2; {
+		if time.Now().After(deadline) {
+			t.Fatal("a place does not become free")
+		}
+	}
+	for err, want := range map[error]int{hub.ErrFull: 503, hub.ErrDraining: 503, errors.New("other"): 403} {
+		refuse = fmt.Errorf("wrapped: %w", err)
+		if status, _, _ := s.do("GET", "EIO=4&transport=polling", ""); status != want {
+			t.Errorf("%v: got %d, want %d", err, status, want)
+		}
+		if c := s.upgrade("EIO=4&transport=websocket", ""); c.head.StatusCode != want {
+			t.Errorf("%v: got %d, want %d", err, c.head.StatusCode, want)
+		}
+	}
+	if got := s.h.Len(); got != 1 {
+		t.Fatalf("%d sessions, want 1", got)
+	}
+}
+
+func TestClosingTheHandlerEndsEverySession(t *testing.T) {
+	s := serve(t, Options{})
+	ws, poll, waiting := s.websocket(), s.polling(), s.polling()
+	all := []*echo{s.session(), s.session(), s.session()}
+	get := background(t, func() string { _, b := waiting.get(); return b })
+	waitFor(t, all[2], func(ss *session) bool { return ss.poll.waiting })
+	all[0].c.Send(hub.NewPacket([]byte("4last"), nil, false))
+	closed := background(t, func() error { return s.h.Close() })
+	ws.wantText("4last")
+	ws.wantClose(0)
+	ws.conn.Close()
+	if got := get(); got != "1" {
+		t.Fatalf("the pending GET got %q", got)
+	}
+	if err := closed(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		if got := receive(t, e.closed); got != hub.ReasonShutdown {
+			t.Errorf("closed for %q", got)
+		}
+	}
+	poll.wantEnd()
+	if status, _, _ := s.do("GET", "EIO=4&transport=polling", ""); status != 503 {
+		t.Fatalf("a handshake after Close got %d", status)
+	}
+	if err := s.h.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wild is a receiver that panics.
+type wild struct{ closed chan hub.Reason }
+
+func (wild) Text(data []byte) error { panic("text") }
+func (wild) Binary([]byte) error    { return errors.New("no binary") }
+func (wild) Busy() <-chan struct{}  { return nil }
+func (w wild) Closed(r hub.Reason)  { w.closed <- r; panic("closed") }
+
+func TestAPanicOfTheReceiverEndsItsConnectionOnly(t *testing.T) {
+	w := wild{make(chan hub.Reason, 1)}
+	s := serveWith(t, func(_ hub.Conn, r *http.Request) (Receiver, error) {
+		if r.Header.Get("X-Panic") != "" {
+			panic("accept")
+		}
+		return w, nil
+	}, Options{})
+	c := s.websocket()
+	c.send("4x")
+	c.wantClose(1011)
+	receive(t, w.closed)
+	p := s.polling()
+	p.post("4x")
+	p.wantEnd()
+	receive(t, w.closed)
+	if status, _, _ := s.do("GET", "EIO=4&transport=polling", "", "X-Panic: 1"); status != 500 {
+		t.Fatalf("got %d", status)
+	}
+	c = s.websocket()
+	c.write(clientFrame(bitFin|opBinary, []byte{1}))
+	c.wantClose(0)
+	if got := receive(t, w.closed); got != hub.ReasonParseError {
+		t.Fatalf("closed for %q", got)
+	}
+}

@@ -1,0 +1,193 @@
+package transport
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tether/hub"
+)
+
+// TestNothingIsLostOrReorderedWhileClientsUpgrade has the server emit numbered packets throughout the
+// upgrade of several clients, while the clients send numbered messages that come back.
+func TestNothingIsLostOrReorderedWhileClientsUpgrade(t *testing.T) {
+	const clients, packets = 8, 3000
+	s := serve(t, Options{QueueBytes: 64 << 20})
+	var wg sync.WaitGroup
+	for range clients {
+		c := s.polling()
+		e := s.session()
+		wg.Go(func() { // the server's packets
+			for i := range packets {
+				p := hub.NewPacket([]byte("4s"+strconv.Itoa(i)), nil, false)
+				if i%100 == 0 { // with an attachment, which must stay behind its text
+					p = hub.NewPacket([]byte("4s"+strconv.Itoa(i)), [][]byte{[]byte(strconv.Itoa(i))}, false)
+				}
+				if err := e.c.Send(p); err != nil {
+					t.Errorf("packet %d: %v", i, err)
+					return
+				}
+				if i%50 == 0 {
+					time.Sleep(time.Millisecond) // spreads the packets over the upgrade; nothing depends on it
+				}
+			}
+		})
+		wg.Go(func() { upgradeUnderFire(t, s, c, packets) })
+	}
+	wg.Wait()
+}
+
+// numbers checks what one client receives.
+type numbers struct {
+	t                   testing.TB
+	server, own, binary int // the next of each
+}
+
+func (n *numbers) text(packet string) {
+	switch {
+	case packet == "6" || packet == "2":
+	case packet == "4s"+strconv.Itoa(n.server):
+		if n.binary%100 == 0 && n.server > n.binary {
+			n.t.Errorf("packet %d came before the attachment of %d", n.server, n.binary)
+		}
+		n.server++
+	case packet == "4c"+strconv.Itoa(n.own):
+		n.own++
+	default:
+		n.t.Errorf("got %.30q, want s%d or c%d", packet, n.server, n.own)
+	}
+}
+
+func (n *numbers) attachment(data string) {
+	if data != strconv.Itoa(n.binary) || n.server != n.binary+1 {
+		n.t.Errorf("attachment %q behind packet %d, want %d", data, n.server-1, n.binary)
+	}
+	n.binary += 100
+}
+
+func upgradeUnderFire(t *testing.T, s *server, c *pollClient, packets int) {
+	n := &numbers{t: t}
+	poll := func() {
+		status, body := c.get()
+		if status != 200 {
+			t.Errorf("poll got %d %.50q", status, body)
+			return
+		}
+		for _, p := range strings.Split(body, "\x1e") {
+			if p[0] == 'b' {
+				var b []byte
+				json.Unmarshal([]byte(`"`+p[1:]+`"`), &b)
+				n.attachment(string(b))
+			} else {
+				n.text(p)
+			}
+		}
+	}
+	for range 5 {
+		c.post(fmt.Sprintf("4c%d", n.own))
+		poll()
+	}
+	sent := 5
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	ws.send("2probe")
+	polled := make(chan struct{})
+	go func() { defer close(polled); poll() }()
+	ws.wantText("3probe")
+	<-polled // the open GET returns, and only then the client goes over
+	batch := textFrame("5")
+	for ; sent < 50; sent++ { // at once, without waiting for an answer
+		batch = append(batch, textFrame(fmt.Sprintf("4c%d", sent))...)
+	}
+	ws.write(batch)
+	for n.server < packets || n.own < sent || n.binary < packets {
+		first, p, err := ws.frame()
+		switch {
+		case err != nil:
+			t.Errorf("at s%d c%d: %v", n.server, n.own, err)
+			return
+		case first == bitFin|opBinary:
+			n.attachment(string(p))
+		default:
+			n.text(string(p))
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func TestAProbeReleasesThePollAtOnce(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	ws.send("2probe")
+	ws.wantText("3probe")
+	waitFor(t, s.session(), func(ss *session) bool { return ss.poll.probed })
+	c.want("6") // also a GET that comes after the probe
+}
+
+func TestAProbeThatFailsLeavesPollingAlone(t *testing.T) {
+	for name, wrong := range map[string][]byte{
+		"another packet": textFrame("4x"),
+		"another probe":  textFrame("2"),
+		"binary":         clientFrame(bitFin|opBinary, []byte{1}),
+		"nothing":        nil, // until the upgrade timeout
+		"a close":        clientFrame(bitFin|opClose, nil),
+		"a bad frame":    []byte{0xff, 0xff},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, Options{UpgradeTimeout: 50 * time.Millisecond})
+			c := s.polling()
+			e := s.session()
+			ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+			ws.write(wrong)
+			ws.wantClose(0)
+			c.post("4still")
+			c.want("4still")
+			waitFor(t, e, func(ss *session) bool { return ss.poll.probe == nil })
+			ws = s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "") // and it may be tried again
+			ws.send("2probe")
+			ws.wantText("3probe")
+			ws.send("5")
+			ws.send("4on")
+			ws.wantText("4on")
+		})
+	}
+}
+
+func TestASessionThatEndsTakesItsProbeAlong(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	ws.send("2probe")
+	ws.wantText("3probe")
+	c.post("1")
+	receive(t, s.session().closed)
+	if _, _, err := ws.frame(); err == nil {
+		t.Fatal("the probe goes on")
+	}
+}
+
+func TestAnUpgradeBesideAPOSTIsRefused(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	conn := s.dial()
+	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\n4", c.sid)
+	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	ws.send("2probe")
+	ws.wantText("3probe")
+	ws.send("5")
+	ws.wantClose(0)
+	conn.Write([]byte("ok"))
+	if head, _ := readAnswer(t, conn); head.StatusCode != http.StatusOK {
+		t.Fatalf("the POST got %d", head.StatusCode)
+	}
+	c.want("4ok")
+}
