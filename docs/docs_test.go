@@ -1,0 +1,101 @@
+// Package docs has the guides, and tests that keep their code true.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// guides whose code is taken from sources that compile, each block a run of lines of one file.
+var guides = []string{"registering.md", "emitting.md"}
+
+// lines splits text, without indentation and empty lines.
+func lines(text string) []string {
+	var out []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// sources are the lines of the files below root with one of the endings.
+func sources(t *testing.T, root string, endings ...string) map[string][]string {
+	t.Helper()
+	files := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !slices.Contains(endings, filepath.Ext(path)) {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		files[path] = lines(string(text))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func contains(file, block []string) bool {
+	for i := range file {
+		if i+len(block) <= len(file) && slices.Equal(file[i:i+len(block)], block) {
+			return true
+		}
+	}
+	return false
+}
+
+var fenced = regexp.MustCompile("(?ms)^```(go|js|html)\n(.*?)^```$")
+
+func TestTheCodeInTheGuidesIsThatOfTheExamples(t *testing.T) {
+	code := sources(t, "../examples", ".go", ".html", ".js")
+	for path, file := range sources(t, ".", ".go", ".js") {
+		code[path] = file
+	}
+	for _, guide := range guides {
+		text, err := os.ReadFile(guide)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := fenced.FindAllStringSubmatch(string(text), -1)
+		if len(blocks) == 0 {
+			t.Errorf("%s has no code", guide)
+		}
+		for _, b := range blocks {
+			found := false
+			for _, file := range code {
+				found = found || contains(file, lines(b[2]))
+			}
+			if !found {
+				t.Errorf("%s: this is in no example:\n%s", guide, b[2])
+			}
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#:"]+)(#[^)]*)?\)`)
+
+func TestLinksLeadToFiles(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range link.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(l[1]); err != nil {
+				t.Errorf("%s: link to %s: %v", page, l[1], err)
+			}
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package docs
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"tether/broker/memory"
+	"tether/hub"
+)
+
+// The code of emitting.md that is in no example.
+
+func emitToUser(ctx context.Context, emitter *hub.Emitter, push func(context.Context, string) error) error {
+	receipt, err := emitter.Emit(ctx, hub.User("42"), "/users/ping", map[string]string{"hello": "world"})
+	if err != nil {
+		return err // the broker did not take it
+	}
+	if receipt.Nobody() {
+		return push(ctx, "42") // nobody is there, for certain
+	}
+	return nil
+}
+
+func emittersOfAHub(h *hub.Hub) []*hub.Emitter {
+	emitter := h.Emitter() // of the namespace "/"
+	admins := h.Of("/admin").Emitter()
+	return []*hub.Emitter{emitter, admins}
+}
+
+func emitFromAHandler(h *hub.Hub) {
+	h.Of("/").On("typing", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
+		_, err := s.Broadcast().Volatile().Emit(ctx, "chat:lobby", "typing", s.ID())
+		return err
+	})
+}
+
+func registerAsAnotherKind(ctx context.Context, s *hub.Socket, id string) error {
+	return s.RegisterAs(ctx, hub.Kind("admin-user").Room(id))
+}
+
+func emitToSeveral(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
+	// To several rooms, each socket once.
+	receipt, err := emitter.EmitUnion(ctx, []hub.Room{"staff", "editors"}, "build", "done")
+	return receipt, err
+}
+
+func emitToEveryoneBut(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
+	// To everyone but some.
+	receipt, err := emitter.Except(hub.User("42"), "muted").Emit(ctx, hub.Everyone, "news", "hello")
+	return receipt, err
+}
+
+func TestTheCodeOfTheGuideDoesWhatItSays(t *testing.T) {
+	ctx := t.Context()
+	b := memory.NewBus().Broker()
+	defer b.Close()
+	h, err := hub.New(b, hub.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	emitFromAHandler(h)
+	pushed := ""
+	for _, emitter := range emittersOfAHub(h) {
+		err := emitToUser(ctx, emitter, func(_ context.Context, user string) error {
+			pushed += user
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if pushed != "4242" {
+		t.Errorf("pushed to %q, want 42 twice", pushed)
+	}
+	for _, emit := range []func(context.Context, *hub.Emitter) (hub.Receipt, error){emitToSeveral, emitToEveryoneBut} {
+		if receipt, err := emit(ctx, h.Emitter()); err != nil || !receipt.Nobody() {
+			t.Errorf("receipt %v, %v; want nobody", receipt, err)
+		}
+	}
+}
+
+func TestAnEventThatIsNotInTheListIsAnError(t *testing.T) {
+	ctx := t.Context()
+	b := memory.NewBus().Broker()
+	defer b.Close()
+	emitter := hub.NewEmitter(b, hub.EmitterOptions{Events: []string{"/users/ping", "/users/alert"}})
+	_, err := emitter.Emit(ctx, hub.User("42"), "users/alert", "late")
+	// errors.Is(err, hub.ErrUndeclaredEvent)
+	if !errors.Is(err, hub.ErrUndeclaredEvent) {
+		t.Errorf("Emit = %v", err)
+	}
+}
+
+var _ = registerAsAnotherKind

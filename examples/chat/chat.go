@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"tether/hub"
+)
+
+// What clients ask for, and what they get to see.
+var (
+	join  = hub.NewCall[joinRequest, joinAnswer]("join")
+	leave = hub.NewEvent[string]("leave")
+	say   = hub.NewEvent[line]("say")
+	said  = hub.NewEvent[line]("said")
+	came  = hub.NewEvent[line]("came")
+	left  = hub.NewEvent[line]("left")
+)
+
+type joinRequest struct {
+	Room string `json:"room"`
+	Name string `json:"name"`
+}
+
+type joinAnswer struct {
+	Rooms []string `json:"rooms"` // that this client is in now
+}
+
+// line is a line of a room's conversation.
+type line struct {
+	Room string `json:"room"`
+	Name string `json:"name"`
+	Text string `json:"text,omitempty"`
+}
+
+const (
+	maxName = 64   // bytes
+	maxText = 2000 // bytes
+	prefix  = "chat:"
+)
+
+// room is the hub's room for a name that a client chose. The prefix keeps clients out of the rooms
+// that they have no business in: "user:42", or the room of somebody's socket.
+func room(name string) hub.Room { return hub.Room(prefix + name) }
+
+// rooms is the rooms of a socket by the names that clients know.
+func rooms(s *hub.Socket) []string {
+	var names []string
+	for _, r := range s.Rooms() {
+		if name, ok := strings.CutPrefix(string(r), prefix); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// nameOf is the name under which a socket talks.
+func nameOf(s *hub.Socket) string {
+	name, _ := s.Data().(string)
+	return name
+}
+
+func installChat(ns *hub.Namespace) {
+	join.Handle(ns, func(ctx context.Context, s *hub.Socket, req joinRequest) (joinAnswer, error) {
+		if req.Room == "" || len(req.Room) > maxName || req.Name == "" || len(req.Name) > maxName {
+			return joinAnswer{}, hub.Refuse("a room and a name, of 64 bytes at most", nil)
+		}
+		s.SetData(req.Name)
+		if err := s.Join(ctx, room(req.Room)); err != nil {
+			return joinAnswer{}, err
+		}
+		_, err := came.Emit(ctx, ns.Emitter(), room(req.Room), line{Room: req.Room, Name: req.Name})
+		return joinAnswer{rooms(s)}, err
+	})
+
+	leave.Handle(ns, func(ctx context.Context, s *hub.Socket, name string) error {
+		if !slices.Contains(rooms(s), name) {
+			return nil
+		}
+		s.Leave(room(name))
+		_, err := left.Emit(ctx, ns.Emitter(), room(name), line{Room: name, Name: nameOf(s)})
+		return err
+	})
+
+	say.Handle(ns, func(ctx context.Context, s *hub.Socket, l line) error {
+		if !slices.Contains(rooms(s), l.Room) || len(l.Text) > maxText {
+			return nil // only who is in a room may speak there
+		}
+		l.Name = nameOf(s) // whatever the client claims
+		_, err := said.Emit(ctx, ns.Emitter(), room(l.Room), l)
+		return err
+	})
+
+	// The rooms are still known here; the socket leaves them by itself.
+	ns.OnDisconnect(func(s *hub.Socket, _ hub.Reason) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		for _, name := range rooms(s) {
+			left.Emit(ctx, ns.Emitter(), room(name), line{Room: name, Name: nameOf(s)})
+		}
+	})
+}

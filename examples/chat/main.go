@@ -1,0 +1,73 @@
+// Chat is rooms: clients join and leave them, and what somebody says reaches everyone who is in the
+// room, on whichever node. Run it twice with different addresses and one broker to see the latter.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"tether/broker/drivers"
+	"tether/examples/internal/serve"
+	"tether/hub"
+	"tether/transport"
+)
+
+//go:embed index.html
+var page []byte
+
+func main() {
+	serve.Main("chat", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) })
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	f := flag.NewFlagSet("chat", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	addr := f.String("addr", "127.0.0.1:3000", "`address` to listen on")
+	brokerURL := f.String("broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+
+	ln, err := serve.Listen(*addr)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	b, err := drivers.Mux().Open(ctx, *brokerURL)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+
+	h, err := hub.New(b, hub.Options{
+		Logger:      slog.New(slog.NewTextHandler(stderr, nil)),
+		DrainWindow: time.Second, // enough for a few clients
+		OnStart: func(context.Context, *hub.Hub) error {
+			_, err := fmt.Fprintf(stdout, "listening on http://%s\n", ln.Addr())
+			return err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	installChat(h.Of("/"))
+
+	engine := transport.NewHandler(h, transport.Options{})
+	app := http.NewServeMux()
+	app.Handle("/socket.io/", engine)
+	app.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Write(page)
+	})
+	return serve.Serve(ctx, ln, h, engine, app)
+}

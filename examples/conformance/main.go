@@ -1,0 +1,139 @@
+// Conformance is a server with fixed behaviours, so that any Socket.IO client, and any test from
+// outside, can exercise a hub. What it does is in package internal/conformance.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"tether/broker/drivers"
+	"tether/examples/internal/serve"
+	"tether/hub"
+	"tether/internal/conformance"
+	"tether/token"
+	"tether/transport"
+)
+
+func main() {
+	serve.Main("conformance", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) })
+}
+
+type options struct {
+	addr, broker, tokenKey string
+	suite, engine          bool
+	hub                    hub.Options
+	transport              transport.Options
+}
+
+// suiteDefaults are the defaults of flags with -suite and -engine.
+var suiteDefaults = map[string]string{
+	"ping-interval": "300ms", "ping-timeout": "200ms", "connect-timeout": "1s", "max-payload": "1000000", "cors": "*",
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	var cors string
+	f := flag.NewFlagSet("conformance", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&o.addr, "addr", "127.0.0.1:3000", "`address` to listen on")
+	f.StringVar(&o.broker, "broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
+	f.StringVar(&o.hub.Node, "node", "A", "`name` of this node")
+	f.DurationVar(&o.transport.PingInterval, "ping-interval", 25*time.Second, "")
+	f.DurationVar(&o.transport.PingTimeout, "ping-timeout", 20*time.Second, "")
+	f.DurationVar(&o.hub.ConnectTimeout, "connect-timeout", 45*time.Second, "")
+	f.IntVar(&o.transport.MaxPayload, "max-payload", 1_000_000, "largest message, in `bytes`")
+	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
+	f.StringVar(&o.tokenKey, "token-key", "", "`key` of the tokens of clients, in base64")
+	f.BoolVar(&o.suite, "suite", false, "the behaviours and timings of a protocol test suite")
+	f.BoolVar(&o.engine, "engine", false, "serve only /engine.io/: send every message back")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	given := map[string]bool{}
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if o.suite || o.engine {
+		for name, value := range suiteDefaults {
+			if !given[name] {
+				f.Set(name, value)
+			}
+		}
+	}
+	if cors != "" {
+		o.transport.CORS.Origins = []string{cors}
+	}
+	o.hub.Logger = slog.New(slog.NewTextHandler(stderr, nil))
+	o.transport.Logger = o.hub.Logger
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return o.run(ctx, stdout)
+}
+
+// run serves until ctx is done, and says on stdout when it is ready.
+func (o options) run(ctx context.Context, stdout io.Writer) error {
+	var keys *token.Keyring
+	if o.tokenKey != "" {
+		key, err := token.NewKey(o.tokenKey)
+		if err != nil {
+			return err
+		}
+		keys = token.NewKeyring(key)
+	}
+	ln, err := serve.Listen(o.addr)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	b, err := drivers.Mux().Open(ctx, o.broker)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+
+	o.hub.OnStart = func(context.Context, *hub.Hub) error {
+		_, err := fmt.Fprintln(stdout, "listening on", ln.Addr())
+		return err
+	}
+	h, err := hub.New(b, o.hub)
+	if err != nil {
+		return err
+	}
+	engine, app := handlers(h, o, keys)
+	return serve.Serve(ctx, ln, h, engine, app)
+}
+
+func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler) {
+	if o.engine {
+		o.transport.Path = "/engine.io/"
+		engine := transport.NewEngine(echoEngine, o.transport)
+		return engine, engine
+	}
+	if o.suite {
+		conformance.InstallSuite(h)
+	} else {
+		conformance.Install(h, conformance.Options{Keys: keys})
+	}
+	engine := transport.NewHandler(h, o.transport)
+	mux := http.NewServeMux()
+	mux.Handle("/socket.io/", engine)
+	mux.Handle("/", conformance.Endpoints(h))
+	return engine, mux
+}

@@ -1,0 +1,11 @@
+package conformance
+
+import (
+	"testing"
+
+	"tether/internal/deptest"
+)
+
+func TestDependsOnHubAndTokenOnly(t *testing.T) {
+	deptest.Only(t, "tether/internal/conformance", "tether/hub", "tether/broker", "tether/token", "tether/internal/socketio")
+}
