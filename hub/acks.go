@@ -14,7 +14,8 @@ type acks struct {
 
 // EmitAck sends an event and waits for the client's answer. The error is the context's,
 // ErrDisconnected, ErrTooManyAcks, ErrConnecting, or one of Emit. It may be called from a handler:
-// answers do not wait for handlers.
+// answers do not wait for handlers. A handler should give ctx a deadline even so, since a client that
+// has more than Limits.Events events waiting behind it is not read from any more.
 func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Message, error) {
 	if ctx.Value(hookKey{}) == any(s) && !s.Connected() {
 		return nil, ErrConnecting

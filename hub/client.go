@@ -180,7 +180,6 @@ func (c *Client) Closed(reason Reason) {
 	for _, s := range c.all() {
 		s.leave(reason)
 	}
-	c.parts = nil
 	c.hub.detach(c)
 }
 

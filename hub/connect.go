@@ -44,9 +44,12 @@ func (c *Client) connect(p socketio.Packet) error {
 	s.entry = &entry{cancel: cancel}
 	s.settleID(c.hub)
 
-	if !c.add(s) {
+	if added, full := c.add(s); !added {
 		s.end(false)
-		return c.refuse(p.Namespace, refusedMany, nil)
+		if full {
+			return c.refuse(p.Namespace, refusedMany, nil)
+		}
+		return nil
 	}
 	if !c.hub.work.begin() {
 		s.end(false)
@@ -56,18 +59,21 @@ func (c *Client) connect(p socketio.Packet) error {
 	return nil
 }
 
-// add makes s one of the connection's sockets, unless it has too many.
-func (c *Client) add(s *Socket) bool {
+// add makes s one of the connection's sockets, unless it has too many, or has ended.
+func (c *Client) add(s *Socket) (added, full bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return false, false
+	}
 	if len(c.sockets) >= c.hub.options.Limits.Namespaces {
-		return false
+		return false, true
 	}
 	c.sockets = append(c.sockets, s)
 	if i := slices.Index(c.kicked, s.ns.name); i >= 0 {
 		c.kicked = slices.Delete(c.kicked, i, i+1)
 	}
-	return true
+	return true, false
 }
 
 // hookKey finds, in the context of a connect hook, the socket that it is about.

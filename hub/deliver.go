@@ -29,6 +29,9 @@ func (h *Hub) route(m broker.Message) int {
 		return h.routeNode(&e)
 	}
 	room := h.index.lookup(m.Subject)
+	if e.kind == kindCensus { // answered even when the last member has just left: the asker counts
+		return h.answerCensus(m.Subject, room, e.body)
+	}
 	if room == nil {
 		return 0
 	}
@@ -45,8 +48,6 @@ func (h *Hub) route(m broker.Message) int {
 		return h.fanOut(room, p)
 	case kindDisconnect:
 		return h.disconnectRoom(room, h.exceptions(m.Subject, &e), e.flags&flagClose != 0)
-	case kindCensus:
-		return h.answerCensus(room, e.body)
 	}
 	h.count(errEnvelopeMalformed)
 	return 1

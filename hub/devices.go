@@ -30,7 +30,8 @@ import (
 const (
 	censusTimeout = 2 * time.Second
 	censusQuiet   = 150 * time.Millisecond // without an answer, where the broker cannot count
-	maxAnswers    = 1024                   // that wait to be sent; more are dropped, and the asker waits in vain
+	maxAnswers    = 16384                  // that wait to be sent; more are dropped, and the asker waits in vain
+	answerBatch   = 256                    // answers in one broker call
 	maxClaims     = 1 << 16                // in one answer
 )
 
@@ -38,9 +39,11 @@ const (
 type devices struct {
 	answers chan broker.Message // to be sent; deliver must not do it
 
-	mu   sync.Mutex
-	next uint64             // guarded by mu
-	mine map[uint64]*census // guarded by mu; the registrations of this node that are not through yet
+	// The registrations of this node that are not through yet, by number and by room.
+	mu    sync.Mutex
+	next  uint64               // guarded by mu
+	mine  map[uint64]*census   // guarded by mu
+	rooms map[string][]*census // guarded by mu
 }
 
 // census is one registration that asks who else is there. The fields below number are guarded by the
@@ -66,6 +69,7 @@ func newDevices() devices {
 	return devices{
 		answers: make(chan broker.Message, maxAnswers),
 		mine:    make(map[uint64]*census),
+		rooms:   make(map[string][]*census),
 	}
 }
 
@@ -83,30 +87,34 @@ func (d *devices) open(s *Socket, room string, stamp int64) *census {
 		news:   make(chan struct{}, 1),
 	}
 	d.mine[c.number] = c
+	d.rooms[room] = append(d.rooms[room], c)
 	return c
 }
 
 func (d *devices) close(c *census) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.closeLocked(c)
+}
+
+func (d *devices) closeLocked(c *census) {
+	if d.mine[c.number] == nil {
+		return
+	}
 	delete(d.mine, c.number)
+	rest := slices.DeleteFunc(d.rooms[c.room], func(o *census) bool { return o == c })
+	if len(rest) > 0 {
+		d.rooms[c.room] = rest
+	} else {
+		delete(d.rooms, c.room)
+	}
 }
 
 // admit asks the cluster and decides.
 func (d *devices) admit(ctx context.Context, h *Hub, c *census) error {
-	ctx, cancel := context.WithTimeout(ctx, censusTimeout)
-	defer cancel()
-	body := binary.AppendUvarint(nil, c.number)
-	body = appendText(body, h.tag)
-	body = appendText(body, c.socket.id)
-	body = binary.AppendVarint(body, c.stamp)
-	data := append(appendEnvelope(nil, kindCensus, 0, "", nil), body...)
-	reach, err := h.broker.Publish(ctx, broker.Message{Subject: c.room, Data: data})
-	if err != nil {
+	if err := d.ask(ctx, h, c); err != nil {
 		return err
 	}
-	d.collect(ctx, c, reach[0])
-
 	evicted, err := d.decide(c, h.options.Devices)
 	if err != nil {
 		return err
@@ -118,6 +126,23 @@ func (d *devices) admit(ctx context.Context, h *Hub, c *census) error {
 		}
 	}
 	return nil
+}
+
+// ask asks and waits for the answers, as long as it makes sense.
+func (d *devices) ask(ctx context.Context, h *Hub, c *census) error {
+	asking, cancel := context.WithTimeout(ctx, censusTimeout)
+	defer cancel()
+	data := appendEnvelope(nil, kindCensus, 0, "", nil)
+	data = binary.AppendUvarint(data, c.number)
+	data = appendText(data, h.tag)
+	data = appendText(data, c.socket.id)
+	data = binary.AppendVarint(data, c.stamp)
+	reach, err := h.broker.Publish(asking, broker.Message{Subject: c.room, Data: data})
+	if err != nil {
+		return err
+	}
+	d.collect(asking, c, reach[0])
+	return ctx.Err()
 }
 
 // collect waits for the answers.
@@ -183,7 +208,7 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 		}
 	}
 	c.socket.restamp(c.room, c.stamp)
-	delete(d.mine, c.number) // with the lock held: from here on it is through
+	d.closeLocked(c) // with the lock still held: from here on it is through
 	return evicted, nil
 }
 
@@ -212,7 +237,8 @@ func (s *Socket) stamp(r *room) int64 {
 }
 
 // answerCensus tells another node, or this one, who is registered in r here, and notes down who asks.
-func (h *Hub) answerCensus(r *room, body []byte) int {
+// r is nil if there is nobody.
+func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
 	number, asker, id, stamp, ok := parseCensus(body)
 	if !ok {
 		h.count(errEnvelopeMalformed)
@@ -224,12 +250,10 @@ func (h *Hub) answerCensus(r *room, body []byte) int {
 
 	d.mu.Lock()
 	pending := make(map[string]*census)
-	for _, c := range d.mine {
-		if c.room == r.subject {
-			pending[c.socket.id] = c
-			if c.socket.id != id {
-				c.learn(id, claim{stamp: stamp})
-			}
+	for _, c := range d.rooms[subject] {
+		pending[c.socket.id] = c
+		if c.socket.id != id {
+			c.learn(id, claim{stamp: stamp})
 		}
 	}
 	n := 0
@@ -343,18 +367,23 @@ func cutUint64(data []byte) (uint64, []byte, bool) {
 	return v, data[width:], true
 }
 
-// run sends answers until ctx is done.
+// run sends answers until ctx is done, those that have gathered in one call.
 func (d *devices) run(ctx context.Context, h *Hub) {
+	batch := make([]broker.Message, 0, answerBatch)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case m := <-d.answers:
-			attempt, cancel := context.WithTimeout(ctx, censusTimeout)
-			if _, err := h.broker.Publish(attempt, m); err != nil {
-				h.log.Warn("question about registrations is not answered", "error", err)
-			}
-			cancel()
+			batch = append(batch[:0], m)
 		}
+		for len(batch) < answerBatch && len(d.answers) > 0 {
+			batch = append(batch, <-d.answers) // nobody else receives
+		}
+		attempt, cancel := context.WithTimeout(ctx, censusTimeout)
+		if _, err := h.broker.Publish(attempt, batch...); err != nil {
+			h.log.Warn("questions about registrations are not answered", "error", err)
+		}
+		cancel()
 	}
 }

@@ -45,10 +45,7 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
-	if o.Namespace == "" {
-		o.Namespace = socketio.Root
-	}
-	return &Emitter{post: newPost(b, o.Prefix, o.Events, nil), namespace: o.Namespace}
+	return &Emitter{post: newPost(b, o.Prefix, o.Events, nil), namespace: withSlash(o.Namespace)}
 }
 
 func newPost(b broker.Broker, prefix string, events []string, h *Hub) *post {
@@ -76,10 +73,10 @@ func (p *post) check(event string) error {
 	return nil
 }
 
-// In emits to another namespace.
+// In emits to another namespace. The slash that its name begins with is added if it is missing.
 func (e *Emitter) In(namespace string) *Emitter {
 	c := *e
-	c.namespace = namespace
+	c.namespace = withSlash(namespace)
 	return &c
 }
 

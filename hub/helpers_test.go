@@ -25,10 +25,12 @@ type wire struct {
 	reason Reason
 }
 
-const wireSize = 1 << 16
+const wireSize = 1 << 12
 
-func newWire() *wire {
-	return &wire{packets: make(chan *Packet, wireSize), ended: make(chan struct{})}
+func newWire() *wire { return newWireOf(wireSize) }
+
+func newWireOf(size int) *wire {
+	return &wire{packets: make(chan *Packet, size), ended: make(chan struct{})}
 }
 
 func (w *wire) ID() string        { return "secret" }
@@ -72,7 +74,11 @@ type peer struct {
 
 func dial(t testing.TB, h *Hub) *peer {
 	t.Helper()
-	w := newWire()
+	return dialWith(t, h, newWire())
+}
+
+func dialWith(t testing.TB, h *Hub, w *wire) *peer {
+	t.Helper()
 	r := httptest.NewRequest("GET", "/socket.io/?EIO=4&transport=websocket&room=7", nil)
 	r.Header.Set("X-Test", "yes")
 	c, err := h.Attach(w, r)

@@ -122,9 +122,7 @@ func (h *Hub) Ready() error {
 // missing. It is created on first use, and stays. "/" is always there. Of panics if the name has a
 // comma or a control character in it: no client could ever join that.
 func (h *Hub) Of(name string) *Namespace {
-	if name == "" || name[0] != '/' {
-		name = "/" + name
-	}
+	name = withSlash(name)
 	if !socketio.ValidNamespace(name) {
 		panic(fmt.Sprintf("hub: a namespace cannot be called %q", name))
 	}
@@ -136,6 +134,13 @@ func (h *Hub) Of(name string) *Namespace {
 		h.fixed[name] = n
 	}
 	return n
+}
+
+func withSlash(name string) string {
+	if name == "" || name[0] != '/' {
+		return "/" + name
+	}
+	return name
 }
 
 func (h *Hub) newNamespace(name string) *Namespace {

@@ -114,8 +114,12 @@ func TestBinaryOutOfPlaceClosesTheConnection(t *testing.T) {
 func TestLimitOfEventsInFlight(t *testing.T) {
 	for _, limits := range []Limits{{Events: 4}, {EventBytes: 20}} { // of five bytes each
 		h := alone(t, Options{Limits: limits})
-		proceed := make(chan struct{})
-		h.Of("/").On("x", func(context.Context, *Socket, *Message) error { <-proceed; return nil })
+		started, proceed := make(chan struct{}, 20), make(chan struct{})
+		h.Of("/").On("x", func(context.Context, *Socket, *Message) error {
+			started <- struct{}{}
+			<-proceed
+			return nil
+		})
 		p, _ := connect(t, h)
 		for range 3 {
 			p.say(`2["x"]`)
@@ -128,10 +132,16 @@ func TestLimitOfEventsInFlight(t *testing.T) {
 		if busy == nil {
 			t.Fatal("not busy at the limit")
 		}
-		proceed <- struct{}{} // one of four is handled: not yet
-		proceed <- struct{}{} // two, when the third begins
-		proceed <- struct{}{}
-		<-busy
+		for range 3 {
+			<-started
+			proceed <- struct{}{}
+		}
+		<-started // three of four have been handled
+		select {
+		case <-busy:
+		default:
+			t.Error("the transport is not told that there is room")
+		}
 		if p.client.Busy() != nil {
 			t.Error("busy although there is room")
 		}

@@ -17,7 +17,8 @@ type Options struct {
 	// cluster. Default "tether".
 	Prefix string
 
-	// Events is the list of events that emitters of this hub may emit. Empty: any.
+	// Events is the list of events that emitters and sockets of this hub may emit; the greeting need
+	// not be in it. Empty: any.
 	Events []string
 
 	// Logger gets what an operator should know. Client mistakes are logged at debug level only, and

@@ -167,7 +167,7 @@ func TestAnEmitterNeedsNoHub(t *testing.T) {
 	p.joined("/admin")
 	b := bus.Broker()
 	defer b.Close()
-	e := NewEmitter(b, EmitterOptions{Prefix: "app", Namespace: "/admin", Events: []string{"x"}})
+	e := NewEmitter(b, EmitterOptions{Prefix: "app", Namespace: "admin", Events: []string{"x"}})
 	mustEmit(t, e, Everyone, "x", 1)
 	p.want(`42/admin,["x",1]`)
 	mustEmit(t, e.In("/"), Everyone, "x", 2)
