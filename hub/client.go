@@ -171,12 +171,16 @@ func (c *Client) receive(s *Socket, p socketio.Packet, data []byte, attachments 
 	return c.enqueue(task{socket: s, message: newMessage(s, p, data, attachments), size: size})
 }
 
-// Closed tells the hub that the connection has ended. The transport calls it once, after the last
-// call of Text or Binary.
+// Closed tells the hub that the connection has ended. The transport calls it, once: only the first
+// call counts.
 func (c *Client) Closed(reason Reason) {
 	c.mu.Lock()
+	again := c.closed
 	c.closed = true
 	c.mu.Unlock()
+	if again {
+		return
+	}
 	for _, s := range c.all() {
 		s.leave(reason)
 	}

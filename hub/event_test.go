@@ -205,6 +205,15 @@ func TestBinaryComesAndGoes(t *testing.T) {
 	send(`52-["echo",{"b":{"_placeholder":true,"num":1},"a":1e2},{"_placeholder":true,"num":0},12345678901234567890]`, "", "two")
 	want(`452-["back",{"b":{"_placeholder":true,"num":0},"a":1e2},{"_placeholder":true,"num":1},12345678901234567890]`, "two", "")
 
+	var first int
+	if m := (&Message{args: [][]byte{[]byte("7"), []byte("8")}}); m.Bind(&first, nil) != nil || first != 7 || m.Raw(2) != nil {
+		t.Error("arguments are not bound")
+	}
+	inside, err := json.Marshal(passed{[]byte(`[{"_placeholder":true,"num":0}]`), [][]byte{[]byte("x")}})
+	if err != nil || string(inside) != `["eA=="]` {
+		t.Errorf("inside another value: %s, %v", inside, err)
+	}
+
 	send(`52-["second",{"_placeholder":true,"num":0},[{"_placeholder":true,"num":1}]]`, "one", "two")
 	want(`451-["back",[{"_placeholder":true,"num":0}]]`, "two")
 

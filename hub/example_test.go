@@ -12,29 +12,39 @@ import (
 	"tether/hub"
 )
 
-// printer is a connection that prints what the client gets. A real one is a transport's.
-type printer struct{ client *hub.Client }
+// wire is a connection of one client in these examples. A real one is a transport's.
+type wire struct {
+	client   *hub.Client
+	answered chan struct{} // closed when the client has been told that it is connected
+	events   chan string   // what it gets then
+}
 
-func (p *printer) ID() string        { return "engine.io session" }
-func (p *printer) Transport() string { return "websocket" }
+func (w *wire) ID() string              { return "engine.io session" }
+func (w *wire) Transport() string       { return "websocket" }
+func (w *wire) Close(reason hub.Reason) { go w.client.Closed(reason) }
 
-func (p *printer) Send(packet *hub.Packet) error {
-	fmt.Printf("client gets %s\n", packet.Text()[1:])
+func (w *wire) Send(p *hub.Packet) error {
+	if text := string(p.Text()); text[:2] == "40" {
+		close(w.answered)
+	} else {
+		w.events <- text
+	}
 	return nil
 }
 
-func (p *printer) Close(reason hub.Reason) { go p.client.Closed(reason) }
-
-// connectAs connects a client and waits until it has been answered.
-func connectAs(h *hub.Hub, user string) *printer {
-	conn := new(printer)
-	c, err := h.Attach(conn, httptest.NewRequest("GET", "/socket.io/", nil))
+// dial connects a client, as a transport would.
+func dial(h *hub.Hub, auth string) *wire {
+	w := &wire{answered: make(chan struct{}), events: make(chan string, 10)}
+	c, err := h.Attach(w, httptest.NewRequest("GET", "/socket.io/", nil))
 	if err != nil {
 		log.Fatal(err)
 	}
-	conn.client = c
-	c.Text([]byte(`0{"user":"` + user + `"}`))
-	return conn
+	w.client = c
+	if err := c.Text([]byte("0" + auth)); err != nil {
+		log.Fatal(err)
+	}
+	<-w.answered
+	return w
 }
 
 func Example() {
@@ -44,18 +54,12 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error)
-	go func() { ended <- h.Run(ctx) }()
-
-	connected := make(chan struct{})
 	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
 		var auth struct{ User string }
 		if err := json.Unmarshal(s.Handshake().Auth, &auth); err != nil || auth.User == "" {
 			return hub.Refuse("unauthorized", nil)
 		}
-		defer close(connected)
-		return s.Join(ctx, hub.User(auth.User), "news")
+		return s.Register(ctx, auth.User)
 	})
 	h.Of("/").On("add", func(_ context.Context, _ *hub.Socket, m *hub.Message) error {
 		var a, b int
@@ -64,15 +68,29 @@ func Example() {
 		}
 		return m.Ack(a + b)
 	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- h.Run(ctx) }()
 
-	connectAs(h, "42")
-	<-connected
+	client := dial(h, `{"user":"42"}`)
+	fmt.Println(<-client.events)
 
-	receipt, err := h.Emitter().Emit(ctx, hub.User("7"), "/users/ping", 1)
-	fmt.Println(receipt, err)
+	fmt.Println(h.Emitter().Emit(ctx, hub.User("42"), "/users/ping", map[string]string{"hello": "world"}))
+	fmt.Println(<-client.events)
+	fmt.Println(h.Emitter().Emit(ctx, hub.User("7"), "/users/ping", nil))
+
+	client.client.Text([]byte(`20["add",1,2]`))
+	fmt.Println(<-client.events)
 
 	cancel() // drain
 	fmt.Println(<-ended)
+	// Output:
+	// 42["/ops/connection-success",{"message":"Successfully connected"}]
+	// 1 node took it <nil>
+	// 42["/users/ping",{"hello":"world"}]
+	// nobody is there <nil>
+	// 430[3]
+	// <nil>
 }
 
 // A worker reaches users without serving any.

@@ -17,6 +17,7 @@ import (
 // wire is a connection that keeps what it is sent. It ends as soon as it is closed.
 type wire struct {
 	client  *Client       // set before anything is sent
+	before  func(*Packet) // called before a packet is taken; nil: nothing
 	packets chan *Packet  // what was sent, in order
 	ended   chan struct{} // closed when the client has been told that the connection has ended
 	tasks   sync.WaitGroup
@@ -37,6 +38,9 @@ func (w *wire) ID() string        { return "secret" }
 func (w *wire) Transport() string { return "websocket" }
 
 func (w *wire) Send(p *Packet) error {
+	if w.before != nil {
+		w.before(p)
+	}
 	select {
 	case w.packets <- p:
 		return nil

@@ -381,3 +381,45 @@ func TestDisconnectWithCloseTellsEveryNamespaceFirst(t *testing.T) {
 		t.Errorf("closed for %q", p.closedFor())
 	}
 }
+
+// A kick that comes while the answer to CONNECT is being sent, or what was held after it, is told to
+// the client after the answer, and the connection closed after that.
+func TestAKickDuringTheWelcomeComesAfterTheAnswer(t *testing.T) {
+	for _, during := range []string{"40", "42"} {
+		for _, closing := range []bool{false, true} {
+			h := alone(t, Options{})
+			gone := make(chan Reason, 2)
+			h.Of("/").OnConnect(func(_ context.Context, s *Socket) error { return s.Emit("held") })
+			h.Of("/").OnDisconnect(func(_ *Socket, r Reason) { gone <- r })
+			w := newWire()
+			p := dialWith(t, h, w)
+			w.before = func(packet *Packet) {
+				if strings.HasPrefix(string(packet.Text()), during) {
+					done := make(chan struct{})
+					go func() { // received below
+						defer close(done)
+						p.client.find("/").Disconnect(closing)
+					}()
+					<-done
+				}
+			}
+			p.say("0")
+			if r := <-gone; r != ReasonServerDisconnect {
+				t.Errorf("reason is %q", r)
+			}
+			if text := p.next(); !strings.HasPrefix(text, `40{"sid":`) {
+				t.Errorf("first comes %s", text)
+			}
+			p.want("41")
+			if closing {
+				<-p.ended
+			} else {
+				p.say("1", `2["x"]`) // sent before the client knew
+			}
+			p.end(ReasonTransportClose)
+			if got := h.Of("/").Len(); got != 0 || len(gone) > 0 {
+				t.Errorf("%d sockets are left", got)
+			}
+		}
+	}
+}
