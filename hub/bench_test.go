@@ -230,3 +230,37 @@ func BenchmarkMemoryOfAnIdleSocket(b *testing.B) {
 		})
 	}
 }
+
+// A whole life: attach, CONNECT with a hook that registers, the answer, and the end.
+func BenchmarkConnectRegisterDisconnect(b *testing.B) {
+	h := start(b, memory.NewBus().Broker(), Options{})
+	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Register(ctx, s.ID()) })
+	r := bareRequest()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			k := &greeted{done: make(chan struct{})}
+			c, err := h.Attach(k, r)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			c.Text([]byte("0"))
+			<-k.done
+			c.Closed(ReasonTransportClose)
+		}
+	})
+}
+
+// greeted is a connection that says when its second packet, the greeting, has come.
+type greeted struct {
+	sink
+	done chan struct{}
+}
+
+func (g *greeted) Send(p *Packet) error {
+	if g.sink.Send(p); g.taken == 2 {
+		close(g.done)
+	}
+	return nil
+}

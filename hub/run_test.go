@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -424,4 +425,24 @@ func TestIDs(t *testing.T) {
 			t.Errorf("%q is taken for an ID", text)
 		}
 	}
+}
+
+func TestAnIdleConnectionHasNoGoroutine(t *testing.T) {
+	h := alone(t, Options{})
+	h.Of("/").On("x", func(_ context.Context, _ *Socket, m *Message) error { return m.Ack() })
+	use := func() {
+		p, s := connect(t, h)
+		if err := s.Register(t.Context(), "1"); err != nil {
+			t.Fatal(err)
+		}
+		p.next()
+		p.say(`20["x"]`)
+		p.next()
+	}
+	use()
+	before := runtime.NumGoroutine()
+	for range 100 {
+		use()
+	}
+	waitFor(t, func() bool { return runtime.NumGoroutine() <= before }, "goroutines are left")
 }
