@@ -13,75 +13,105 @@ import (
 	"tether/broker"
 	"tether/broker/drivers"
 	"tether/token"
+	"tether/transport"
 )
 
 const leastKeyLength = 16 // characters of a bearer key
 
-// checkTogether is what no single tag can say.
+// checker gathers the mistakes that no single tag can say.
+type checker struct {
+	*loaded
+	all []error
+}
+
 func (l *loaded) checkTogether() []error {
-	var all []error
-	wrong := func(key, format string, args ...any) {
-		all = append(all, &mistake{Key: key, Source: l.sourceOf(key), Problem: fmt.Sprintf(format, args...)})
+	c := &checker{loaded: l}
+	c.checkGeneral()
+	c.checkKeys()
+	c.checkOrigins()
+	c.checkTLS()
+	return c.all
+}
+
+func (c *checker) wrong(key, format string, args ...any) {
+	c.all = append(c.all, &mistake{Key: key, Source: c.sourceOf(key), Problem: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) missing(key, what string) {
+	c.all = append(c.all, &mistake{Key: key, Problem: fmt.Sprintf("is missing: %s, in %s or as %s in the file", what, envName(key), key)})
+}
+
+func (c *checker) checkGeneral() {
+	if _, port, err := net.SplitHostPort(c.Addr); err != nil || port == "" {
+		c.wrong("addr", "%q is not an address; :3000 or 127.0.0.1:3000 is right", c.Addr)
 	}
-	missing := func(key, what string) {
-		all = append(all, &mistake{Key: key, Problem: fmt.Sprintf("is missing: %s, in %s or as %s in the file", what, envName(key), key)})
+	if problem := checkBroker(c.Broker); problem != "" {
+		c.wrong("broker", "%s", problem)
 	}
-	if _, port, err := net.SplitHostPort(l.Addr); err != nil || port == "" {
-		wrong("addr", "%q is not an address; :3000 or 127.0.0.1:3000 is right", l.Addr)
+	if len(c.Namespaces) == 0 {
+		c.wrong("namespaces", "is empty; / is right for most applications")
 	}
-	if problem := checkBroker(l.Broker); problem != "" {
-		wrong("broker", "%s", problem)
-	}
-	for _, n := range l.Namespaces {
+	for _, n := range c.Namespaces {
 		if !strings.HasPrefix(n, "/") || strings.ContainsAny(n, ", ?") {
-			wrong("namespaces", "%q is not a namespace; / or /news is right", n)
+			c.wrong("namespaces", "%q is not a namespace; / or /news is right", n)
 		}
 	}
-	if len(l.Namespaces) == 0 {
-		wrong("namespaces", "is empty; / is right for most applications")
+	if len(c.Client.Transports) == 0 {
+		c.wrong("client.transports", "is empty; polling, websocket or both is right")
 	}
-	if l.Auth.Mode == "token" {
-		if keys, err := expand(l.Auth.Keys); err != nil {
-			wrong("auth.keys", "%s", err)
+	for _, t := range c.Client.Transports {
+		if t != transport.Polling && t != transport.WebSocket {
+			c.wrong("client.transports", "%q is not known; polling, websocket or both is right", t)
+		}
+	}
+}
+
+// checkKeys reads the keys, wherever they are kept.
+func (c *checker) checkKeys() {
+	if c.Auth.Mode == "token" {
+		if keys, err := expand(c.Auth.Keys); err != nil {
+			c.wrong("auth.keys", "%s", err)
 		} else if len(keys) == 0 {
-			missing("auth.keys", "give the key of the encrypted tokens, or set auth.mode=none")
+			c.missing("auth.keys", "give the key of the encrypted tokens, or set auth.mode=none")
 		} else if _, err := keyring(keys); err != nil {
-			wrong("auth.keys", "%s", err)
+			c.wrong("auth.keys", "%s", err)
 		}
 	}
-	if l.Emit.Enabled {
-		if keys, err := expand(l.Emit.Keys); err != nil {
-			wrong("emit.keys", "%s", err)
+	if c.Emit.Enabled {
+		if keys, err := expand(c.Emit.Keys); err != nil {
+			c.wrong("emit.keys", "%s", err)
 		} else if len(keys) == 0 {
-			missing("emit.keys", "give a bearer key for POST /emit, or set emit.enabled=false")
+			c.missing("emit.keys", "give a bearer key for POST /emit, or set emit.enabled=false")
 		} else if slices.ContainsFunc(keys, func(k Secret) bool { return len(k) < leastKeyLength }) {
-			wrong("emit.keys", "a key is shorter than %d characters; -new-key makes a good one", leastKeyLength)
+			c.wrong("emit.keys", "a key is shorter than %d characters; -new-key makes a good one", leastKeyLength)
 		}
 	}
-	for _, t := range l.Client.Transports {
-		if t != "polling" && t != "websocket" {
-			wrong("client.transports", "%q is not known; polling, websocket or both is right", t)
-		}
-	}
-	if len(l.Client.Transports) == 0 {
-		wrong("client.transports", "is empty; polling, websocket or both is right")
-	}
-	for _, o := range l.CORS.Origins {
+}
+
+func (c *checker) checkOrigins() {
+	for _, o := range c.CORS.Origins {
 		if problem := checkOrigin(o); problem != "" {
-			wrong("cors.origins", "%q %s", o, problem)
+			c.wrong("cors.origins", "%q %s", o, problem)
 		}
 	}
-	if l.CORS.Credentials && slices.Contains(l.CORS.Origins, "*") {
-		wrong("cors.credentials", "is not possible with the origin *; name the origins")
+	if c.CORS.Credentials && slices.Contains(c.CORS.Origins, "*") {
+		c.wrong("cors.credentials", "is not possible with the origin *; name the origins")
 	}
-	if (l.TLS.Cert == "") != (l.TLS.Key == "") {
-		wrong(map[bool]string{true: "tls.cert", false: "tls.key"}[l.TLS.Cert == ""], "is missing; a certificate needs both tls.cert and tls.key")
-	} else if l.TLS.Cert != "" {
-		if _, err := tls.LoadX509KeyPair(l.TLS.Cert, l.TLS.Key); err != nil {
-			wrong("tls.cert", "%s", err)
+}
+
+func (c *checker) checkTLS() {
+	const both = "is missing; a certificate needs both tls.cert and tls.key"
+	switch {
+	case c.TLS.Cert == "" && c.TLS.Key == "":
+	case c.TLS.Cert == "":
+		c.wrong("tls.cert", both)
+	case c.TLS.Key == "":
+		c.wrong("tls.key", both)
+	default:
+		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+			c.wrong("tls.cert", "%s", err)
 		}
 	}
-	return all
 }
 
 // brokerURL is the URL itself, wherever it is kept.

@@ -53,7 +53,7 @@ func TestSIGTERMDrains(t *testing.T) {
 func TestASecondSignalExitsAtOnce(t *testing.T) {
 	p := start(t, enough, "--drain.delay=10m").ready()
 	p.signal(syscall.SIGTERM)
-	p.waitLog("draining")
+	p.waitLog("stopping")
 	p.signal(syscall.SIGHUP) // counts for nothing
 	p.signal(os.Interrupt)
 	if code := p.exit(); code != exitCutShort {

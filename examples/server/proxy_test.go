@@ -170,7 +170,7 @@ func TestProxiesWithStickySessions(t *testing.T) {
 				for _, way := range []string{client.WebSocket, client.Polling, client.Upgrade} {
 					for _, cookies := range []bool{true, false} {
 						o := client.Options{
-							URL: "http://" + addr, Transport: way, Cookies: cookies, From: fmt.Sprintf("127.0.0.%d", 11+i),
+							URL: "http://" + addr, Transport: way, Cookies: cookies, From: fmt.Sprintf("127.0.1.%d", 1+len(all)),
 							Header: http.Header{"Origin": {"http://" + addr}}, // the node has to see the same host
 						}
 						user := fmt.Sprintf("%s-%v-%d", way, cookies, i)

@@ -192,7 +192,7 @@ func (s *server) serve(signals <-chan os.Signal, ended <-chan error) error {
 			return err
 		case sig := <-signals:
 			if sig != syscall.SIGHUP {
-				s.log.Info("draining", "signal", sig.String(), "connections", s.hub.Stats().Connections)
+				s.log.Info("stopping", "signal", sig.String(), "connections", s.hub.Stats().Connections)
 				return nil
 			}
 			s.reload()

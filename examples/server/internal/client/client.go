@@ -85,7 +85,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	}
 	c := &Client{
 		options: o,
-		http:    &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: o.TLS}},
+		http:    &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: o.TLS.Clone()}},
 		answer:  make(chan error, 1),
 		events:  make(chan Event, 4096),
 		pongs:   make(chan string, 2),
@@ -410,7 +410,7 @@ func (c *Client) newWebSocket() (*gws.Conn, error) {
 	ws, res, err := gws.NewClient(reader{c: c}, &gws.ClientOption{
 		Addr:             c.address("ws", WebSocket),
 		RequestHeader:    header,
-		TlsConfig:        c.options.TLS,
+		TlsConfig:        c.options.TLS.Clone(), // the library changes it
 		HandshakeTimeout: 5 * time.Second,
 		NewDialer: func() (gws.Dialer, error) {
 			d := &net.Dialer{Timeout: 5 * time.Second}
