@@ -56,11 +56,11 @@ func (b *bar) run(p runner.Progress) {
 	switch p.Phase {
 	case "connecting":
 		line += fmt.Sprintf(" %s %d of %d", meter(float64(p.Snapshot.Up)/float64(max(p.Wanted, 1))), p.Snapshot.Up, p.Wanted)
-	case "emitting", "draining":
+	case "emitting", "draining", "holding":
 		line += fmt.Sprintf(" %s %s/s received, %d up", meter(p.Share), thousands(p.Rate), p.Snapshot.Up)
 	}
 	phase := head
-	if p.Phase != "emitting" {
+	if p.Phase != "emitting" && p.Phase != "holding" {
 		phase += "," // elsewhere than in a terminal two lines a repetition are enough
 	}
 	b.show(phase, line)

@@ -16,9 +16,7 @@ import (
 	"tether/bench/internal/emit"
 	"tether/bench/internal/mark"
 	"tether/broker"
-	"tether/broker/memory"
-	"tether/broker/nats"
-	"tether/broker/redis"
+	"tether/broker/drivers"
 	"tether/hub"
 	"tether/transport"
 )
@@ -26,9 +24,9 @@ import (
 // openBroker opens what a URL names; empty is a bus of this process alone.
 func openBroker(ctx context.Context, rawURL string) (broker.Broker, error) {
 	if rawURL == "" {
-		return memory.NewBus().Broker(), nil
+		rawURL = "memory://"
 	}
-	return broker.Mux{"redis": redis.Open, "nats": nats.Open}.Open(ctx, rawURL)
+	return drivers.Mux().Open(ctx, rawURL)
 }
 
 // hubTarget is a node as an application would build it: clients say who they are, and are
@@ -72,7 +70,7 @@ func hubTarget(ctx context.Context, o serveOptions) (*target, error) {
 		},
 	}
 	t.close = func() { _, _ = handler.Close(), b.Close() } // the process ends; there is nobody to tell
-	t.control.Sender = emit.Sender{One: sender(h.Emitter())}
+	t.control.Sender = sender(h.Emitter(), o.users)
 	t.control.Stats = func() control.Stats {
 		s := h.Stats()
 		return control.Stats{Connections: s.Connections, Users: s.Rooms, Messages: s.Received, Closed: ended.Load()}
@@ -105,12 +103,21 @@ func echo(_ context.Context, _ *hub.Socket, m *hub.Message) error {
 	return m.Ack(m.Args()...)
 }
 
-// sender emits as an application would: the payload is a string.
-func sender(e *hub.Emitter) func(context.Context, uint32, []byte) (int, error) {
-	return func(ctx context.Context, user uint32, payload []byte) (int, error) {
+// sender emits as an application would: the payload is a string. The rooms of so many users are
+// made beforehand, because an application knows whom it emits to.
+func sender(e *hub.Emitter, users int) emit.Sender {
+	rooms := make([]hub.Room, users)
+	for i := range rooms {
+		rooms[i] = room(uint32(i))
+	}
+	return emit.Sender{One: func(ctx context.Context, user uint32, payload []byte) (int, error) {
 		to := hub.Everyone
-		if user != mark.Everyone {
-			to = hub.User(fmt.Sprintf("u%d", user))
+		switch {
+		case user == mark.Everyone:
+		case int64(user) < int64(len(rooms)):
+			to = rooms[user]
+		default:
+			to = room(user)
 		}
 		r, err := e.Emit(ctx, to, "m", string(payload))
 		if err != nil {
@@ -120,8 +127,10 @@ func sender(e *hub.Emitter) func(context.Context, uint32, []byte) (int, error) {
 			return -1, nil
 		}
 		return r.Nodes, nil
-	}
+	}}
 }
+
+func room(user uint32) hub.Room { return hub.User(fmt.Sprintf("u%d", user)) }
 
 // emitterTarget is a worker process: it emits and has no connections.
 func emitterTarget(ctx context.Context, o serveOptions) (*target, error) {
@@ -134,7 +143,7 @@ func emitterTarget(ctx context.Context, o serveOptions) (*target, error) {
 	}
 	t := &target{run: []func(context.Context) error{func(ctx context.Context) error { <-ctx.Done(); return nil }}}
 	t.close = func() { _ = b.Close() } // the process ends; there is nobody to tell
-	t.control.Sender = emit.Sender{One: sender(hub.NewEmitter(b, hub.EmitterOptions{}))}
+	t.control.Sender = sender(hub.NewEmitter(b, hub.EmitterOptions{}), o.users)
 	t.control.Stats = func() control.Stats { return control.Stats{} }
 	return t, nil
 }

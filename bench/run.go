@@ -39,6 +39,7 @@ func (c cli) run(ctx context.Context, args []string) error {
 	times := f.Float64("times", 1, "multiply the times, for a quick look")
 	per := f.Int("per-process", 0, "clients of one load process (default: what its descriptors allow)")
 	nodeDir := f.String("node", "bench/node", "directory of server.mjs and its node_modules")
+	profile := f.String("profile", "", "write CPU and heap profiles of our own nodes into this directory; it costs them a little")
 	limit := f.Duration("max", time.Hour, "stop after this time, with the report so far")
 	var env stringList
 	f.Var(&env, "env", "NAME=VALUE for the processes that are measured, GOGC=200 say; may be repeated")
@@ -52,7 +53,7 @@ func (c cli) run(ctx context.Context, args []string) error {
 	if *list {
 		return c.list(all, *jsonFile)
 	}
-	cfg := runner.Config{NodeDir: *nodeDir, Env: env, Repetitions: *reps, PerProcess: *per}
+	cfg := runner.Config{NodeDir: *nodeDir, Env: env, Repetitions: *reps, PerProcess: *per, Profile: *profile}
 	if cfg.Scenarios, err = scenario.Select(all, f.Args()); err != nil {
 		return c.wrong(f, "%v", err)
 	}

@@ -5,6 +5,8 @@
 //	POST /gc        collects garbage and answers with Memory
 //	POST /emit      emit.Job; answers with emit.Result when the job is done; hanging up stops it
 //	POST /received  {"n":N}: the receivers of the running job have N messages
+//
+// Servers in Go also have their profiles under /debug/pprof/.
 package control
 
 import (
@@ -16,6 +18,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -55,6 +58,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) { answer(w, s.stats()) })
 	mux.HandleFunc("POST /gc", func(w http.ResponseWriter, r *http.Request) { answer(w, Collect()) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("POST /emit", s.emit)
 	mux.HandleFunc("POST /received", s.received)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
@@ -172,6 +177,23 @@ func (c Client) Emit(ctx context.Context, j emit.Job) (*emit.Result, error) {
 // Received tells how many messages have arrived.
 func (c Client) Received(ctx context.Context, n uint64) error {
 	return c.call(ctx, http.MethodPost, "/received", map[string]uint64{"n": n}, nil)
+}
+
+// Profile fetches a profile of a server in Go: "profile?seconds=3", "heap?gc=1".
+func (c Client) Profile(ctx context.Context, which string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+"/debug/pprof/"+which, nil)
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("control: profile: %s", resp.Status)
+	}
+	return io.ReadAll(resp.Body)
 }
 
 func (c Client) call(ctx context.Context, method, path string, in, out any) error {

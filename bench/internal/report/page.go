@@ -100,6 +100,8 @@ func newSection(s scenario.Scenario, files []*File) section {
 		plots = []plot{memory}
 	case scenario.Storm:
 		plots = []plot{handshake, up}
+	case scenario.Hold:
+		plots = []plot{up, resident}
 	}
 	if s.Name == LoadScenario {
 		plots = []plot{latency, handshake, received, up}

@@ -108,6 +108,9 @@ var Metrics = []Metric{
 	{"left", "connections that left", "", 0},
 	{"missed", "missed while away", "", 0},
 	{"closed", "connections closed", "", 0},
+	{"let_go", "clients that the server let go", "", 0},
+	{"pings", "heartbeats answered", "", 0},
+	{"hold_us", "CPU per connection and second", "µs", -1},
 	{"failed", "failed emits", "", -1},
 	{"late_p99_ms", "harness late p99", "ms", 0},
 }

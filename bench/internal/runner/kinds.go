@@ -3,11 +3,14 @@ package runner
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"tether/bench/internal/check"
 	"tether/bench/internal/clock"
+	"tether/bench/internal/control"
 	"tether/bench/internal/emit"
 	"tether/bench/internal/load"
 	"tether/bench/internal/proc"
@@ -76,7 +79,7 @@ func (c *cluster) idle(ctx context.Context, w *watch, r *report.Run) error {
 		r.Metrics["other_bytes"] = each(step.Process - step.Stack - step.Heap)
 		r.Metrics["kernel_bytes"] = each(step.KernelTCP + step.KernelSlab)
 	}
-	return nil
+	return <-c.profile(ctx, "heap", "heap")
 }
 
 // weigh collects the garbage of all nodes and adds up what they hold then.
@@ -113,6 +116,7 @@ func (c *cluster) storm(ctx context.Context, w *watch, r *report.Run) error {
 	if err != nil {
 		return err
 	}
+	profiled := c.profile(ctx, "profile?seconds=1", "cpu")
 	from := clock.Now()
 	w.phase("connecting")
 	if err := c.grow(ctx, c.s.Conns); err != nil {
@@ -120,6 +124,9 @@ func (c *cluster) storm(ctx context.Context, w *watch, r *report.Run) error {
 	}
 	after, err := c.cpu()
 	if err != nil {
+		return err
+	}
+	if err := <-profiled; err != nil {
 		return err
 	}
 	res, err := c.results(ctx, nil)
@@ -138,6 +145,48 @@ func (c *cluster) storm(ctx context.Context, w *watch, r *report.Run) error {
 	r.Metrics["handshakes_s"] = n / (float64(res.LastUp-from) / 1e9)
 	r.Metrics["handshake_p50_ms"] = float64(res.Handshake.Quantile(0.5)) / ms
 	r.Metrics["handshake_p99_ms"] = float64(res.Handshake.Quantile(0.99)) / ms
+	return nil
+}
+
+// hold connects everybody and waits.
+func (c *cluster) hold(ctx context.Context, w *watch, r *report.Run) error {
+	empty, _, err := c.weigh(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.connect(ctx, w, c.s.Conns); err != nil {
+		return err
+	}
+	before, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	from := clock.Now()
+	to := from + int64(c.s.Time)
+	w.phase("holding")
+	w.timed(from, to)
+	if err := clock.Sleep(ctx, to); err != nil {
+		return err
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	full, _, err := c.weigh(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := c.results(ctx, nil)
+	if err != nil {
+		return err
+	}
+	nodes, _ := c.used(r, before, after)
+	r.Failures = res.Failures
+	r.Metrics["up"] = float64(res.Snapshot.Up)
+	r.Metrics["closed"] = float64(res.Snapshot.Closed)
+	r.Metrics["pings"] = float64(res.Snapshot.Pings)
+	r.Metrics["bytes"] = float64(full.Process-empty.Process) / float64(c.s.Conns)
+	r.Metrics["hold_us"] = nodes / float64(c.s.Conns) / time.Duration(c.s.Time).Seconds()
 	return nil
 }
 
@@ -191,7 +240,7 @@ func (c *cluster) emit(ctx context.Context, w *watch, r *report.Run) error {
 	for _, n := range c.nodes {
 		w.idle += proc.Resident(n.PID)
 	}
-	carried, err := c.carried(ctx)
+	before, err := c.stats(ctx)
 	if err != nil {
 		return err
 	}
@@ -229,24 +278,26 @@ func (c *cluster) emit(ctx context.Context, w *watch, r *report.Run) error {
 	if err != nil {
 		return err
 	}
-	after, err := c.carried(ctx)
+	after, err := c.stats(ctx)
 	if err != nil {
 		return err
 	}
-	c.evaluate(r, res, m, after-carried)
+	c.evaluate(r, res, m, after.Messages-before.Messages)
+	r.Metrics["let_go"] = float64(max(before.Connections-after.Connections, 0))
 	return nil
 }
 
-// carried is how many messages brokers have delivered to nodes.
-func (c *cluster) carried(ctx context.Context) (n uint64, err error) {
+// stats adds up what the nodes say of themselves.
+func (c *cluster) stats(ctx context.Context) (all control.Stats, err error) {
 	for _, s := range c.nodes {
 		st, err := s.control.Stats(ctx)
 		if err != nil {
-			return 0, err
+			return all, err
 		}
-		n += st.Messages
+		all.Connections += st.Connections
+		all.Messages += st.Messages
 	}
-	return n, nil
+	return all, nil
 }
 
 // measured is the timed part of a job.
@@ -282,11 +333,15 @@ func (c *cluster) during(ctx context.Context, j emit.Job, from, to int64) (*meas
 	if err = clock.Sleep(ctx, from); err == nil {
 		m.before, err = c.cpu()
 	}
+	profiled := c.profile(ctx, fmt.Sprintf("profile?seconds=%d", max(int(j.Time.Seconds()), 1)), "cpu")
 	if err == nil {
 		err = clock.Sleep(ctx, to)
 	}
 	if err == nil {
 		m.after, err = c.cpu()
+	}
+	if e := <-profiled; err == nil {
+		err = e
 	}
 	if err != nil {
 		cancel()
@@ -304,6 +359,27 @@ func (c *cluster) during(ctx context.Context, j emit.Job, from, to int64) (*meas
 		<-answers
 		return nil, fmt.Errorf("runner: the emitter did not end its job")
 	}
+}
+
+// profile fetches a profile of the first node into the directory of the configuration, if there is
+// one and the node is ours. The channel gets the error when that is done, and must be read.
+func (c *cluster) profile(ctx context.Context, which, kind string) <-chan error {
+	done := make(chan error, 1)
+	if c.cfg.Profile == "" || c.peer.limit || c.peer.redisOnly {
+		done <- nil
+		return done
+	}
+	go func() { // whoever reads done waits for it
+		data, err := c.nodes[0].control.Profile(ctx, which)
+		if err == nil {
+			err = os.MkdirAll(c.cfg.Profile, 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(c.cfg.Profile, c.s.Name+"-"+c.peer.Name+"."+kind), data, 0o644)
+		}
+		done <- err
+	}()
+	return done
 }
 
 // relay tells a flat-out emitter how far the receivers are, until ctx is done.

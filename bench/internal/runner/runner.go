@@ -20,7 +20,8 @@ type Config struct {
 	Scenarios   []scenario.Scenario
 	Peers       []Peer // each scenario's limit is added
 	Repetitions int
-	PerProcess  int // connections of a load process
+	PerProcess  int    // connections of a load process
+	Profile     string // directory for profiles of our own nodes; empty: none
 	Progress    func(Progress)
 }
 
@@ -73,8 +74,7 @@ func (cfg *Config) peersOf(s scenario.Scenario) (peers []Peer, err error) {
 		peers = append(peers, p)
 	}
 	for _, p := range cfg.Peers {
-		able := len(s.Peers) == 0 || slices.Contains(s.Peers, p.Name)
-		if !able || p.limit || s.Broker == "nats" && p.redisOnly {
+		if p.limit || s.Broker == "nats" && p.redisOnly {
 			continue
 		}
 		peers = append(peers, p)
@@ -125,6 +125,8 @@ func (cfg *Config) turn(ctx context.Context, t turn, run uint32, at Progress) (*
 		err = c.idle(ctx, w, r)
 	case scenario.Storm:
 		err = c.storm(ctx, w, r)
+	case scenario.Hold:
+		err = c.hold(ctx, w, r)
 	default:
 		err = c.emit(ctx, w, r)
 	}

@@ -40,6 +40,7 @@ const (
 	Emit  Kind = "emit"  // connect, then emit by a schedule or flat out
 	Idle  Kind = "idle"  // connect in steps and weigh the server after each
 	Storm Kind = "storm" // connect as fast as the server can
+	Hold  Kind = "hold"  // connect, and stay
 )
 
 // Scenario is one workload. All servers are given the same.
@@ -48,6 +49,7 @@ type Scenario struct {
 	Title string `json:"title"`
 	About string `json:"about"` // what it shows, and how to read it
 	Kind  Kind   `json:"kind"`
+	Long  bool   `json:"long,omitempty"` // runs only when it is named
 
 	Conns  int    `json:"conns"`
 	Steps  []int  `json:"steps,omitempty"`  // idle: numbers of connections at which the server is weighed
@@ -73,7 +75,6 @@ type Scenario struct {
 	Ready      string   `json:"ready,omitempty"` // event after which a connection is up; empty: CONNECT's answer
 
 	Limit   string   `json:"limit,omitempty"`   // what it is compared with: phys, floor, or a peer
-	Peers   []string `json:"peers,omitempty"`   // the only ones that can do it; empty: all
 	Columns []string `json:"columns"`           // metrics of the table, the first is the headline
 	Ratios  []string `json:"ratios,omitempty"`  // metrics that are divided by the limit's
 	Minimum int      `json:"minimum,omitempty"` // repetitions; default 1
@@ -123,9 +124,9 @@ func (s *Scenario) check() error {
 		return fmt.Errorf("unknown broker %q", s.Broker)
 	}
 	switch s.Kind {
-	case Emit:
+	case Emit, Hold:
 		if s.Time <= 0 || time.Duration(s.Time+s.WarmUp) > 15*time.Minute {
-			return errors.New("emitting needs a time, 15 minutes at most")
+			return errors.New("it needs a time, 15 minutes at most")
 		}
 	case Idle:
 		if len(s.Steps) == 0 || !slices.IsSorted(s.Steps) || s.Steps[len(s.Steps)-1] > s.Conns {
@@ -156,10 +157,11 @@ func (s Scenario) Scale(conns, times float64) Scenario {
 	return s
 }
 
-// Select picks scenarios by name or by pattern, as in [path.Match]; no names: all.
+// Select picks scenarios by name or by pattern, as in [path.Match]; no names: all that are
+// not long.
 func Select(all []Scenario, names []string) ([]Scenario, error) {
 	if len(names) == 0 {
-		return slices.Clone(all), nil
+		return slices.DeleteFunc(slices.Clone(all), func(s Scenario) bool { return s.Long }), nil
 	}
 	var picked []Scenario
 	for _, name := range names {
