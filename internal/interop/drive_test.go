@@ -294,16 +294,6 @@ func (c *client) event(t testing.TB, event string, args ...any) {
 	}
 }
 
-// named fails the test unless the next thing that happens is that event. It returns its arguments.
-func (c *client) named(t testing.TB, event string) []any {
-	t.Helper()
-	l := c.next(t)
-	if l.Event != event {
-		t.Fatalf("%s: got %v, want event %q", c.name, l, event)
-	}
-	return l.Args
-}
-
 func (c *client) emit(t testing.TB, event string, args ...any) {
 	t.Helper()
 	c.d.must(t, map[string]any{"do": "emit", "client": c.name, "event": event, "args": plain(args)})

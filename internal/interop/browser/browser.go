@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -68,7 +67,7 @@ func Start(t testing.TB, path string) *Browser {
 		"--window-size=1200,900", "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
 		"--user-data-dir="+profile, "--remote-debugging-pipe", "about:blank")
 	cmd.ExtraFiles = []*os.File{commands, answers} // descriptors 3 and 4
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", filepath.Base(path), err)
 	}
@@ -93,10 +92,10 @@ func pipe(t testing.TB) (r, w *os.File) {
 // stop asks the browser to end, ends it if it does not, and waits for what was started.
 func (b *Browser) stop() {
 	b.conn.send("", "Browser.close", nil, nil)
-	kill := time.AfterFunc(5*time.Second, func() { syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL) })
+	kill := time.AfterFunc(5*time.Second, func() { killGroup(b.cmd) })
 	b.cmd.Wait()
 	kill.Stop()
-	syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL) // helpers that outlived it
+	killGroup(b.cmd) // helpers that outlived it
 	b.conn.close()
 }
 
