@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,11 +23,12 @@ import (
 
 // api is the HTTP interface that any language emits through.
 type api struct {
-	config     EmitConfig
-	namespaces []string
-	hub        *hub.Hub
-	log        *slog.Logger
-	started    time.Time
+	config      EmitConfig
+	bodyTimeout time.Duration
+	namespaces  []string
+	hub         *hub.Hub
+	log         *slog.Logger
+	started     time.Time
 
 	keys   atomic.Pointer[[]keyHash] // replaced as a whole by a reload
 	active chan struct{}             // one token for each request that is being served
@@ -36,7 +38,7 @@ type keyHash [sha256.Size]byte
 
 func newAPI(c *Config, h *hub.Hub, log *slog.Logger) *api {
 	a := &api{
-		config: c.Emit, namespaces: c.Namespaces, hub: h, log: log, started: time.Now(),
+		config: c.Emit, bodyTimeout: c.HTTP.BodyTimeout, namespaces: c.Namespaces, hub: h, log: log, started: time.Now(),
 		active: make(chan struct{}, c.Emit.MaxActive),
 	}
 	a.setKeys(nil)
@@ -298,8 +300,10 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.C
 		w.Header().Set("Retry-After", "1")
 		return nil, &requestError{http.StatusServiceUnavailable, errors.New("too many requests at once; see emit.max-active")}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.MaxBody)))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+	body, err := a.read(w, r)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, &requestError{http.StatusRequestTimeout, fmt.Errorf("the body did not arrive within %v", a.bodyTimeout)}
+	} else if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", a.config.MaxBody)}
 	} else if err != nil {
 		return nil, badRequest(errors.New("the body did not arrive"))
@@ -307,6 +311,18 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.C
 	ctx, cancel := context.WithTimeout(r.Context(), a.config.Timeout)
 	defer cancel()
 	return serve(ctx, body)
+}
+
+// read reads the body, within its limits.
+func (a *api) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	// A connection without deadlines, which none of net/http's is, has none here.
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(a.bodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.MaxBody)))
+	if err == nil {
+		_ = deadline.SetReadDeadline(time.Time{}) // it would end the request's context
+	}
+	return body, err
 }
 
 // hasKey compares hashes, and all of them, so that neither the time it takes nor the length of what

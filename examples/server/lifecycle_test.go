@@ -303,13 +303,14 @@ func TestTwoNodesOnOneBroker(t *testing.T) {
 	}
 }
 
-func TestARequestHeadIsBounded(t *testing.T) {
-	p := start(t, enough, "--http.header-timeout=200ms", "--http.max-header-bytes=8192").ready()
+func TestARequestIsBounded(t *testing.T) {
+	p := start(t, enough, "--http.header-timeout=200ms", "--http.body-timeout=200ms", "--http.max-header-bytes=8192").ready()
 	for name, c := range map[string]struct {
 		send string
 		want string
 	}{
-		"slow":      {"GET /healthz HTTP/1.1\r\nHost: a\r\n", "408"},
+		"slow body": {"POST /emit HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + testEmitKey + "\r\nContent-Length: 10\r\n\r\n{", "408"},
+		"slow head": {"GET /healthz HTTP/1.1\r\nHost: a\r\n", "408"},
 		"too large": {"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 16<<10) + "\r\n\r\n", "431"},
 	} {
 		conn, err := net.Dial("tcp", p.addr)
