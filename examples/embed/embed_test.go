@@ -30,6 +30,8 @@ func TestAUserIsPinged(t *testing.T) {
 	refused := exampletest.Connect(t, url, "")
 	refused.Want(`44{"message":"unauthorized"}`)
 
+	c.Send("1") // without clients there is nothing to spread over the drain window
+	refused.Send("1")
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
