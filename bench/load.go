@@ -66,10 +66,13 @@ func (c cli) load(ctx context.Context, args []string) error {
 	run := f.Uint("run", 0, "number of the run in the marks of messages, to be timed when they come from bench serve; 0: a random one")
 	f.IntVar(&o.perProcess, "per-process", 0, "clients of one process (default: what its descriptors allow)")
 	f.StringVar(&o.json, "json", "", "write every raw figure to this file")
-	if help, err := c.parse(f, args); help || err != nil {
+	names, help, err := c.parse(f, args)
+	if help || err != nil {
 		return err
 	}
 	switch {
+	case len(names) > 0:
+		return c.wrong(f, "what is %q?", names[0])
 	case o.URL == "":
 		return c.wrong(f, "which -url?")
 	case o.Conns < 1 || o.Conns > 500_000 || o.time < 0 || o.warm < 0 || o.time > 24*time.Hour:

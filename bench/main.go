@@ -114,20 +114,25 @@ func (c cli) flags(name, text string) *flag.FlagSet {
 	return f
 }
 
-// parse parses and tells a request for help (true, nil) from a mistake.
-func (c cli) parse(f *flag.FlagSet, args []string) (help bool, err error) {
+// parse parses flags and names in any order, and tells a request for help from a mistake.
+func (c cli) parse(f *flag.FlagSet, args []string) (names []string, help bool, err error) {
 	for _, a := range args {
 		if a == "-h" || a == "-help" || a == "--help" {
 			f.SetOutput(c.out)
 		}
 	}
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return true, nil
-	case err != nil:
-		return false, errUsage
+	for {
+		switch err := f.Parse(args); {
+		case errors.Is(err, flag.ErrHelp):
+			return nil, true, nil
+		case err != nil:
+			return nil, false, errUsage
+		case f.NArg() == 0:
+			return names, false, nil
+		}
+		names = append(names, f.Arg(0))
+		args = f.Args()[1:]
 	}
-	return false, nil
 }
 
 // wrong reports a mistake on the command line.

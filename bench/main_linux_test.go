@@ -159,10 +159,26 @@ func TestAnInterruptedRunReportsWhatItHas(t *testing.T) {
 	}
 }
 
+func TestARepetitionThatFailsIsInTheReportAndInTheExitStatus(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // where there is no Redis
+	path := filepath.Join(t.TempDir(), "failed.json")
+	out, _, err := bench(t, "run", "cluster", "-scale", "0.002", "-reps", "1", "-json", path)
+	if err == nil || !strings.Contains(err.Error(), "redis-server on PATH") || !strings.Contains(out, "repetition failed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f, err := report.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Runs) != 2 || f.Runs[1].Failed == "" || f.Interrupted {
+		t.Errorf("%d runs, %+v", len(f.Runs), f.Runs)
+	}
+}
+
 func TestMistakesOnTheCommandLineAreExplained(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"fly"}, {"run", "nothing"}, {"run", "-peer", "nobody"}, {"run", "-x"}, {"load"}, {"load", "-url", "http://127.0.0.1:1", "-conns", "0"},
-		{"serve", "-server", "x"}, {"serve", "-control", "0.0.0.0:1"}, {"report"}, {"compare", "one"},
+		{"serve", "-server", "x"}, {"serve", "what"}, {"run", "nothing", "-reps", "1"}, {"load", "what", "-url", "http://127.0.0.1:1"}, {"serve", "-control", "0.0.0.0:1"}, {"report"}, {"compare", "one"},
 	} {
 		if out, errOut, err := bench(t, args...); !errors.Is(err, errUsage) || errOut == "" || out != "" {
 			t.Errorf("bench %v: %v, %q, %q", args, err, out, errOut)

@@ -16,14 +16,15 @@ func (c cli) report(args []string) error {
 	f := c.flags("report", reportText)
 	out := f.String("o", "bench.html", "the page; - for the standard output")
 	table := f.Bool("table", false, "print the tables instead of making a page")
-	if help, err := c.parse(f, args); help || err != nil {
+	names, help, err := c.parse(f, args)
+	if help || err != nil {
 		return err
 	}
-	if f.NArg() == 0 {
+	if len(names) == 0 {
 		return c.wrong(f, "which files?")
 	}
 	var files []*report.File
-	for _, path := range f.Args() {
+	for _, path := range names {
 		file, err := report.Load(path)
 		if err != nil {
 			return err
@@ -67,17 +68,18 @@ func (c cli) compare(args []string) error {
 	f := c.flags("compare", compareText)
 	spread := f.Float64("spread", 10, "percent that a median may differ by")
 	all := f.Bool("all", false, "show what is the same, too")
-	if help, err := c.parse(f, args); help || err != nil {
+	names, help, err := c.parse(f, args)
+	if help || err != nil {
 		return err
 	}
-	if f.NArg() != 2 {
+	if len(names) != 2 {
 		return c.wrong(f, "two files, OLD and NEW")
 	}
-	old, err := report.Load(f.Arg(0))
+	old, err := report.Load(names[0])
 	if err != nil {
 		return err
 	}
-	new, err := report.Load(f.Arg(1))
+	new, err := report.Load(names[1])
 	if err != nil {
 		return err
 	}

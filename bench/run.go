@@ -42,8 +42,9 @@ func (c cli) run(ctx context.Context, args []string) error {
 	profile := f.String("profile", "", "write CPU and heap profiles of our own nodes into this directory; it costs them a little")
 	limit := f.Duration("max", time.Hour, "stop after this time, with the report so far")
 	var env stringList
-	f.Var(&env, "env", "NAME=VALUE for the processes that are measured, GOGC=200 say; may be repeated")
-	if help, err := c.parse(f, args); help || err != nil {
+	f.Var(&env, "env", "NAME=VALUE for the servers, GOGC=200 say; may be repeated")
+	names, help, err := c.parse(f, args)
+	if help || err != nil {
 		return err
 	}
 	all, err := scenarios(*file)
@@ -54,7 +55,7 @@ func (c cli) run(ctx context.Context, args []string) error {
 		return c.list(all, *jsonFile)
 	}
 	cfg := runner.Config{NodeDir: *nodeDir, Env: env, Repetitions: *reps, PerProcess: *per, Profile: *profile}
-	if cfg.Scenarios, err = scenario.Select(all, f.Args()); err != nil {
+	if cfg.Scenarios, err = scenario.Select(all, names); err != nil {
 		return c.wrong(f, "%v", err)
 	}
 	for i, s := range cfg.Scenarios {

@@ -69,8 +69,12 @@ func (c cli) serve(ctx context.Context, args []string) error {
 	f.IntVar(&o.users, "users", 1, "number of users, which the floor divides over the nodes")
 	stdin := f.Bool("stdin", false, "end when the standard input does")
 	limit := f.Duration("for", 0, "end after this time; 0: never")
-	if help, err := c.parse(f, args); help || err != nil {
+	names, help, err := c.parse(f, args)
+	if help || err != nil {
 		return err
+	}
+	if len(names) > 0 {
+		return c.wrong(f, "what is %q?", names[0])
 	}
 	make, ok := servers[o.server]
 	if !ok {

@@ -101,6 +101,7 @@ func compareFaults(old, new *File, name, peer string) (changes []Change) {
 		{"lost", a.Lost, b.Lost}, {"doubled", a.Doubled, b.Doubled}, {"inverted", a.Inverted, b.Inverted}, {"foreign", a.Foreign, b.Foreign},
 		{"failed emits", total(old, name, peer, false), total(new, name, peer, false)},
 		{"failed connections", total(old, name, peer, true), total(new, name, peer, true)},
+		{"failed repetitions", old.failed(name, peer), new.failed(name, peer)},
 	}
 	for _, f := range faults {
 		c := Change{Scenario: name, Peer: peer, What: f.what + " a repetition", Old: per(old, f.old), New: per(new, f.new)}
@@ -129,6 +130,15 @@ func total(f *File, name, peer string, connections bool) (n uint64) {
 		}
 		for _, k := range m {
 			n += k
+		}
+	}
+	return n
+}
+
+func (f *File) failed(name, peer string) (n uint64) {
+	for _, r := range f.of(name, peer) {
+		if r.Failed != "" {
+			n++
 		}
 	}
 	return n

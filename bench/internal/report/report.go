@@ -47,6 +47,7 @@ type Run struct {
 	Steps      []Step             `json:"steps,omitempty"`    // over connections
 	Errors     map[string]uint64  `json:"errors,omitempty"`   // of emits
 	Failures   map[string]uint64  `json:"failures,omitempty"` // of connections
+	Failed     string             `json:"failed,omitempty"`   // why the repetition has no figures
 	CPU        map[string]float64 `json:"cpu,omitempty"`      // µs in the timed part, by process
 }
 

@@ -181,3 +181,17 @@ func TestNumbersHaveThreeDigits(t *testing.T) {
 		}
 	}
 }
+
+func TestARepetitionThatFailedIsWorse(t *testing.T) {
+	old, new := sample("a", 12, 12), sample("b", 12, 12)
+	new.Runs = append(new.Runs, Run{Scenario: "targeted", Peer: "hub", Repetition: 3, Failed: "nobody came up\nand more"})
+	var b bytes.Buffer
+	worse, err := PrintChanges(&b, Compare(old, new, 1000), false)
+	if err != nil || worse != 1 || !strings.Contains(b.String(), "failed repetitions") {
+		t.Errorf("worse %d, %v:\n%s", worse, err, b.String())
+	}
+	b.Reset()
+	if err := new.Print(&b); err != nil || !strings.Contains(b.String(), "1 × repetition failed: nobody came up\n") {
+		t.Errorf("%v:\n%s", err, b.String())
+	}
+}

@@ -142,6 +142,10 @@ func (f *File) problems(w io.Writer, s scenario.Scenario) {
 	for _, peer := range f.Peers(s.Name) {
 		sums := map[string]uint64{}
 		for _, r := range f.of(s.Name, peer) {
+			if r.Failed != "" {
+				why, _, _ := strings.Cut(r.Failed, "\n")
+				sums["repetition failed: "+why]++
+			}
 			for why, n := range r.Errors {
 				sums["emit: "+why] += n
 			}

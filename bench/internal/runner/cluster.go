@@ -59,7 +59,7 @@ func (cfg *Config) open(ctx context.Context, s scenario.Scenario, p Peer, run ui
 }
 
 func (c *cluster) start(ctx context.Context) error {
-	cmd := commands{self: c.cfg.Self, nodeDir: c.cfg.NodeDir, nodes: c.s.Nodes, users: c.s.Conns, kind: c.s.Broker}
+	cmd := commands{self: c.cfg.Self, nodeDir: c.cfg.NodeDir, nodes: c.s.Nodes, users: c.s.Conns}
 	// Psychic keeps its users in Redis even when there is one node.
 	kind := c.s.Broker
 	if c.peer.Name == "psychic" && kind == "" {
@@ -111,10 +111,10 @@ func (c *cluster) startBroker(ctx context.Context, kind string, cmd *commands) e
 		return fmt.Errorf("runner: start %s: %w", name, err)
 	}
 	c.discard(c.broker.Out)
-	cmd.address = net.JoinHostPort("127.0.0.1", port)
-	cmd.broker = kind + "://" + cmd.address
+	address := net.JoinHostPort("127.0.0.1", port)
+	cmd.broker = kind + "://" + address
 	for end := time.Now().Add(startTimeout); ; {
-		conn, err := net.DialTimeout("tcp", cmd.address, time.Second)
+		conn, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
 			return conn.Close()
 		}
@@ -196,7 +196,7 @@ func (c *cluster) prepare() error {
 			Life: time.Duration(c.s.Life), Away: time.Duration(c.s.Away),
 		}
 		f, err := load.NewFleet(o, per, func() (load.Process, error) {
-			p, err := c.group.Start("load", c.cfg.Self, []string{"worker"}, c.cfg.Env)
+			p, err := c.group.Start("load", c.cfg.Self, []string{"worker"}, nil)
 			if err != nil {
 				return load.Process{}, err
 			}

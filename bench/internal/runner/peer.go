@@ -27,8 +27,6 @@ type commands struct {
 	self    string // this program
 	nodeDir string // of server.mjs
 	broker  string // URL, empty for none
-	address string // host and port of the broker
-	kind    string // of the broker: redis, nats
 	index   int    // of the node
 	nodes   int
 	users   int

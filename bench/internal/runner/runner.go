@@ -16,7 +16,7 @@ import (
 type Config struct {
 	Self        string   // this program, which is every process that is not a broker or Node
 	NodeDir     string   // of the Node server
-	Env         []string // added to the environment of all processes
+	Env         []string // added to the environment of the servers
 	Scenarios   []scenario.Scenario
 	Peers       []Peer // each scenario's limit is added
 	Repetitions int
@@ -35,7 +35,6 @@ type Progress struct {
 	Wanted     int // connections
 	Snapshot   load.Snapshot
 	Rate       float64 // messages a second, now
-	Emitted    float64 // messages a second, now
 	Share      float64 // of the timed part, 0 to 1
 	Repetition int
 }
@@ -83,7 +82,8 @@ func (cfg *Config) peersOf(s scenario.Scenario) (peers []Peer, err error) {
 }
 
 // Run runs everything into f. When ctx is done it ends what it started and returns the context's
-// error; f has the repetitions that were complete. A repetition that fails ends the run.
+// error; f has the repetitions that were complete. A repetition that fails is noted in f, and the
+// error of the last one is returned at the end.
 func (cfg *Config) Run(ctx context.Context, f *report.File) error {
 	turns, err := cfg.turns()
 	if err != nil {
@@ -91,6 +91,7 @@ func (cfg *Config) Run(ctx context.Context, f *report.File) error {
 	}
 	f.Scenarios = cfg.Scenarios
 	run := rand.Uint32N(1 << 20)
+	var failed error
 	for i, t := range turns {
 		run++
 		r, err := cfg.turn(ctx, t, run, Progress{Scenario: t.s.Name, Peer: t.peer.Name, Step: i + 1, Steps: len(turns), Repetition: t.rep})
@@ -99,11 +100,12 @@ func (cfg *Config) Run(ctx context.Context, f *report.File) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("%s on %s: %w", t.s.Name, t.peer.Name, err)
+			failed = fmt.Errorf("%s on %s: %w", t.s.Name, t.peer.Name, err)
+			r = &report.Run{Scenario: t.s.Name, Peer: t.peer.Name, Repetition: t.rep, Failed: err.Error()}
 		}
 		f.Runs = append(f.Runs, *r)
 	}
-	return nil
+	return failed
 }
 
 // turn runs one repetition with fresh processes.
