@@ -217,9 +217,13 @@ func (b *Broker) apply(ops []*op, in chan *natsio.Msg) {
 	}
 }
 
+// maxUnconfirmed is how many subjects are subscribed before the server has to confirm them: that may
+// take it no longer than the timeout.
+const maxUnconfirmed = 4096
+
 // add subscribes what an op asks for and is not subscribed yet.
 func (b *Broker) add(o *op, ch chan *natsio.Msg) (changed bool) {
-	in := b.interest
+	in, fresh := b.interest, 0
 	for _, subject := range o.subjects {
 		wire, _ := b.names.wire(subject)
 		s := in.lookup(wire)
@@ -230,11 +234,19 @@ func (b *Broker) add(o *op, ch chan *natsio.Msg) (changed bool) {
 				return changed
 			}
 			s = &subscription{subject: subject, sub: sub}
+			fresh++
 		} else if s.subject != subject {
 			o.err = fmt.Errorf("nats: subscribe: two subjects have the same hash")
 			return changed
 		}
 		changed = b.adopt(o, wire, s) || changed
+		if fresh == maxUnconfirmed {
+			fresh = 0
+			if err := b.confirm(); err != nil {
+				o.err = b.failed("subscribe", err)
+				return changed
+			}
+		}
 	}
 	return changed
 }

@@ -244,7 +244,7 @@ func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 	}
 	const sent, size = 5000, 4096 // 20 MB
 	n := run(t, b, make(chan broker.Message, sent))
-	first := make(chan struct{})
+	first := make(chan struct{}, 1)
 	gate := make(chan struct{})
 	n.deliver.Store(func(broker.Message) {
 		select {
