@@ -142,17 +142,19 @@ func await(t *testing.T, reasons <-chan hub.Reason, want ...hub.Reason) {
 
 func TestClientDisconnectIsNoticedAtOnce(t *testing.T) {
 	everyWay(t, func(t *testing.T, w way) {
-		n, reasons := probe(t, transport.Options{})
+		var o transport.Options
+		want := []hub.Reason{hub.ReasonClientDisconnect}
+		if !w.js { // python-socketio does not wait until its DISCONNECT has left; it may never leave
+			o.PingInterval, o.PingTimeout = time.Second, 2*time.Second
+			want = append(want, hub.ReasonTransportClose, hub.ReasonTransportError, hub.ReasonPingTimeout)
+		}
+		n, reasons := probe(t, o)
 		c := w.dial(t, n, "/probe", nil)
 		c.on(t, "connect")
 		settle(t, w, c)
 		c.tell(t, "disconnect")
 		if got := c.on(t, "disconnect"); w.js && got.Reason != "io client disconnect" {
 			t.Errorf("got %v", got)
-		}
-		want := []hub.Reason{hub.ReasonClientDisconnect}
-		if !w.js { // python-socketio does not wait until its DISCONNECT has left
-			want = append(want, hub.ReasonTransportClose, hub.ReasonTransportError)
 		}
 		await(t, reasons, want...)
 	})
