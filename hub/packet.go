@@ -1,6 +1,9 @@
 package hub
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 // Packet is one Socket.IO packet with its attachments, encoded for the wire. It is immutable, and
 // one packet is shared by all the sockets that it is sent to. Text and attachments are queued and
@@ -10,6 +13,9 @@ type Packet struct {
 	text     span   // of the payload of the text frame in frames
 	binary   []span // of the payloads of the binary frames in frames
 	volatile bool
+
+	once    sync.Once
+	compact []byte // what Compact's function returned
 }
 
 type span struct{ from, to uint32 }
@@ -47,6 +53,13 @@ func (p *Packet) add(first byte, payload []byte) span {
 // Frames is the packet as WebSocket frames from a server, RFC 6455 section 5, uncompressed, back to
 // back. The caller must not modify it.
 func (p *Packet) Frames() []byte { return p.frames }
+
+// Compact is what compress made of the packet when it was first called for it: the frames compressed,
+// say, for all the sockets that share the packet. The caller must not modify it.
+func (p *Packet) Compact(compress func(*Packet) []byte) []byte {
+	p.once.Do(func() { p.compact = compress(p) })
+	return p.compact
+}
 
 // Text is the Engine.IO packet of type message, "42[…]" say. The caller must not modify it.
 func (p *Packet) Text() []byte { return p.frames[p.text.from:p.text.to:p.text.to] }

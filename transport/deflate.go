@@ -1,8 +1,145 @@
 package transport
 
-import "tether/hub"
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"tether/hub"
+)
+
+// permessage-deflate, RFC 7692, without context takeover in either direction: a connection that is
+// idle keeps no window, and a packet is compressed once for all its receivers.
+
+// compressFrom is the payload, in bytes, from which a frame is compressed.
+const compressFrom = 1 << 10
+
+var (
+	deflaters = sync.Pool{New: func() any {
+		w, _ := flate.NewWriter(nil, flate.BestSpeed) // the level is valid
+		return w
+	}}
+	inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+)
 
 // frames is p as it goes over a WebSocket connection.
 func frames(p *hub.Packet, compress bool) []byte {
-	return p.Frames()
+	if !compress || p.Size() < compressFrom {
+		return p.Frames()
+	}
+	return p.Compact(deflate)
+}
+
+// deflate is p with its larger frames compressed.
+func deflate(p *hub.Packet) []byte {
+	b := bytes.NewBuffer(make([]byte, 0, p.Size()/2))
+	if text := p.Text(); len(text) > 0 {
+		deflateFrame(b, opText, text)
+	}
+	for i := range p.Attachments() {
+		deflateFrame(b, opBinary, p.Attachment(i))
+	}
+	return b.Bytes()
+}
+
+// deflateFrame appends a frame to b, compressed unless that makes it larger.
+func deflateFrame(b *bytes.Buffer, op byte, payload []byte) {
+	if len(payload) >= compressFrom {
+		var c bytes.Buffer
+		w := deflaters.Get().(*flate.Writer)
+		w.Reset(&c)
+		w.Write(payload) // into memory: cannot fail
+		w.Flush()
+		deflaters.Put(w)
+		// Section 7.2.1: the empty block that Flush ends with is left out.
+		if small := bytes.TrimSuffix(c.Bytes(), []byte{0, 0, 0xff, 0xff}); len(small) < len(payload) {
+			op, payload = op|bitRSV1, small
+		}
+	}
+	var h [10]byte
+	b.Write(appendFrameHeader(h[:0], bitFin|op, len(payload)))
+	b.Write(payload)
+}
+
+func appendFrameHeader(dst []byte, first byte, n int) []byte {
+	switch {
+	case n < 126:
+		return append(dst, first, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, first, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, first, 127), uint64(n))
+	}
+}
+
+// inflateTail is what section 7.2.2 appends to a message, and an empty final block, which ends it.
+const inflateTail = "\x00\x00\xff\xff\x01\x00\x00\xff\xff"
+
+// inflate decompresses a message of at most max bytes. Memory grows with what comes out.
+func inflate(data []byte, max int) ([]byte, error) {
+	r := inflaters.Get().(io.ReadCloser)
+	defer inflaters.Put(r)
+	r.(flate.Resetter).Reset(io.MultiReader(bytes.NewReader(data), strings.NewReader(inflateTail)), nil)
+	out, err := io.ReadAll(io.LimitReader(r, int64(max)+1))
+	switch {
+	case len(out) > max:
+		return nil, faultTooBig
+	case err != nil:
+		return nil, faultEncoding
+	}
+	return out, nil
+}
+
+var errNoOffer = errors.New("transport: offer not taken")
+
+// negotiate chooses from a client's offers, section 7.1, and returns the extension as it stands in
+// the answer, or nothing.
+func negotiate(h http.Header) string {
+	for _, value := range h["Sec-Websocket-Extensions"] {
+		for offer := range strings.SplitSeq(value, ",") {
+			if answer, err := takeOffer(offer); err == nil {
+				return answer
+			}
+		}
+	}
+	return ""
+}
+
+func takeOffer(offer string) (string, error) {
+	name, params, _ := strings.Cut(offer, ";")
+	if strings.TrimSpace(name) != "permessage-deflate" {
+		return "", errNoOffer
+	}
+	answer := "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+	seen := make(map[string]bool)
+	for param := range strings.SplitSeq(params, ";") {
+		key, value, _ := strings.Cut(strings.TrimSpace(param), "=")
+		if key == "" && params == "" {
+			break
+		}
+		if seen[key] {
+			return "", errNoOffer
+		}
+		seen[key] = true
+		switch key {
+		case "server_no_context_takeover", "client_no_context_takeover":
+			if value != "" {
+				return "", errNoOffer
+			}
+		case "client_max_window_bits": // leaves the choice to this side, which has none
+		case "server_max_window_bits":
+			if strings.Trim(value, `"`) != "15" { // the compressor has one window size
+				return "", errNoOffer
+			}
+			answer += "; server_max_window_bits=15"
+		default:
+			return "", errNoOffer
+		}
+	}
+	return answer, nil
 }

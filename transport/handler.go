@@ -22,6 +22,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"tether/hub"
 )
@@ -330,7 +331,20 @@ func (h *Handler) spawn(f func()) {
 // session goes on.
 func (h *Handler) receive(j job) bool {
 	data := j.data
+	if j.compressed {
+		var err error
+		if data, err = inflate(data, h.o.MaxPayload); err == nil && j.text && !utf8.Valid(data) {
+			err = faultEncoding
+		}
+		if f := fault(0); errors.As(err, &f) {
+			j.s.shut(hub.ReasonTransportError, uint16(f))
+			return false
+		}
+	}
 	if j.text {
+		if len(data) == 0 || data[0] != '4' {
+			return j.s.control(data)
+		}
 		data = data[1:]
 	}
 	return j.s.deliver(j.text, data) && j.s.await(nil)

@@ -16,6 +16,10 @@ import (
 // pollCloseWait is how long a closing session waits for the GET that takes what is queued.
 const pollCloseWait = 30 * time.Second
 
+// payloadPackets is how many Engine.IO packets go into one response, attachments counted one by one:
+// python-engineio takes a response with more for an attack. What is left goes into the next.
+const payloadPackets = 16
+
 // poll is what a session on polling has besides. It is guarded by the session's lock.
 type poll struct {
 	waiting bool          // a GET waits for something to take
@@ -121,15 +125,20 @@ func (s *session) takePayload() ([]byte, round) {
 	case s.carrier != nil:
 		body = []byte{'6'}
 	default:
+		n := 0
+		if s.ping && s.state == stateOpen {
+			body, n = append(body, '2'), 1
+		}
+		s.ping = false
 		for !s.queue.empty() {
+			n += 1 + s.queue.first.Attachments()
+			if n > payloadPackets && len(packets) > 0 {
+				break
+			}
 			p := s.queue.pop(&s.h.backlogs)
 			packets = append(packets, p)
 			rd.size += p.Size()
 		}
-		if s.ping && s.state == stateOpen {
-			body = append(body, '2')
-		}
-		s.ping = false
 		// The close goes into a response of its own: clients look at the end of a session before they
 		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.
 		rd.final = s.state == stateClosing && len(packets) == 0

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -356,6 +357,42 @@ func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
 	e.c.Close(hub.ReasonServerClose)
 	if got := get(); got != "1" {
 		t.Fatalf("the pending GET got %q, want 1", got)
+	}
+}
+
+func TestAResponseHasAtMostSixteenPackets(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	var want []string
+	send := func(text string, attachments ...[]byte) {
+		e.c.Send(hub.NewPacket([]byte(text), attachments, false))
+		want = append(want, text)
+		for range attachments {
+			want = append(want, "bAQ==")
+		}
+	}
+	for i := range 30 {
+		send(fmt.Sprintf("42[%d]", i))
+	}
+	send("453-[1]", []byte{1}, []byte{1}, []byte{1}) // would be 17
+	twenty := make([][]byte, 20)
+	for i := range twenty {
+		twenty[i] = []byte{1}
+	}
+	send("4520-[2]", twenty...) // too large for any response, and yet one unit
+
+	var got []string
+	for _, n := range []int{16, 14, 4, 21} {
+		_, body := c.get()
+		packets := strings.Split(body, "\x1e")
+		if len(packets) != n {
+			t.Fatalf("a response of %d packets, want %d: %q", len(packets), n, body)
+		}
+		got = append(got, packets...)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 

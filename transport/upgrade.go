@@ -163,6 +163,12 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 		conn.Close()
 		return nil, nil
 	}
+	if h.o.Compress {
+		if extension := negotiate(r.Header); extension != "" {
+			w.Header().Set("Sec-WebSocket-Extensions", extension)
+			ws.compression = true
+		}
+	}
 	ws.extend(w.Header())
 	return ws, c
 }

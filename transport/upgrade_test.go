@@ -88,11 +88,11 @@ func upgradeUnderFire(t *testing.T, s *server, c *pollClient, packets int) {
 			}
 		}
 	}
-	for range 5 {
-		c.post(fmt.Sprintf("4c%d", n.own))
+	sent := 0
+	for ; sent < 5; sent++ {
+		c.post(fmt.Sprintf("4c%d", sent))
 		poll()
 	}
-	sent := 5
 	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
 	ws.send("2probe")
 	polled := make(chan struct{})

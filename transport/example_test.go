@@ -1,0 +1,64 @@
+package transport_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"time"
+
+	"tether/broker/memory"
+	"tether/hub"
+	"tether/transport"
+)
+
+// A server of one node, with the order in which it ends.
+func Example() {
+	b := memory.NewBus().Broker()
+	defer b.Close()
+	h, err := hub.New(b, hub.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	sockets := transport.NewHandler(h, transport.Options{
+		CORS: transport.CORS{Origins: []string{"https://app.example"}},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/socket.io/", sockets)
+	srv := transport.NewServer("", mux)
+	l, err := net.Listen("tcp", "127.0.0.1:3000")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	go srv.Serve(transport.Listener(l)) // Shutdown ends it
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	h.Run(ctx) // returns when the clients were told and have gone
+	grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	srv.Shutdown(grace)
+	sockets.Close()
+}
+
+// shouter is a receiver for Engine.IO without Socket.IO.
+type shouter struct{ conn hub.Conn }
+
+func (s shouter) Text(data []byte) error {
+	return s.conn.Send(hub.NewPacket([]byte("4"+string(data)+"!"), nil, false))
+}
+func (s shouter) Binary([]byte) error   { return nil }
+func (s shouter) Busy() <-chan struct{} { return nil }
+func (s shouter) Closed(hub.Reason)     {}
+
+func ExampleNewEngine() {
+	h := transport.NewEngine(func(c hub.Conn, r *http.Request) (transport.Receiver, error) {
+		return shouter{c}, nil
+	}, transport.Options{Path: "/engine.io/"})
+	defer h.Close()
+	http.Handle("/engine.io/", h)
+}
