@@ -26,6 +26,8 @@ type Client struct {
 	kicked    []string  // guarded by mu; namespaces that the server has disconnected
 	inbox     *inbox    // guarded by mu; nil while there is nothing to handle
 	closed    bool      // guarded by mu; the transport has ended the connection
+	closing   bool      // guarded by mu; to be closed when there are no farewells left
+	farewells uint32    // guarded by mu; DISCONNECTs that wait for the answer to a CONNECT
 }
 
 // parts is a packet whose attachments are still coming.
@@ -225,6 +227,35 @@ func (c *Client) all() []*Socket {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.sockets)
+}
+
+// close closes the connection once every socket that was kicked has been told.
+func (c *Client) close() {
+	c.mu.Lock()
+	c.closing = true
+	now := c.farewells == 0
+	c.mu.Unlock()
+	if now {
+		c.conn.Close(ReasonServerDisconnect)
+	}
+}
+
+// defers counts a farewell that cannot be sent yet.
+func (c *Client) defers() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.farewells++
+}
+
+// farewell is called when such a one has been sent.
+func (c *Client) farewell() {
+	c.mu.Lock()
+	c.farewells--
+	now := c.farewells == 0 && c.closing
+	c.mu.Unlock()
+	if now {
+		c.conn.Close(ReasonServerDisconnect)
+	}
 }
 
 // forget removes a socket, so that its namespace can be joined again.

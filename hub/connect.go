@@ -166,7 +166,6 @@ type entry struct {
 	bytes    int  // of held
 	answered bool // the answer to CONNECT is on its way
 	farewell bool // DISCONNECT has to follow the answer; the socket is gone already
-	closing  bool // and then the connection is to be closed
 }
 
 // settle makes the socket reachable: after it, everything that is emitted to it, to everyone, and to
@@ -223,13 +222,11 @@ func (s *Socket) welcome() {
 		s.entry = nil
 		s.state.Store(stateConnected)
 	}
-	farewell, closing := entry.farewell, entry.closing
+	farewell := entry.farewell
 	s.mu.Unlock()
 	if farewell {
 		s.sendDisconnect()
-	}
-	if closing {
-		s.conn.Close(ReasonServerDisconnect)
+		s.client.farewell()
 	}
 }
 

@@ -279,37 +279,36 @@ func (s *Socket) ExpireAt(t time.Time) {
 // back by itself. The connection stays for its other namespaces, or with closeConnection is closed,
 // with all its sockets, once the client has been told. A socket that is still connecting is refused.
 func (s *Socket) Disconnect(closeConnection bool) {
+	s.kick()
 	if !closeConnection {
-		s.kick(false)
 		return
 	}
-	deferred := s.kick(true)
 	for _, o := range s.client.all() {
-		deferred = o.kick(true) || deferred
+		o.kick()
 	}
-	if !deferred {
-		s.conn.Close(ReasonServerDisconnect)
-	}
+	s.client.close()
 }
 
 // Drop closes the connection without telling the client, as a lost network would: it comes back.
 func (s *Socket) Drop() { s.conn.Close(ReasonServerClose) }
 
-// kick disconnects the socket by the server's will. It reports whether the client will be told, and
-// with closing the connection closed, only when the answer to CONNECT has left.
-func (s *Socket) kick(closing bool) (deferred bool) {
+// kick disconnects the socket by the server's will. A client that is just being told that it is
+// connected is told after that.
+func (s *Socket) kick() {
 	was, entry := s.end(true)
 	switch was {
 	case stateGone:
-		return false
+		return
 	case stateConnecting:
 		s.client.refuse(s.ns.name, refusedKicked, nil)
-		return false
+		return
 	}
+	deferred := false
 	if entry != nil {
 		s.mu.Lock()
 		if deferred = !entry.answered; deferred {
-			entry.farewell, entry.closing = true, closing
+			entry.farewell = true
+			s.client.defers()
 		}
 		s.mu.Unlock()
 	}
@@ -317,7 +316,6 @@ func (s *Socket) kick(closing bool) (deferred bool) {
 		s.sendDisconnect()
 	}
 	s.client.enqueue(task{socket: s, reason: ReasonServerDisconnect})
-	return deferred
 }
 
 func (s *Socket) sendDisconnect() {
