@@ -13,11 +13,7 @@ import threading
 import time
 import traceback
 
-import engineio.payload
 import socketio
-
-# A busy server puts more packets into one polling response than python-engineio takes by default.
-engineio.payload.Payload.max_decode_packets = 100_000
 
 lock = threading.Lock()
 sockets = {}
