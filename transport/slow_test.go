@@ -111,15 +111,24 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 					break
 				}
 			}
-			go e.c.Send(hub.NewPacket([]byte("4end"), nil, false))
+			go func() {
+				for e.c.Send(hub.NewPacket([]byte("4end"), nil, false)) != nil { // the queue may still be full
+					time.Sleep(time.Millisecond)
+				}
+			}()
 			var got []int
 			for {
 				text := c.text()
 				if text == "4end" {
 					break
 				}
-				n, err := strconv.Atoi(strings.TrimLeft(text[:strings.IndexByte(text, ',')], "4more"))
-				_ = err
+				n, err := strconv.Atoi(strings.TrimPrefix(text[:strings.IndexByte(text, ',')], "4more"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(got) > 0 && n <= got[len(got)-1] {
+					t.Fatalf("packet %d came behind %d", n, got[len(got)-1])
+				}
 				got = append(got, n)
 			}
 			if len(got) == 0 || len(got) >= more {
@@ -130,9 +139,15 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 				if refused == 0 {
 					t.Error("no packet was refused")
 				}
+				if got[0] != 0 {
+					t.Errorf("the first that came is %d, want 0", got[0])
+				}
 			case DropOldest:
 				if refused != 0 {
 					t.Errorf("%d packets were refused", refused)
+				}
+				if last := got[len(got)-1]; last != more-1 {
+					t.Errorf("the last that came is %d, want %d", last, more-1)
 				}
 			}
 		})
