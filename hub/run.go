@@ -186,6 +186,9 @@ func (h *Hub) drain(window time.Duration) {
 		for ; closed < due; closed++ {
 			clients[closed].conn.Close(ReasonShutdown)
 		}
+		if h.clients.len() == 0 { // the others have gone by themselves
+			return
+		}
 		if closed < len(clients) {
 			<-ticker.C
 		}

@@ -191,6 +191,18 @@ func TestADrainWithoutConnectionsIsImmediate(t *testing.T) {
 	})
 }
 
+func TestADrainEndsWithTheLastConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, stop := startStoppable(t, memory.NewBus().Broker(), Options{DrainWindow: time.Hour})
+		c, _ := connect(t, h)
+		time.AfterFunc(time.Minute, func() { c.Close(ReasonTransportClose) }) // the client goes by itself
+		begin := time.Now()
+		if err := stop(); err != nil || time.Since(begin) > 2*time.Minute {
+			t.Errorf("run returned %v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 func TestEventsArriveUntilTheDrainEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := memory.NewBus()
