@@ -8,74 +8,103 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// plainServer serves h as NewServer and Listener do, with another time for the head of a request.
-func plainServer(t *testing.T, h http.Handler, headTime time.Duration) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// pipes is a listener whose connections are pipes in memory.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
-	srv := NewServer("", h)
-	if headTime > 0 {
-		srv.ReadHeaderTimeout = headTime
-	}
-	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	done := make(chan struct{})
-	go func() { defer close(done); srv.Serve(Listener(l)) }()
-	t.Cleanup(func() { srv.Close(); <-done })
-	return l.Addr().String()
+}
+func (l pipes) Close() error   { close(l.closed); return nil }
+func (l pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// serveHello runs f in fake time with a function that connects to a server of hello.
+func serveHello(t *testing.T, f func(t *testing.T, dial func() net.Conn)) {
+	synctest.Test(t, func(t *testing.T) {
+		l := pipes{make(chan net.Conn), make(chan struct{})}
+		srv := NewServer("", hello)
+		srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		go srv.Serve(Listener(l))
+		f(t, func() net.Conn {
+			ours, theirs := net.Pipe()
+			l.conns <- theirs
+			return ours
+		})
+		srv.Close()
+	})
 }
 
 var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
 
 func TestARequestWhoseHeadDoesNotComeIsAnsweredWith408(t *testing.T) {
-	addr := plainServer(t, hello, 50*time.Millisecond)
-	for name, part := range map[string]string{
-		"half a line":  "GET / HTTP/1.1\r\nHo",
-		"nothing":      "",
-		"half a head":  "GET / HTTP/1.1\r\nHost: te",
-		"a second one": "GET / HTTP/1.1\r\nHost: test\r\n\r\nGET / HTTP/1.1\r\nHo",
+	const whole = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+	for _, tt := range []struct {
+		name, part, want string
+		after            time.Duration
+	}{
+		{"nothing", "", "", headerTime},
+		{"a byte", "G", timeoutAnswer, headerTime},
+		{"half a line", "GET / HTTP/1.1\r\nHo", timeoutAnswer, headerTime},
+		{"half a head", "GET / HTTP/1.1\r\nHost: te", timeoutAnswer, headerTime},
+		{"a second one", whole + "GET / HTTP/1.1\r\nHo", timeoutAnswer, headerTime},
+		{"no second one", whole, "", idleTime},
 	} {
-		t.Run(name, func(t *testing.T) {
-			conn, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(wait))
-			io.WriteString(conn, part)
-			br := bufio.NewReader(conn)
-			if strings.Contains(part, "\r\n\r\n") {
-				resp, err := http.ReadResponse(br, nil)
-				if err != nil || resp.StatusCode != 200 {
-					t.Fatalf("the first request got %v, %v", resp, err)
+		t.Run(tt.name, func(t *testing.T) {
+			serveHello(t, func(t *testing.T, dial func() net.Conn) {
+				conn := dial()
+				defer conn.Close()
+				start := time.Now()
+				go io.WriteString(conn, tt.part)
+				br := bufio.NewReader(conn)
+				if strings.HasPrefix(tt.part, whole) {
+					wantHello(t, br)
 				}
-				io.Copy(io.Discard, resp.Body)
-			}
-			b, err := io.ReadAll(br)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if part == "" {
-				if len(b) != 0 {
-					t.Fatalf("a connection that said nothing got %q", b)
+				b, err := io.ReadAll(br)
+				if string(b) != tt.want || err != nil {
+					t.Errorf("got %q, %v; want %q", b, err, tt.want)
 				}
-				return
-			}
-			if string(b) != timeoutAnswer {
-				t.Fatalf("got %q", b)
-			}
+				if got := time.Since(start); got != tt.after {
+					t.Errorf("after %v, want %v", got, tt.after)
+				}
+			})
 		})
 	}
 }
 
+func wantHello(t *testing.T, br *bufio.Reader) {
+	t.Helper()
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK || string(b) != "hello" || err != nil {
+		t.Fatalf("got %d %q, %v", resp.StatusCode, b, err)
+	}
+}
+
 func TestTheHeadOfARequestIsLimited(t *testing.T) {
-	addr := plainServer(t, hello, 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := NewServer("", hello)
+	go srv.Serve(Listener(l))
+	defer srv.Close()
 	const line = "GET / HTTP/1.1\r\nHost: test\r\nX: \r\n\r\n"
-	for extra, want := range map[int]int{0: 200, headerBytes - len(line): 200, headerBytes: 431} {
-		conn, err := net.Dial("tcp", addr)
+	for extra, want := range map[int]int{0: 200, headerBytes - len(line): 200, headerBytes - len(line) + 1: 431} {
+		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,21 +122,14 @@ func TestTheHeadOfARequestIsLimited(t *testing.T) {
 }
 
 func TestAServerKeepsItsConnectionsForTheNextRequest(t *testing.T) {
-	addr := plainServer(t, hello, 100*time.Millisecond)
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(wait))
-	br := bufio.NewReader(conn)
-	for range 3 {
-		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-		resp, err := http.ReadResponse(br, nil)
-		if err != nil {
-			t.Fatal(err)
+	serveHello(t, func(t *testing.T, dial func() net.Conn) {
+		conn := dial()
+		defer conn.Close()
+		br := bufio.NewReader(conn)
+		for range 3 {
+			go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+			wantHello(t, br)
+			time.Sleep(time.Minute) // longer than a head may take, but none has begun
 		}
-		io.Copy(io.Discard, resp.Body)
-		time.Sleep(150 * time.Millisecond) // longer than a head may take, but none has begun
-	}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,7 +34,9 @@ func TestNothingIsLostOrReorderedWhileClientsUpgrade(t *testing.T) {
 					return
 				}
 				if i%50 == 0 {
-					time.Sleep(time.Millisecond) // spreads the packets over the upgrade; nothing depends on it
+					for range 100 { // spreads the packets over the upgrade; nothing depends on it
+						runtime.Gosched()
+					}
 				}
 			}
 		})

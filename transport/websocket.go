@@ -336,25 +336,24 @@ func (w *websocket) free() {
 	}
 }
 
-// received is called by the library with every message. data is only lent. When the receiver is to
-// have it, received returns the worker that is to be told, and given back to settled.
+// received is called by the library with every message. data is only lent. received returns the worker
+// that is to be told of it, and given back to settled; nil when there is nothing for the session.
 //
 //go:noinline
 func (w *websocket) received(text bool, data []byte) *worker {
-	if w.end != nil {
-		return nil
-	}
-	compressed := w.check.compressed
-	switch {
-	case compressed && w.probing:
+	switch compressed := w.check.compressed; {
+	case w.end != nil:
+	case text && !compressed && !utf8.Valid(data):
+		w.end = faultEncoding
+	case w.probing && compressed:
 		w.end = errStopped
-		return nil
-	case compressed || !w.probing && (!text || len(data) > 0 && data[0] == '4' && utf8.Valid(data)):
+	case w.probing:
+		w.probe(text, data)
+	default:
 		worker := w.s.h.workers.get()
 		worker.job = job{w.s, text, compressed, data}
 		return worker
 	}
-	w.control(text, data)
 	return nil
 }
 
@@ -364,20 +363,6 @@ func (w *websocket) received(text bool, data []byte) *worker {
 func (w *websocket) settled(worker *worker, ok bool) {
 	w.s.h.workers.put(worker)
 	if !ok {
-		w.end = errStopped
-	}
-}
-
-// control handles a message that the receiver does not get.
-//
-//go:noinline
-func (w *websocket) control(text bool, data []byte) {
-	switch {
-	case text && !utf8.Valid(data):
-		w.end = faultEncoding
-	case w.probing:
-		w.probe(text, data)
-	case !w.s.control(data):
 		w.end = errStopped
 	}
 }
