@@ -1,0 +1,291 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"tether/broker"
+	"tether/hub"
+)
+
+const (
+	drainWindow = 300 * time.Millisecond
+	hookTimeout = 10 * time.Second
+	drainLimit  = drainWindow + hookTimeout + 5*time.Second // that Hub.Run promises
+)
+
+// node is one process with a hub in it.
+type node struct {
+	w      *world
+	name   string
+	hub    *hub.Hub
+	peer   *peer  // nil in a run on the memory broker
+	watch  *watch // nil unless in a run on the memory broker
+	broker broker.Broker
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when Run has returned
+
+	mu       sync.Mutex
+	stopping bool  // guarded by mu
+	dead     bool  // guarded by mu; killed
+	err      error // guarded by mu; of Run
+	gaps     uint64
+}
+
+// start starts another node.
+func (w *world) start() *node {
+	n := &node{w: w, name: fmt.Sprintf("node-%d", len(w.nodes)), ended: make(chan struct{})}
+	n.broker = w.broker(n.name, n)
+	h, err := hub.New(n.broker, hub.Options{
+		Node:        n.name,
+		DrainWindow: drainWindow,
+		HookTimeout: hookTimeout,
+		Devices:     w.devices,
+		OnGap: func(g broker.Gap) {
+			n.mu.Lock()
+			n.gaps++
+			n.mu.Unlock()
+			w.book.Gap(n.name, g)
+		},
+	})
+	if err != nil {
+		w.violate("New: %v", err)
+		return nil
+	}
+	n.hub = h
+	serve(h.Of("/"))
+	serve(h.Of("/b"))
+	serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
+	ctx, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	w.readers.Go(func() {
+		defer close(n.ended)
+		err := h.Run(ctx)
+		n.bury()
+		n.mu.Lock()
+		n.err = err
+		n.mu.Unlock()
+	})
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+// broker returns a node's broker, or with a nil node that of a worker, which never runs it.
+func (w *world) broker(name string, n *node) broker.Broker {
+	var b broker.Broker
+	if w.cluster != nil {
+		p := w.cluster.open(name)
+		if n != nil {
+			n.peer = p
+		}
+		b = p
+	} else {
+		k := &watch{Broker: w.bus.Broker(), w: w, rng: w.fork(), subs: make(map[string]bool)}
+		if n != nil {
+			n.watch = k
+		}
+		b = k
+	}
+	if w.plan.Broker != nil {
+		b = w.plan.Broker(b)
+	}
+	return b
+}
+
+// serve gives a namespace what the clients expect.
+func serve(n *hub.Namespace) {
+	n.OnConnect(func(ctx context.Context, s *hub.Socket) error {
+		var a auth
+		if err := json.Unmarshal(s.Handshake().Auth, &a); err != nil {
+			return err
+		}
+		if err := wait(ctx, a.Pause); err != nil {
+			return err
+		}
+		if a.Refuse {
+			return hub.Refuse("no", nil)
+		}
+		if err := s.Register(ctx, a.User); err != nil {
+			return err
+		}
+		for _, r := range a.Rooms {
+			if err := s.Join(ctx, hub.Room(r)); err != nil {
+				return err
+			}
+		}
+		if a.Emit {
+			if err := s.Emit("mine", a.User); err != nil && !errors.Is(err, hub.ErrDisconnected) {
+				return err
+			}
+		}
+		return wait(ctx, a.Linger)
+	})
+	answer := func(m *hub.Message, err error) error {
+		if err != nil {
+			return m.Ack("failed")
+		}
+		return m.Ack("ok")
+	}
+	n.On("join", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
+		var room string
+		if err := m.Decode(0, &room); err != nil {
+			return err
+		}
+		return answer(m, s.Join(ctx, hub.Room(room)))
+	})
+	n.On("leave", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
+		var room string
+		if err := m.Decode(0, &room); err != nil {
+			return err
+		}
+		s.Leave(hub.Room(room))
+		return answer(m, nil)
+	})
+	n.On("echo", func(_ context.Context, _ *hub.Socket, m *hub.Message) error { return answer(m, nil) })
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *node) ending() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stopping || n.dead
+}
+
+func (n *node) isDead() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dead
+}
+
+// stop begins a drain.
+func (n *node) stop() {
+	n.mu.Lock()
+	n.stopping = true
+	n.mu.Unlock()
+	n.cancel()
+}
+
+// kill ends the node as kill -9 would, as far as others can see.
+func (n *node) kill() {
+	n.mu.Lock()
+	n.dead = true
+	n.mu.Unlock()
+	for _, c := range n.w.clients {
+		if c.node == n {
+			c.wire.breakOff(hub.ReasonTransportError)
+		}
+	}
+	n.bury()
+	if n.peer != nil {
+		n.peer.kill()
+	} else {
+		n.broker.Close()
+	}
+	n.cancel()
+}
+
+// bury notes down the gap that a node cannot report any more.
+func (n *node) bury() {
+	if n.peer == nil {
+		return
+	}
+	if g := n.peer.unreported(); !g.To.IsZero() {
+		n.w.book.Gap(n.name, g)
+	}
+}
+
+// subscriptions are what the broker knows of the node.
+func (n *node) subscriptions() map[string]bool {
+	if n.peer != nil {
+		return n.peer.subscriptions()
+	}
+	return n.watch.subscriptions()
+}
+
+// watch is a peer of the memory broker whose calls take their time, and who keeps a list.
+type watch struct {
+	broker.Broker
+	w *world
+
+	mu   sync.Mutex
+	rng  *rand.Rand      // guarded by mu
+	subs map[string]bool // guarded by mu
+}
+
+func (k *watch) travel() {
+	k.mu.Lock()
+	var d time.Duration
+	if k.rng.IntN(3) > 0 {
+		d = time.Duration(k.rng.Int64N(int64(3 * time.Millisecond)))
+	}
+	k.mu.Unlock()
+	if d > 0 {
+		time.Sleep(d) // of fake time
+	}
+}
+
+func (k *watch) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+	k.travel()
+	reach, err := k.Broker.Publish(ctx, msgs...)
+	k.travel()
+	return reach, err
+}
+
+func (k *watch) Subscribe(ctx context.Context, subjects ...string) error {
+	k.travel()
+	err := k.Broker.Subscribe(ctx, subjects...)
+	if err == nil {
+		k.note(subjects, true)
+	}
+	k.travel()
+	return err
+}
+
+func (k *watch) Unsubscribe(ctx context.Context, subjects ...string) error {
+	k.travel()
+	err := k.Broker.Unsubscribe(ctx, subjects...)
+	k.note(subjects, false)
+	k.travel()
+	return err
+}
+
+func (k *watch) note(subjects []string, there bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range subjects {
+		if there {
+			k.subs[s] = true
+		} else {
+			delete(k.subs, s)
+		}
+	}
+}
+
+func (k *watch) subscriptions() map[string]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := make(map[string]bool, len(k.subs))
+	for s := range k.subs {
+		all[s] = true
+	}
+	return all
+}

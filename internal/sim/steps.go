@@ -1,0 +1,417 @@
+package sim
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"tether/hub"
+	"tether/internal/ledger"
+)
+
+// attachment is a mark as binary.
+func attachment(m ledger.Mark) hub.Binary {
+	text, _ := json.Marshal(m)
+	return text
+}
+
+// action is something that can happen. It reports false when it cannot happen now.
+type action struct {
+	weight int
+	do     func(*world) bool
+}
+
+var actions = []action{
+	{16, (*world).doConnect},
+	{6, (*world).doHangUp},
+	{6, (*world).doFlap},
+	{10, (*world).doJoin},
+	{8, (*world).doLeave},
+	{6, (*world).doRejoin},
+	{40, (*world).doEmit},
+	{12, (*world).doBurst},
+	{8, (*world).doUnion},
+	{4, (*world).doEmitToOne},
+	{5, (*world).doAsk},
+	{1, (*world).doKick},
+	{2, (*world).doStall},
+	{2, (*world).doStartNode},
+	{1, (*world).doStopNode},
+	{1, (*world).doKillNode},
+	{2, (*world).doSilence},
+	{4, (*world).doHeal},
+	{2, (*world).doCut},
+	{1, (*world).doSlow},
+	{1, (*world).doStopBroker},
+	{3, (*world).doStartBroker},
+	{1, (*world).doJump},
+}
+
+// step does one thing.
+func (w *world) step() {
+	total := 0
+	for _, a := range actions {
+		total += a.weight
+	}
+	for range 5 {
+		at := w.rng.IntN(total)
+		for _, a := range actions {
+			if at -= a.weight; at < 0 {
+				if a.do(w) {
+					return
+				}
+				break
+			}
+		}
+	}
+}
+
+func (w *world) auth() auth {
+	a := auth{User: pick(w, w.users), Refuse: w.chance(20), Emit: w.chance(4)}
+	for _, r := range rooms {
+		if w.chance(3) {
+			a.Rooms = append(a.Rooms, r)
+		}
+	}
+	if w.chance(3) {
+		a.Pause = w.upTo(20 * time.Millisecond)
+	}
+	if w.chance(3) {
+		a.Linger = w.upTo(20 * time.Millisecond)
+	}
+	return a
+}
+
+// doConnect connects a client; often somebody emits to it in the instant in which it knows.
+func (w *world) doConnect() bool {
+	c := w.dial()
+	return c != nil
+}
+
+func (w *world) dial() *client {
+	live := w.live()
+	if len(live) == 0 || len(w.present()) > 24 {
+		return nil
+	}
+	n, namespace, a := pick(w, live), pick(w, namespaces), w.auth()
+	// Whoever emits at once is chosen now, since the moment itself comes in another goroutine.
+	p, also := w.publisherOf(), w.rng.IntN(6)
+	c := w.connect(n, namespace, a, w.fork())
+	if c == nil {
+		return nil
+	}
+	w.note("%s connects to %s: %+v", c, n.name, a)
+	var to string
+	switch also {
+	case 0, 1:
+		to = string(hub.User(a.User))
+	case 2:
+		to = string(hub.Everyone)
+	case 3:
+		to = "own"
+	default:
+		return c
+	}
+	calm := !w.disturbed
+	c.then(func(c *client) {
+		if to == "own" {
+			to = c.id()
+		}
+		w.jobs.Go(func() {
+			room := namespace + "," + to
+			token := w.token(p.name + room)
+			token <- struct{}{}
+			w.emitOne(p.emitter.In(namespace), p, []string{room}, nil, []hub.Room{hub.Room(to)}, false, calm)
+			<-token
+		})
+	})
+	return c
+}
+
+func (w *world) client() *client {
+	present := w.present()
+	if len(present) == 0 {
+		return nil
+	}
+	return pick(w, present)
+}
+
+func (w *world) doHangUp() bool {
+	c := w.client()
+	if c == nil {
+		return false
+	}
+	properly := w.chance(2)
+	w.note("%s hangs up, properly: %v", c, properly)
+	c.hangUp(properly)
+	return true
+}
+
+// doFlap ends a client's connection about when it begins.
+func (w *world) doFlap() bool {
+	c := w.dial()
+	if c == nil {
+		return false
+	}
+	properly, after := w.chance(2), w.upTo(10*time.Millisecond)
+	w.note("%s flaps", c)
+	w.jobs.Go(func() {
+		pause(after, c.done)
+		c.hangUp(properly)
+	})
+	return true
+}
+
+func (w *world) doJoin() bool {
+	c := w.client()
+	if c == nil || !c.alive() {
+		return false
+	}
+	r := pick(w, rooms)
+	w.note("%s joins %q", c, r)
+	c.join(r)
+	return true
+}
+
+func (w *world) doLeave() bool {
+	c := w.client()
+	if c == nil || !c.alive() || len(c.rooms()) == 0 {
+		return false
+	}
+	r := pick(w, c.rooms())
+	if w.devices.Max > 0 && r == string(hub.User(c.user)) {
+		return false // who is in a user's room without being registered does not count as a device
+	}
+	w.note("%s leaves %q", c, r)
+	c.leave(r)
+	return true
+}
+
+// doRejoin leaves a room and joins it again, several times, without waiting.
+func (w *world) doRejoin() bool {
+	c := w.client()
+	if c == nil || !c.alive() || len(c.rooms()) == 0 {
+		return false
+	}
+	r, n := pick(w, c.rooms()), 1+w.rng.IntN(3)
+	if w.devices.Max > 0 && r == string(hub.User(c.user)) {
+		return false
+	}
+	w.note("%s rejoins %q %d times", c, r, n)
+	for range n {
+		c.leave(r)
+		c.join(r)
+	}
+	return true
+}
+
+// target is a room to emit to.
+func (w *world) target() string {
+	switch w.rng.IntN(6) {
+	case 0:
+		return string(hub.Everyone)
+	case 1, 2:
+		return pick(w, rooms)
+	}
+	return string(hub.User(pick(w, w.users)))
+}
+
+func (w *world) exceptions() []string {
+	if !w.chance(4) {
+		return nil
+	}
+	return []string{pick(w, rooms)}
+}
+
+func (w *world) doEmit() bool {
+	p, namespace, to := w.publisherOf(), pick(w, namespaces), w.target()
+	w.note("%s emits to %q in %s", p.name, to, namespace)
+	w.emit(p, namespace, []string{to}, w.exceptions(), 1, w.chance(4))
+	return true
+}
+
+func (w *world) doBurst() bool {
+	p, namespace, to, n := w.publisherOf(), pick(w, namespaces), w.target(), 2+w.rng.IntN(12)
+	w.note("%s emits %d times to %q in %s", p.name, n, to, namespace)
+	w.emit(p, namespace, []string{to}, nil, n, false)
+	return true
+}
+
+func (w *world) doUnion() bool {
+	p, namespace := w.publisherOf(), pick(w, namespaces)
+	to := []string{w.target(), pick(w, rooms), pick(w, rooms)}
+	slices.Sort(to)
+	to = slices.Compact(to)
+	if to[0] == string(hub.Everyone) {
+		to = to[:1]
+	}
+	w.note("%s emits to the union of %q in %s", p.name, to, namespace)
+	w.emit(p, namespace, to, w.exceptions(), 1, false)
+	return true
+}
+
+func (w *world) doEmitToOne() bool {
+	c := w.client()
+	if c == nil || !c.alive() {
+		return false
+	}
+	p := w.publisherOf()
+	w.note("%s emits to the socket of %s", p.name, c)
+	w.emit(p, c.namespace, []string{c.id()}, nil, 1+w.rng.IntN(3), false)
+	return true
+}
+
+func (w *world) doAsk() bool {
+	c := w.client()
+	if c == nil || !c.alive() {
+		return false
+	}
+	for range 1 + w.rng.IntN(20) {
+		c.ask("echo", "x", func(ok bool) {
+			if !ok {
+				w.violate("%s got another answer than it asked for", c)
+			}
+		})
+	}
+	return true
+}
+
+func (w *world) doKick() bool {
+	c := w.client()
+	if c == nil || !c.alive() || len(c.rooms()) == 0 {
+		return false
+	}
+	r, p, closing := pick(w, c.rooms()), w.publisherOf(), w.chance(2)
+	w.note("%s disconnects %q in %s", p.name, r, c.namespace)
+	w.disconnect(p, c.namespace, r, closing)
+	return true
+}
+
+// doStall makes a client stop reading for a while, perhaps until its queue is full.
+func (w *world) doStall() bool {
+	c := w.client()
+	if c == nil {
+		return false
+	}
+	d := w.upTo(3 * time.Second)
+	w.note("%s does not read for %v", c, d)
+	c.mu.Lock()
+	c.stall = d
+	c.mu.Unlock()
+	p, sid := w.publisherOf(), c.id()
+	if sid != "" && w.chance(2) {
+		w.emit(p, c.namespace, []string{sid}, nil, wireSize+5, false)
+	}
+	return true
+}
+
+func (w *world) doStartNode() bool {
+	if len(w.live()) > 3 {
+		return false
+	}
+	n := w.start()
+	w.note("%s starts", n.name)
+	return true
+}
+
+func (w *world) doStopNode() bool {
+	live := w.live()
+	if len(live) == 0 || len(live) == 1 && !w.chance(4) {
+		return false
+	}
+	n := pick(w, live)
+	w.note("%s is told to stop", n.name)
+	n.stop()
+	return true
+}
+
+func (w *world) doKillNode() bool {
+	live := w.live()
+	if len(live) == 0 || len(live) == 1 && !w.chance(4) {
+		return false
+	}
+	n := pick(w, live)
+	w.note("%s is killed", n.name)
+	n.kill()
+	return true
+}
+
+// doJump lets time pass, without anything being done.
+func (w *world) doJump() bool {
+	d := w.upTo(90 * time.Second)
+	if w.chance(10) {
+		d = time.Hour
+	}
+	w.note("%v pass", d)
+	time.Sleep(d)
+	return true
+}
+
+// The faults of the simulated broker.
+
+func (w *world) victim() *node {
+	live := w.live()
+	if w.cluster == nil || len(live) == 0 {
+		return nil
+	}
+	w.setDisturbed(true)
+	return pick(w, live)
+}
+
+func (w *world) doSilence() bool {
+	n := w.victim()
+	if n == nil {
+		return false
+	}
+	w.note("%s is cut off in silence", n.name)
+	n.peer.silence()
+	return true
+}
+
+func (w *world) doHeal() bool {
+	n := w.victim()
+	if n == nil {
+		return false
+	}
+	w.note("%s is well", n.name)
+	n.peer.heal()
+	return true
+}
+
+func (w *world) doCut() bool {
+	n := w.victim()
+	if n == nil {
+		return false
+	}
+	w.note("the connection of %s is reset", n.name)
+	n.peer.cut()
+	return true
+}
+
+func (w *world) doSlow() bool {
+	n := w.victim()
+	if n == nil {
+		return false
+	}
+	w.note("%s is slow", n.name)
+	n.peer.slowDown()
+	return true
+}
+
+func (w *world) doStopBroker() bool {
+	if w.victim() == nil {
+		return false
+	}
+	w.note("the broker stops")
+	w.cluster.stop()
+	return true
+}
+
+func (w *world) doStartBroker() bool {
+	if w.cluster == nil {
+		return false
+	}
+	w.note("the broker starts")
+	w.cluster.start()
+	return true
+}
