@@ -18,9 +18,34 @@ type OpenFunc func(ctx context.Context, u *url.URL) (Broker, error)
 // broker/drivers has one with every driver of this module.
 type Mux map[string]OpenFunc
 
+// parse is url.Parse for URLs that may have several hosts, with a comma between them, each with a port
+// or without: u.Host is then the list as it was written, and the driver's to check.
+func parse(rawURL string) (*url.URL, error) {
+	scheme, rest, ok := strings.Cut(rawURL, "://")
+	end := strings.IndexAny(rest+"/", "/?#")
+	begin := 0
+	if ok {
+		begin = strings.LastIndexByte(rest[:end], '@') + 1
+	}
+	hosts := rest[begin:end]
+	if !ok || !strings.Contains(hosts, ",") || strings.Contains(rest[end:], "@") {
+		return url.Parse(rawURL) // with the @ too late, these may be a part of a password
+	}
+	for _, r := range hosts {
+		if r <= ' ' || r >= 0x7f || strings.ContainsRune("%\\\"<>^`{|}", r) {
+			return nil, errors.New("invalid character in host name")
+		}
+	}
+	u, err := url.Parse(scheme + "://" + rest[:begin] + "host" + rest[end:])
+	if err == nil {
+		u.Host = hosts
+	}
+	return u, err
+}
+
 // Open opens the broker that rawURL names. The caller closes it.
 func (m Mux) Open(ctx context.Context, rawURL string) (Broker, error) {
-	u, err := url.Parse(rawURL)
+	u, err := parse(rawURL)
 	if err != nil {
 		// The error of url.Parse prints the whole URL; only its cause is safe to show.
 		if ue := (*url.Error)(nil); errors.As(err, &ue) {

@@ -32,12 +32,29 @@ func TestMuxErrorsCarryNoPassword(t *testing.T) {
 		"\x7fredis://user:hunter2@localhost",
 		"redis://user:hunter2@localhost?password=hunter2",
 		"user:hunter2@localhost",
+		"redis://user:hun,ter2/@localhost",
+		"redis://user:hunter2@a:1,b,c\x00:2",
+		"redis://user@a:hun,ter2/@localhost",
 	} {
 		_, err := mux(errors.New("connection refused")).Open(t.Context(), raw)
 		if err == nil {
 			t.Errorf("%q: no error", raw)
 		} else if strings.Contains(err.Error(), "hun") || strings.Contains(err.Error(), "ter2") {
 			t.Errorf("%q: error shows the password: %v", raw, err)
+		}
+	}
+}
+
+func TestAURLMayHaveSeveralHosts(t *testing.T) {
+	for _, hosts := range []string{"a,b", "a:1,b,c", "a,b:2", "[::1]:1,[::2]:2", "a:1,b:2"} {
+		var got *url.URL
+		open := func(_ context.Context, u *url.URL) (broker.Broker, error) { got = u; return nil, nil }
+		if _, err := (broker.Mux{"redis+cluster": open}).Open(t.Context(), "redis+cluster://u:p,w@"+hosts+"/x?y=1,2"); err != nil {
+			t.Errorf("%s: %v", hosts, err)
+			continue
+		}
+		if password, _ := got.User.Password(); got.Host != hosts || password != "p,w" || got.Path != "/x" || got.RawQuery != "y=1,2" {
+			t.Errorf("%s: got %s, %s, %s, %s", hosts, got.Host, got.User, got.Path, got.RawQuery)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 // conn is one connection to Redis. It belongs to one goroutine, but for Close of nc.
 type conn struct {
 	nc      net.Conn
+	addr    string // immutable; as it was dialled
 	rd      *reader
 	out     []byte        // reused for writing
 	timeout time.Duration // of every Read and Write
@@ -23,7 +24,7 @@ type conn struct {
 }
 
 // clientID names a connection as the server knows it. Empty: the server does not say.
-type clientID struct{ id, addr string }
+type clientID struct{ id, addr, laddr string }
 
 // timedReader gives every Read the same time.
 type timedReader struct{ c *conn }
@@ -34,43 +35,6 @@ func (t timedReader) Read(p []byte) (int, error) {
 	}
 	return t.c.nc.Read(p)
 }
-
-// dial connects, authenticates, and asks for the connection's name.
-func (d *driver) dial(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.o.DialTimeout)
-	defer cancel()
-	undo, ok := d.register(cancel)
-	if !ok {
-		return nil, errClosing
-	}
-	nc, err := d.opts.Dialer(ctx, d.opts.Network, d.opts.Addr)
-	undo()
-	if err != nil {
-		return nil, fmt.Errorf("dial: %w", err)
-	}
-	c := &conn{nc: nc, timeout: d.o.DialTimeout}
-	c.rd = newReader(timedReader{c})
-	if undo, ok = d.register(func() { nc.Close() }); !ok {
-		nc.Close()
-		return nil, errClosing
-	}
-	c.nc = registered{nc, undo}
-	// What ends ctx before the greeting is over ends the connection.
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	err = c.greet(ctx, d.opts)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		c.nc.Close()
-		return nil, err
-	}
-	c.timeout = d.o.PublishTimeout
-	c.used = time.Now()
-	return c, nil
-}
-
-var errClosing = errors.New("the broker is closed")
 
 // registered is a connection that the driver closes with itself.
 type registered struct {
@@ -83,8 +47,8 @@ func (r registered) Close() error {
 	return r.Conn.Close()
 }
 
-// greet authenticates and names the connection.
-func (c *conn) greet(ctx context.Context, o *goredis.Options) error {
+// greet authenticates and names the connection, and, if master is set, refuses a replica.
+func (c *conn) greet(ctx context.Context, o *goredis.Options, master bool) error {
 	user, password, err := credentials(ctx, o)
 	if err != nil {
 		return err
@@ -101,20 +65,15 @@ func (c *conn) greet(ctx context.Context, o *goredis.Options) error {
 		c.out = appendCommand(c.out, "CLIENT", "SETNAME", o.ClientName)
 	}
 	c.out = appendCommand(c.out, "CLIENT", "INFO")
+	if master {
+		c.out = appendCommand(c.out, "ROLE")
+	}
 	if err := c.flush(); err != nil {
 		return err
 	}
 	if auth {
-		v, err := c.rd.reply()
-		if err != nil {
-			return fmt.Errorf("authenticate: %w", err)
-		}
-		if err := expectOK(v); err != nil {
-			// The text of a server error may quote the arguments.
-			if se, ok := v.(serverError); ok {
-				return fmt.Errorf("authenticate: redis: %s", se.code())
-			}
-			return fmt.Errorf("authenticate: %w", err)
+		if err := c.authenticated(); err != nil {
+			return err
 		}
 	}
 	if o.ClientName != "" {
@@ -124,6 +83,42 @@ func (c *conn) greet(ctx context.Context, o *goredis.Options) error {
 			return fmt.Errorf("set name: %w", err)
 		}
 	}
+	if err := c.introduced(); err != nil || !master {
+		return err
+	}
+	return c.isMaster()
+}
+
+// authenticated reads the answer to AUTH.
+func (c *conn) authenticated() error {
+	v, err := c.rd.reply()
+	if err != nil {
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	if err := expectOK(v); err != nil {
+		// The text of a server error may quote the arguments.
+		if se, ok := v.(serverError); ok {
+			return fmt.Errorf("authenticate: redis: %s", se.code())
+		}
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	return nil
+}
+
+// isMaster reads the answer to ROLE. A server that does not say is believed.
+func (c *conn) isMaster() error {
+	v, err := c.rd.reply()
+	if err != nil {
+		return fmt.Errorf("ask for the role: %w", err)
+	}
+	if list, ok := v.([]any); ok && len(list) > 0 && list[0] != "master" {
+		return fmt.Errorf("redis: %s is a %v", c.addr, list[0])
+	}
+	return nil
+}
+
+// introduced reads the answer to CLIENT INFO.
+func (c *conn) introduced() error {
 	v, err := c.rd.reply()
 	if err != nil {
 		return fmt.Errorf("greet: %w", err)
@@ -159,7 +154,7 @@ func credentials(ctx context.Context, o *goredis.Options) (user, password string
 	return user, password, err
 }
 
-// parseClientInfo takes id and addr from the reply to CLIENT INFO: "id=3 addr=127.0.0.1:52555 …".
+// parseClientInfo takes id, addr and laddr from the reply to CLIENT INFO: "id=3 addr=127.0.0.1:52555 …".
 func parseClientInfo(info string) clientID {
 	var c clientID
 	for field := range strings.FieldsSeq(info) {
@@ -169,6 +164,8 @@ func parseClientInfo(info string) clientID {
 			c.id = value
 		case "addr":
 			c.addr = value
+		case "laddr":
+			c.laddr = value
 		}
 	}
 	if c.id == "" || c.addr == "" {
@@ -224,5 +221,9 @@ func (c *conn) kill(other clientID, filter ...string) (any, error) {
 	if other.id == "" {
 		return nil, nil
 	}
-	return c.do(append([]string{"CLIENT", "KILL", "ID", other.id, "ADDR", other.addr}, filter...)...)
+	args := []string{"CLIENT", "KILL", "ID", other.id, "ADDR", other.addr}
+	if other.laddr != "" {
+		args = append(args, "LADDR", other.laddr) // no other server's connection of this name
+	}
+	return c.do(append(args, filter...)...)
 }

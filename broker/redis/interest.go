@@ -3,8 +3,6 @@ package redis
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 )
 
 const (
@@ -12,194 +10,69 @@ const (
 	maxCommandBytes = 256 << 10 // likewise, unless it is one alone
 )
 
-// interest is what this node wants to be subscribed to, and what the server has been told. The calls
-// of Subscribe and Unsubscribe say what is wanted; the writer of a session tells the server what
-// differs; the confirmations, which come in the order of the commands, wake the calls.
+// interest is what one server has been told of a [table]. The writer of a session tells the server what
+// differs from what is wanted; the confirmations, which come in the order of the commands, wake the
+// calls.
+//
+// A Cluster's server also ends subscriptions by itself, when their slot leaves it, with the same words
+// that confirm a SUNSUBSCRIBE. So there each command is followed by a mark, a PING: what arrives before
+// the mark of a refused command was not its confirmation.
 type interest struct {
+	t    *table
 	poke chan struct{} // wakes the writer; capacity 1
 
-	mu       sync.Mutex
-	subjects map[string]*subject // guarded by mu
-	dirty    []*subject          // guarded by mu; what the writer must look at
-	commands []command           // guarded by mu; sent and not yet confirmed, in order
-	initial  int                 // guarded by mu; subjects to confirm before the session is up
-	up       chan struct{}       // guarded by mu; closed when initial becomes 0; nil: no session
-}
-
-// subject is one subject. Its fields are guarded by the mu of the interest.
-type subject struct {
-	name string      // immutable
-	live atomic.Bool // wanted; read without the lock
-
-	want    bool
-	held    bool // some Subscribe has returned without an error since it is wanted
-	calls   int  // Subscribes in progress
-	told    bool // the last command of this session was SUBSCRIBE
-	unheard int  // commands of this session that are not confirmed
-	dirty   bool // in interest.dirty
-	initial bool // counted in interest.initial
-	alone   bool // to be sent in a command of its own
-
-	waiting []*waiter // for the server to do as it was told
-}
-
-// waiter is one call of Subscribe or Unsubscribe.
-type waiter struct {
-	left int           // guarded by mu
-	err  error         // guarded by mu until done is closed
-	done chan struct{} // closed when left is 0
+	// Guarded by the mu of t.
+	dirty    [][]*subject  // by partition; what the writer must look at
+	queue    []uint8       // partitions with dirty subjects
+	commands []command     // sent and not yet answered, in order
+	initial  int           // subjects to confirm before the session is up
+	up       chan struct{} // closed when initial becomes 0; nil: no session
 }
 
 // command is one SUBSCRIBE or UNSUBSCRIBE on its way.
 type command struct {
 	on       bool
+	refused  bool
 	subjects []*subject
 	next     int // the first that is not confirmed
 }
 
-func newInterest() *interest {
-	return &interest{poke: make(chan struct{}, 1), subjects: make(map[string]*subject)}
+func newInterest(t *table) *interest {
+	return &interest{t: t, poke: make(chan struct{}, 1), dirty: make([][]*subject, len(t.owner))}
 }
 
-// settled reports whether the server is known to have done what is wanted.
-func (s *subject) settled() bool { return s.unheard == 0 && s.told == s.want }
-
-// subscribe begins a call of Subscribe; finish ends it.
-func (in *interest) subscribe(names []string) (*waiter, []*subject) {
-	w := &waiter{done: make(chan struct{})}
-	var list []*subject
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, name := range names {
-		s := in.subjects[name]
-		if s == nil {
-			s = &subject{name: name}
-			in.subjects[name] = s
-		}
-		if s.want && s.settled() && s.held {
-			continue
-		}
-		if !s.want {
-			in.wakeLocked(s, nil) // Unsubscribes that are overtaken
-			s.want = true
-			s.live.Store(true)
-		}
-		s.calls++
-		list = append(list, s)
-		if !s.settled() {
-			in.waitLocked(w, s)
-		}
+// addLocked adds a dirty subject and wakes the writer.
+func (in *interest) addLocked(s *subject) {
+	if len(in.dirty[s.part]) == 0 {
+		in.queue = append(in.queue, s.part)
 	}
-	if w.left == 0 {
-		close(w.done)
-	}
-	return w, list
-}
-
-// finish ends a call of Subscribe: with an error, what nobody else wants is no longer wanted.
-func (in *interest) finish(list []*subject, err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, s := range list {
-		s.calls--
-		if err == nil && s.want {
-			s.held = true
-		}
-		if s.want && !s.held && s.calls == 0 {
-			in.dropLocked(s)
-		}
+	in.dirty[s.part] = append(in.dirty[s.part], s)
+	select {
+	case in.poke <- struct{}{}:
+	default:
 	}
 }
 
-// unsubscribe begins a call of Unsubscribe. Nothing is delivered from here on.
-func (in *interest) unsubscribe(names []string) *waiter {
-	w := &waiter{done: make(chan struct{})}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, name := range names {
-		s := in.subjects[name]
-		if s == nil {
-			continue
-		}
-		if s.want {
-			in.dropLocked(s)
-		}
-		if in.subjects[name] == s {
-			in.waitLocked(w, s)
-		}
+// arrivedLocked records that the session need no longer wait for s.
+func (in *interest) arrivedLocked(s *subject) {
+	s.initial = false
+	if in.initial--; in.initial == 0 {
+		close(in.up)
 	}
-	if w.left == 0 {
-		close(w.done)
-	}
-	return w
-}
-
-func (in *interest) waitLocked(w *waiter, s *subject) {
-	w.left++
-	s.waiting = append(s.waiting, w)
-	in.markLocked(s)
-}
-
-// dropLocked ends the interest in s. Subscribes that wait for it are overtaken.
-func (in *interest) dropLocked(s *subject) {
-	s.want, s.held = false, false
-	s.live.Store(false)
-	in.wakeLocked(s, nil)
-	in.markLocked(s)
-	in.settleLocked(s)
-}
-
-func (in *interest) markLocked(s *subject) {
-	if !s.dirty && in.up != nil {
-		s.dirty = true
-		in.dirty = append(in.dirty, s)
-		select {
-		case in.poke <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// settleLocked is called after every change of s: it wakes who waits for what has been reached, and
-// forgets subjects that nobody wants.
-func (in *interest) settleLocked(s *subject) {
-	if !s.settled() {
-		return
-	}
-	in.wakeLocked(s, nil)
-	if s.initial {
-		s.initial = false
-		if in.initial--; in.initial == 0 {
-			close(in.up)
-		}
-	}
-	if !s.want && in.subjects[s.name] == s {
-		delete(in.subjects, s.name)
-	}
-}
-
-func (in *interest) wakeLocked(s *subject, err error) {
-	for _, w := range s.waiting {
-		if w.err == nil {
-			w.err = err
-		}
-		if w.left--; w.left == 0 {
-			close(w.done)
-		}
-	}
-	s.waiting = nil
 }
 
 // begin starts a session, of which the server knows nothing yet. The channel is closed when all that
-// is wanted now has been confirmed.
+// is wanted of it now has been confirmed.
 func (in *interest) begin() <-chan struct{} {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
 	in.up = make(chan struct{})
-	for _, s := range in.subjects {
-		s.initial = true
-		in.initial++
-		in.markLocked(s)
+	for _, s := range in.t.subjects {
+		if s.at == in {
+			s.initial = true
+			in.initial++
+			in.t.markLocked(s)
+		}
 	}
 	if in.initial == 0 {
 		close(in.up)
@@ -208,25 +81,72 @@ func (in *interest) begin() <-chan struct{} {
 }
 
 // end forgets a session: without its connection there are no subscriptions.
-func (in *interest) end() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.up, in.initial, in.dirty, in.commands = nil, 0, nil, nil
-	for _, s := range in.subjects {
-		s.told, s.unheard, s.dirty, s.initial, s.alone = false, 0, false, false, false
-		in.settleLocked(s)
+func (in *interest) end(o *outage) {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	in.up, in.initial, in.queue, in.commands = nil, 0, nil, nil
+	clear(in.dirty)
+	for _, s := range in.t.subjects {
+		if s.at == in {
+			s.told, s.unheard, s.dirty, s.initial, s.alone = false, 0, false, false, false
+			in.t.missLocked(s, o)
+			in.t.settleLocked(s)
+		}
 	}
 }
 
-// appendCommands appends what the server must be told now, at most one command of each kind. more
-// says that there is more.
+// appendCommands appends what the server must be told now: of one partition, and at most one command
+// of each kind. more says that there is more.
 func (in *interest) appendCommands(dst []byte) (_ []byte, more bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	var batch [2]command
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if len(in.queue) == 0 {
+		return dst, false
+	}
+	part := in.queue[0]
+	batch := in.takeLocked(part)
+	if len(in.dirty[part]) == 0 {
+		in.dirty[part] = nil
+		in.queue = in.queue[1:]
+	}
+	w := in.t.wire
+	for i, name := range [2]string{w.unsubscribe, w.subscribe} {
+		b := batch[i]
+		if len(b.subjects) == 0 {
+			continue
+		}
+		dst = appendHeader(dst, '*', 1+len(b.subjects))
+		dst = appendBulk(dst, name)
+		for _, s := range b.subjects {
+			dst = w.appendChannel(dst, part, s.name)
+		}
+		if w.sharded {
+			dst = appendCommand(dst, "PING", mark)
+		}
+		in.commands = append(in.commands, b)
+	}
+	return dst, len(in.queue) > 0
+}
+
+// mark comes back after the answer to a command. Beats are digits.
+const mark = "done"
+
+// takeLocked takes from the dirty subjects of a partition what two commands hold.
+func (in *interest) takeLocked(part uint8) (batch [2]command) {
 	batch[1].on = true
 	bytes, n := 0, 0
-	for _, s := range in.dirty {
+	list := in.dirty[part]
+	for _, s := range list {
+		if s.at != in {
+			n++
+			continue
+		}
+		if s.want && !s.told && in.t.owner[part] != in {
+			n++
+			s.dirty = false
+			in.t.placeLocked(s) // or as soon as the commands on their way are answered
+			continue
+		}
 		b := &batch[0]
 		if s.want {
 			b = &batch[1]
@@ -234,7 +154,6 @@ func (in *interest) appendCommands(dst []byte) (_ []byte, more bool) {
 		if s.want != s.told {
 			full := len(b.subjects) == maxCommand || bytes > maxCommandBytes || s.alone
 			if full && len(b.subjects) > 0 {
-				more = true
 				break
 			}
 			b.subjects = append(b.subjects, s)
@@ -246,80 +165,136 @@ func (in *interest) appendCommands(dst []byte) (_ []byte, more bool) {
 		s.dirty = false
 		if s.alone {
 			s.alone = false
-			more = n < len(in.dirty)
 			break
 		}
 	}
-	clear(in.dirty[:n])
-	if in.dirty = in.dirty[n:]; len(in.dirty) == 0 {
-		in.dirty = nil
-	}
-	for i, name := range [2]string{"UNSUBSCRIBE", "SUBSCRIBE"} {
-		b := batch[i]
-		if len(b.subjects) == 0 {
-			continue
-		}
-		dst = appendHeader(dst, '*', 1+len(b.subjects))
-		dst = appendBulk(dst, name)
-		for _, s := range b.subjects {
-			dst = appendBulk(dst, s.name)
-		}
-		in.commands = append(in.commands, b)
-	}
-	return dst, more
+	clear(list[:n])
+	in.dirty[part] = list[n:]
+	return batch
 }
 
 var errUnasked = errors.New("redis: a confirmation that nobody asked for")
 
-// confirm records that the server has done the next thing that it was told.
+// confirm records that the server has done the next thing that it was told. name is a subject.
 func (in *interest) confirm(on bool, name []byte) (*subject, error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(in.commands) == 0 {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if !in.nextLocked(on, name) {
 		return nil, errUnasked
 	}
 	c := &in.commands[0]
 	s := c.subjects[c.next]
-	if c.on != on || s.name != string(name) {
-		return nil, errUnasked
-	}
-	c.subjects[c.next] = nil
-	if c.next++; c.next == len(c.subjects) {
+	if c.next++; c.next == len(c.subjects) && !in.t.wire.sharded {
+		in.commands[0].subjects = nil
 		in.commands = in.commands[1:]
 	}
-	s.unheard--
-	in.settleLocked(s)
+	if s.unheard--; s.unheard == 0 && s.at == in {
+		s.told = on
+	}
+	in.t.settleLocked(s)
+	if !s.settled() {
+		in.t.markLocked(s)
+	}
 	return s, nil
+}
+
+// nextLocked reports whether the next confirmation to come is this one.
+func (in *interest) nextLocked(on bool, name []byte) bool {
+	if len(in.commands) == 0 {
+		return false
+	}
+	c := &in.commands[0]
+	return c.on == on && c.next < len(c.subjects) && c.subjects[c.next].name == string(name)
+}
+
+// answered records that the mark of the next command has come back.
+func (in *interest) answered() error {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if len(in.commands) == 0 || !in.commands[0].refused && in.commands[0].next < len(in.commands[0].subjects) {
+		return errUnasked
+	}
+	in.commands[0].subjects = nil
+	in.commands = in.commands[1:]
+	return nil
+}
+
+// lost records that the server has unsubscribed a subject by itself, or, what looks the same, has
+// confirmed what it was told: then it reports false.
+func (in *interest) lost(name []byte, o *outage) bool {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if in.nextLocked(false, name) {
+		return false
+	}
+	s := in.t.subjects[string(name)]
+	if s == nil || s.at != in || !s.told {
+		return true // it is about to be unsubscribed anyway
+	}
+	s.told = false
+	in.t.missLocked(s, o)
+	in.t.settleLocked(s)
+	if !s.settled() {
+		in.t.markLocked(s)
+	}
+	return true
 }
 
 // refuse records that the server refused the next command, all of it. Of several subjects each is
 // tried alone; one alone fails its calls. A subject that was held is an error: the session cannot
-// be what this node is believed to have.
+// be what this node is believed to have. Where the slot has moved nothing fails: the table is told
+// who owns it, and the subjects go there.
 func (in *interest) refuse(why serverError) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(in.commands) == 0 || in.commands[0].next > 0 {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if len(in.commands) == 0 || in.commands[0].on && in.commands[0].next > 0 {
 		return why
 	}
-	c := in.commands[0]
-	in.commands = in.commands[1:]
-	for _, s := range c.subjects {
+	c := &in.commands[0]
+	subjects, on := c.subjects[c.next:], c.on
+	if in.t.wire.sharded {
+		c.refused = true
+	} else {
+		in.commands = in.commands[1:]
+	}
+	moved := in.t.wire.sharded && why.code() == "MOVED"
+	for _, s := range subjects {
 		s.unheard--
 		switch {
-		case !c.on || len(c.subjects) == 1 && s.held:
+		case moved:
+			if s.unheard == 0 {
+				s.told = false
+			}
+			in.t.markLocked(s)
+		case !on || len(subjects) == 1 && s.held:
 			return fmt.Errorf("subscribe: %w", why)
-		case len(c.subjects) > 1:
+		case len(subjects) > 1:
 			s.alone = true
 			s.told = false
-			in.markLocked(s)
+			in.t.markLocked(s)
 		default:
 			s.told = false
-			in.wakeLocked(s, unavailable(why))
+			in.t.wakeLocked(s, unavailable(why))
 			if s.want {
-				in.dropLocked(s)
+				in.t.dropLocked(s)
 			}
 		}
-		in.settleLocked(s)
+		in.t.settleLocked(s)
 	}
 	return nil
+}
+
+// lingering reports whether the server still serves subjects of partitions that it does not own.
+func (in *interest) lingering() bool {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
+	if in.up == nil {
+		return false
+	}
+	for _, s := range in.t.subjects {
+		if s.at == in && s.told && in.t.owner[s.part] != in {
+			return true
+		}
+	}
+	return false
 }

@@ -9,8 +9,8 @@ import (
 	"tether/broker"
 )
 
-// server is what Redis does with the commands of one connection.
-type server struct {
+// peer is what Redis does with the commands of one connection.
+type peer struct {
 	t       *testing.T
 	in      *interest
 	on      map[string]bool
@@ -19,7 +19,7 @@ type server struct {
 }
 
 // take makes the server read all commands that the writer would send now.
-func (s *server) take() {
+func (s *peer) take() {
 	var wire []byte
 	for more := true; more; {
 		wire, more = s.in.appendCommands(wire)
@@ -49,7 +49,7 @@ func (s *server) take() {
 }
 
 // answer makes the next confirmation arrive.
-func (s *server) answer() {
+func (s *peer) answer() {
 	if len(s.waiting) == 0 {
 		return
 	}
@@ -66,7 +66,7 @@ func (s *server) answer() {
 	}
 }
 
-func (s *server) settle() {
+func (s *peer) settle() {
 	s.take()
 	for len(s.waiting) > 0 {
 		s.answer()
@@ -86,6 +86,14 @@ func (r *sliceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// single returns the interest of the only server.
+func single() *interest {
+	t := newTable(newWire(""))
+	in := newInterest(t)
+	t.owner[0] = in
+	return in
+}
+
 func done(w *waiter) bool {
 	select {
 	case <-w.done:
@@ -100,8 +108,8 @@ func done(w *waiter) bool {
 func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 	for seed := range uint64(2000) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		in := newInterest()
-		s := &server{t: t, in: in, on: make(map[string]bool)}
+		in := single()
+		s := &peer{t: t, in: in, on: make(map[string]bool)}
 		in.begin()
 
 		type call struct {
@@ -117,11 +125,11 @@ func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 			name := strconv.Itoa(r.IntN(3))
 			switch r.IntN(8) {
 			case 0, 1:
-				w, list := in.subscribe([]string{name})
+				w, list := in.t.subscribe([]string{name})
 				calls = append(calls, call{w, list, name, true})
 				want[name], last[name] = true, w
 			case 2:
-				w := in.unsubscribe([]string{name})
+				w := in.t.unsubscribe([]string{name})
 				calls = append(calls, call{w, nil, name, false})
 				want[name], last[name] = false, w
 			case 3, 4:
@@ -130,7 +138,7 @@ func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 				s.answer()
 			case 7:
 				if r.IntN(5) == 0 { // the connection is lost
-					in.end()
+					in.end(nil)
 					s.on, s.waiting = make(map[string]bool), nil
 					in.begin()
 				}
@@ -140,7 +148,7 @@ func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 					return false
 				}
 				if c.on {
-					in.finish(c.list, nil)
+					in.t.finish(c.list, nil)
 				}
 				return true
 			})
@@ -152,14 +160,14 @@ func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 				t.Fatalf("seed %d: a call about %s never returns", seed, c.name)
 			}
 			if c.on {
-				in.finish(c.list, nil)
+				in.t.finish(c.list, nil)
 			}
 		}
 		for name, on := range want {
 			if s.on[name] != on {
 				t.Fatalf("seed %d: %s: the server has %t, wanted was %t", seed, name, s.on[name], on)
 			}
-			if _, known := in.subjects[name]; known != on {
+			if _, known := in.t.subjects[name]; known != on {
 				t.Fatalf("seed %d: %s: known %t, wanted %t", seed, name, known, on)
 			}
 		}
@@ -167,14 +175,14 @@ func TestInterestEndsInWhatWasAskedFor(t *testing.T) {
 }
 
 func TestASubscribeReturnsOnlyWhenTheServerIsSubscribedForGood(t *testing.T) {
-	in := newInterest()
-	s := &server{t: t, in: in, on: make(map[string]bool)}
+	in := single()
+	s := &peer{t: t, in: in, on: make(map[string]bool)}
 	in.begin()
-	first, _ := in.subscribe([]string{"a"})
+	first, _ := in.t.subscribe([]string{"a"})
 	s.take()
-	gone := in.unsubscribe([]string{"a"})
+	gone := in.t.unsubscribe([]string{"a"})
 	s.take()
-	second, _ := in.subscribe([]string{"a"})
+	second, _ := in.t.subscribe([]string{"a"})
 	s.take()
 	if !done(first) || !done(gone) {
 		t.Error("a call that was overtaken still waits")
@@ -187,15 +195,15 @@ func TestASubscribeReturnsOnlyWhenTheServerIsSubscribedForGood(t *testing.T) {
 }
 
 func TestAFailedSubscribeIsTakenBackUnlessSomebodyElseWantsIt(t *testing.T) {
-	in := newInterest()
-	s := &server{t: t, in: in, on: make(map[string]bool)}
+	in := single()
+	s := &peer{t: t, in: in, on: make(map[string]bool)}
 	in.begin()
-	_, mine := in.subscribe([]string{"alone", "shared"})
+	_, mine := in.t.subscribe([]string{"alone", "shared"})
 	s.take()
-	_, theirs := in.subscribe([]string{"shared"})
-	in.finish(mine, broker.ErrUnavailable)
+	_, theirs := in.t.subscribe([]string{"shared"})
+	in.t.finish(mine, broker.ErrUnavailable)
 	s.settle()
-	in.finish(theirs, nil)
+	in.t.finish(theirs, nil)
 	s.settle()
 	if s.on["alone"] || !s.on["shared"] {
 		t.Errorf("the server has %v", s.on)
@@ -203,11 +211,11 @@ func TestAFailedSubscribeIsTakenBackUnlessSomebodyElseWantsIt(t *testing.T) {
 }
 
 func TestARefusedSubjectFailsItsOwnCallAndNoOther(t *testing.T) {
-	in := newInterest()
-	s := &server{t: t, in: in, on: make(map[string]bool), refuse: map[string]bool{"bad": true}}
+	in := single()
+	s := &peer{t: t, in: in, on: make(map[string]bool), refuse: map[string]bool{"bad": true}}
 	in.begin()
-	good, list := in.subscribe([]string{"a", "b", "c"})
-	bad, badList := in.subscribe([]string{"bad"})
+	good, list := in.t.subscribe([]string{"a", "b", "c"})
+	bad, badList := in.t.subscribe([]string{"bad"})
 	s.settle()
 	if !done(good) || good.err != nil {
 		t.Errorf("the good call: done %t, %v", done(good), good.err)
@@ -215,8 +223,8 @@ func TestARefusedSubjectFailsItsOwnCallAndNoOther(t *testing.T) {
 	if !done(bad) || bad.err == nil {
 		t.Errorf("the refused call: done %t, %v", done(bad), bad.err)
 	}
-	in.finish(list, good.err)
-	in.finish(badList, bad.err)
+	in.t.finish(list, good.err)
+	in.t.finish(badList, bad.err)
 	s.settle()
 	if !s.on["a"] || !s.on["b"] || !s.on["c"] || s.on["bad"] {
 		t.Errorf("the server has %v", s.on)

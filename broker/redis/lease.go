@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// leaseKey is the sorted set of the nodes that run: members are "id addr" of their subscribed
-// connections, scores the server's time in milliseconds at which they expire.
+// leaseKey is the sorted set of the nodes that run: members are "id addr laddr" of their subscribed
+// connections, scores the server's time in milliseconds at which they expire. A prefix comes before it,
+// and in a Cluster a hash tag after it.
 const leaseKey = "tether:nodes"
 
 const (
@@ -33,6 +34,7 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 
 // knows, until somebody whose lease is good makes Redis drop its connection.
 type lease struct {
 	log *slog.Logger
+	key func() string // of the sorted set; "": there is none just now
 
 	base time.Time
 	last atomic.Int64 // when this process last reaped, ns since base; 0: never
@@ -54,11 +56,11 @@ func (l *lease) keep(c *conn, node clientID) error {
 	if l.off.Load() {
 		return nil
 	}
-	member := ""
-	if node.id != "" {
-		member = node.id + " " + node.addr
+	key := l.key()
+	if key == "" {
+		return nil
 	}
-	v, err := c.do("EVAL", leaseScript, "1", leaseKey, member, strconv.FormatInt(leaseTime.Milliseconds(), 10))
+	v, err := c.do("EVAL", leaseScript, "1", key, node.member(), strconv.FormatInt(leaseTime.Milliseconds(), 10))
 	if err != nil {
 		return err
 	}
@@ -67,18 +69,27 @@ func (l *lease) keep(c *conn, node clientID) error {
 		return l.refused(v)
 	case []any:
 		l.last.Store(int64(time.Since(l.base)))
-		return l.drop(c, v)
+		return l.drop(c, key, v)
 	}
 	return errProtocol
 }
 
+// member is a connection in the sorted set.
+func (c clientID) member() string {
+	if c.id == "" {
+		return ""
+	}
+	return strings.TrimSpace(c.id + " " + c.addr + " " + c.laddr)
+}
+
 // drop kills the connections of nodes and forgets their leases.
-func (l *lease) drop(c *conn, nodes []any) error {
+func (l *lease) drop(c *conn, key string, nodes []any) error {
 	for _, v := range nodes {
 		member, _ := v.(string)
 		id, addr, ok := strings.Cut(member, " ")
+		addr, laddr, _ := strings.Cut(addr, " ")
 		if ok {
-			v, err := c.kill(clientID{id, addr}, "TYPE", "pubsub")
+			v, err := c.kill(clientID{id, addr, laddr}, "TYPE", "pubsub")
 			if err != nil {
 				return err
 			}
@@ -89,7 +100,7 @@ func (l *lease) drop(c *conn, nodes []any) error {
 				l.log.Warn("redis: dropped a node that had stopped renewing its lease", "client", id, "addr", addr)
 			}
 		}
-		if _, err := c.do("ZREM", leaseKey, member); err != nil {
+		if _, err := c.do("ZREM", key, member); err != nil {
 			return err
 		}
 	}

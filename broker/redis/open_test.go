@@ -90,15 +90,11 @@ func TestAURLThatIsNotUnderstoodIsRefusedWithoutItsPassword(t *testing.T) {
 	}
 }
 
-func TestAClientOfManyServersIsRefused(t *testing.T) {
-	cluster := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
-	defer cluster.Close()
+func TestARingIsRefused(t *testing.T) {
 	ring := goredis.NewRing(&goredis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()
-	for _, c := range []goredis.UniversalClient{cluster, ring} {
-		if _, err := redis.New(c, redis.Options{}); err == nil || !strings.Contains(err.Error(), "not supported") {
-			t.Errorf("%T: got %v", c, err)
-		}
+	if _, err := redis.New(ring, redis.Options{}); err == nil || !strings.Contains(err.Error(), "not supported") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"tether/broker"
@@ -17,52 +16,70 @@ const (
 
 // publisher is the connection of one lane. It is owned by the lane's goroutine.
 type publisher struct {
-	c      *conn    // nil: none
-	broken clientID // the connection before, if it broke with a pipeline in flight
-	trust  int64    // d.failures when the connection was last known to work
+	c      *conn     // nil: none
+	broken clientID  // the connection before, if it broke with a pipeline in flight
+	trust  int64     // server.failures when the connection was last known to work
+	found  time.Time // when it was last seen to be where the server is
+
+	away  []int            // of the pipeline in flight: messages that were redirected
+	to    []redirection    // likewise: where
+	sides map[string]*conn // to servers that messages were redirected to, by address
 }
 
 // send implements lane.Options.Send.
-func (d *driver) send(index int, b *lane.Batch) error {
-	p := &d.publishers[index]
-	if err := d.prepare(p); err != nil {
+func (s *server) send(index int, b *lane.Batch) error {
+	p := &s.publishers[index]
+	if err := s.prepare(p); err != nil {
 		return unavailable(err)
 	}
-	if err := p.c.publish(b); err != nil {
+	err := s.publish(p, b)
+	if err != nil {
 		p.broken = p.c.client
-		d.discard(p)
+		s.discard(p)
+	} else {
+		p.c.used = time.Now()
+	}
+	if len(p.away) > 0 {
+		s.follow(p, b)
+	}
+	if err != nil {
 		return unavailable(err)
 	}
-	p.c.used = time.Now()
 	return nil
 }
 
 // prepare sees to a connection that works, as far as one can tell without sending a message, and to
 // receipts that do not count dead nodes.
-func (d *driver) prepare(p *publisher) error {
-	failures := d.failures.Load()
+func (s *server) prepare(p *publisher) error {
+	failures := s.failures.Load()
 	if p.c != nil && (p.trust != failures || time.Since(p.c.used) > idleTime) {
 		if _, err := p.c.do("PING"); err != nil {
-			d.discard(p)
+			s.discard(p)
 		}
 	}
+	if p.c != nil && s.find != nil && time.Since(p.found) > reapTime {
+		if err := s.here(p.c); err != nil {
+			s.discard(p)
+		}
+		p.found = time.Now()
+	}
 	if p.c != nil {
-		if err := d.lease.reapIfDue(p.c); err != nil {
-			d.discard(p)
+		if err := s.lease.reapIfDue(p.c); err != nil {
+			s.discard(p)
 		}
 	}
 	if p.c != nil {
 		p.trust = failures
 		return nil
 	}
-	c, err := d.dial(context.Background())
+	c, err := s.dial(context.Background())
 	if err != nil {
 		return err
 	}
 	// What the broken connection still has in the server's buffers must not come after what follows.
 	// Servers that cannot kill have most likely read it by now.
 	if _, err = c.kill(p.broken); err == nil {
-		err = d.lease.reapIfDue(c)
+		err = s.lease.reapIfDue(c)
 	}
 	if err != nil {
 		c.nc.Close()
@@ -72,35 +89,20 @@ func (d *driver) prepare(p *publisher) error {
 	return nil
 }
 
-func (d *driver) discard(p *publisher) {
+func (s *server) discard(p *publisher) {
 	p.c.nc.Close()
 	p.c = nil
-	d.failures.Add(1)
+	s.failures.Add(1)
 }
 
-// publish sends b as one pipeline and reads the answers.
-func (c *conn) publish(b *lane.Batch) error {
+// publish sends b as one pipeline and reads the answers. Messages that are redirected are left in p.away.
+func (s *server) publish(p *publisher, b *lane.Batch) error {
+	c := p.c
+	p.away, p.to = p.away[:0], p.to[:0]
 	c.out = c.out[:0]
 	for i := range b.Len() {
-		m := b.Message(i)
-		c.out = append(c.out, "*3\r\n$7\r\nPUBLISH\r\n"...)
-		c.out = appendBulk(c.out, m.Subject)
-		c.out = appendHeader(c.out, '$', len(m.Data))
-		if len(m.Data) < directLen {
-			c.out = append(c.out, m.Data...)
-		} else {
-			if err := c.flush(); err != nil {
-				return err
-			}
-			if err := c.write(m.Data, b.Alive); err != nil {
-				return err
-			}
-		}
-		c.out = append(c.out, '\r', '\n')
-		if len(c.out) >= bufferSize {
-			if err := c.flush(); err != nil {
-				return err
-			}
+		if err := c.send(b, i, s.wire); err != nil {
+			return err
 		}
 	}
 	if err := c.flush(); err != nil {
@@ -113,6 +115,10 @@ func (c *conn) publish(b *lane.Batch) error {
 		case err == nil:
 			b.Took(i, broker.Reach{Nodes: int(n)})
 		case errors.As(err, &refused):
+			if r, ok := refused.redirection(c.addr); ok && s.moved != nil {
+				p.away, p.to = append(p.away, i), append(p.to, r)
+				continue
+			}
 			b.Fail(i, unavailable(refused))
 		default:
 			return err
@@ -121,11 +127,25 @@ func (c *conn) publish(b *lane.Batch) error {
 	return nil
 }
 
-func unavailable(err error) error { return fmt.Errorf("%w: %w", broker.ErrUnavailable, err) }
-
-func (d *driver) check(m broker.Message) error {
-	if len(m.Data) > d.o.MaxMessage || len(m.Subject) > d.o.MaxMessage {
-		return fmt.Errorf("%w: more than %d bytes", broker.ErrTooLarge, d.o.MaxMessage)
+// send appends message i to what is to be written, and writes when that is much.
+func (c *conn) send(b *lane.Batch, i int, w *wire) error {
+	m := b.Message(i)
+	c.out = append(c.out, w.publish...)
+	c.out = w.appendChannel(c.out, w.partition(m.Subject), m.Subject)
+	c.out = appendHeader(c.out, '$', len(m.Data))
+	if len(m.Data) < directLen {
+		c.out = append(c.out, m.Data...)
+	} else {
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if err := c.write(m.Data, b.Alive); err != nil {
+			return err
+		}
+	}
+	c.out = append(c.out, '\r', '\n')
+	if len(c.out) >= bufferSize {
+		return c.flush()
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func FuzzParseClientInfo(f *testing.F) {
 
 func TestClientInfoNamesTheConnection(t *testing.T) {
 	got := parseClientInfo("id=3 addr=127.0.0.1:52555 laddr=127.0.0.1:6379 fd=8 name=\n")
-	if want := (clientID{"3", "127.0.0.1:52555"}); got != want {
+	if want := (clientID{"3", "127.0.0.1:52555", "127.0.0.1:6379"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

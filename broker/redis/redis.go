@@ -19,13 +19,10 @@ package redis
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -39,8 +36,8 @@ type Options struct {
 	// Logger is told what nobody else is. Default slog.Default().
 	Logger *slog.Logger
 
-	// Lanes is the number of connections for publishing, 255 at most; each is opened when it is first
-	// needed. Default 4.
+	// Lanes is the number of connections for publishing, 255 at most, and in a Cluster for each of its
+	// masters; each is opened when it is first needed. Default 4.
 	Lanes int
 
 	// DialTimeout is how long connecting may take, with authentication. Default 1 s. A TLS dialer of
@@ -53,6 +50,10 @@ type Options struct {
 	// SubscribeTimeout is how long Subscribe and Unsubscribe wait for the server, reconnecting
 	// included, before they fail. Default 5 s.
 	SubscribeTimeout time.Duration
+
+	// Prefix is what every channel, and the key of the leases, begins with, so that applications can
+	// share a Redis and be told apart in its access rules. It must not have braces. Default "".
+	Prefix string
 
 	// MaxMessage is the length of the largest subject and data, in bytes; more is ErrTooLarge.
 	// Default 16 MiB, two of which fit into the output buffer that Redis has for a subscriber.
@@ -84,105 +85,89 @@ func (o Options) withDefaults() Options {
 // New returns a broker that connects as client does: to its address, through its dialer, with its
 // credentials and TLS configuration. The database is not selected, as pub/sub has none; OnConnect,
 // hooks, retries and timeouts are not used. A client of Sentinel (goredis.NewFailoverClient) follows
-// its master. Clients of a Cluster and of a Ring are refused. The client is not closed by the broker,
-// and must be open as long.
+// its master, a client of a Cluster (goredis.NewClusterClient) stands for all its servers. A Ring is
+// refused. The client is not closed by the broker, and must be open as long.
 func New(client goredis.UniversalClient, o Options) (broker.Broker, error) {
-	// What embeds a *goredis.Client is one.
-	c, ok := client.(interface{ Options() *goredis.Options })
-	if !ok {
-		return nil, fmt.Errorf("redis: a %T is not supported: its pub/sub is divided between servers", client)
+	if strings.ContainsAny(o.Prefix, "{}") {
+		return nil, errBraces
 	}
-	opts := *c.Options()
-	if opts.StreamingCredentialsProvider != nil {
-		return nil, errors.New("redis: a StreamingCredentialsProvider is not supported; CredentialsProviderContext is")
+	// What embeds a *goredis.Client, or a ClusterClient, is one.
+	switch c := client.(type) {
+	case interface{ Options() *goredis.Options }:
+		opts := *c.Options()
+		if opts.StreamingCredentialsProvider != nil {
+			return nil, errStreaming
+		}
+		return newDriver(target{opts: &opts, role: opts.Addr == "FailoverClient"}, o), nil
+	case interface {
+		Options() *goredis.ClusterOptions
+	}:
+		t, err := clusterTarget(c.Options())
+		if err != nil {
+			return nil, err
+		}
+		return newCluster(t, o), nil
 	}
-	return newDriver(&opts, o), nil
+	return nil, fmt.Errorf("redis: a %T is not supported: its pub/sub is divided between servers", client)
 }
 
-// Open returns a broker for redis://[[user]:password@]host[:port][/0], the same with rediss for TLS,
-// and redis:///path/of.sock for a Unix socket. The query may have client_name and, with rediss,
-// skip_verify=true. It fails if the server does not answer.
+var (
+	errStreaming = errors.New("redis: a StreamingCredentialsProvider is not supported; CredentialsProviderContext is")
+	errBraces    = errors.New("redis: a prefix must not have braces, which mark what a Cluster hashes")
+)
+
+// clusterTarget takes from the options of a client what is used.
+func clusterTarget(c *goredis.ClusterOptions) (target, error) {
+	if c.StreamingCredentialsProvider != nil {
+		return target{}, errStreaming
+	}
+	o := &goredis.Options{
+		Network: "tcp", Dialer: c.Dialer, TLSConfig: c.TLSConfig, ClientName: c.ClientName,
+		Username: c.Username, Password: c.Password,
+		CredentialsProvider: c.CredentialsProvider, CredentialsProviderContext: c.CredentialsProviderContext,
+	}
+	if o.Dialer == nil {
+		o.Dialer = dialer(o.TLSConfig)
+	}
+	return target{opts: o, seeds: c.Addrs}, nil
+}
+
+// Open returns a broker for one of
+//
+//	redis://[[user]:password@]host[:6379]
+//	redis:///path/of.sock
+//	redis+sentinel://[[user]:password@]host[:26379][,host…]/master-name
+//	redis+cluster://[[user]:password@]host[:6379][,host…]
+//
+// with rediss for redis where TLS is spoken. Every host may have a port. The query may have
+//
+//	prefix         what every channel begins with; default nothing
+//	client_name    what CLIENT LIST shows
+//	ca             file with the certificates to trust; default those of the system. With TLS only
+//	cert, key      files with our own certificate and its key. With TLS only
+//	skip_verify    true: the server's certificate is not verified. With TLS only
+//	sentinel_auth  true: the Sentinels are given the user and password, too
+//
+// Open fails if no server answers.
 func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
-	opts, err := parseURL(u)
+	t, o, err := parseURL(u)
 	if err != nil {
 		return nil, err
 	}
-	d := newDriver(opts, Options{})
-	if err := d.ping(ctx); err != nil {
-		d.Close()
+	b := opened(t, o)
+	if err := b.ping(ctx); err != nil {
+		b.Close()
 		return nil, unavailable(err)
 	}
-	return d, nil
+	return b, nil
 }
 
-func parseURL(u *url.URL) (*goredis.Options, error) {
-	o := &goredis.Options{Network: "tcp"}
-	if u.User != nil {
-		o.Username = u.User.Username()
-		o.Password, _ = u.User.Password()
+func opened(t target, o Options) interface {
+	broker.Broker
+	ping(context.Context) error
+} {
+	if t.seeds != nil {
+		return newCluster(t, o)
 	}
-	host, port := u.Hostname(), u.Port()
-	if host == "" {
-		host = "localhost"
-	}
-	if port == "" {
-		port = "6379"
-	}
-	o.Addr = net.JoinHostPort(host, port)
-	switch path := strings.Trim(u.Path, "/"); {
-	case path == "" || path == "0":
-	case isDatabase(path):
-		return nil, fmt.Errorf("redis: the URL names database %s, but the pub/sub of Redis has no databases: leave it out", path)
-	case u.Host == "" && u.Scheme == "redis":
-		o.Network, o.Addr = "unix", u.Path
-	default:
-		return nil, errors.New("redis: the path of the URL is not understood: after a host it may only be /0")
-	}
-	switch u.Scheme {
-	case "redis":
-	case "rediss":
-		o.TLSConfig = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
-	default:
-		return nil, fmt.Errorf("redis: unknown scheme %q", u.Scheme)
-	}
-	if err := parseQuery(u, o); err != nil {
-		return nil, err
-	}
-	o.Dialer = dialer(o.TLSConfig)
-	return o, nil
-}
-
-func isDatabase(path string) bool {
-	_, err := strconv.ParseUint(path, 10, 64)
-	return err == nil
-}
-
-func parseQuery(u *url.URL, o *goredis.Options) error {
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return errors.New("redis: the query of the URL is malformed")
-	}
-	for key, values := range query {
-		value := values[len(values)-1]
-		switch {
-		case key == "client_name":
-			o.ClientName = value
-		case key == "skip_verify" && o.TLSConfig != nil:
-			if o.TLSConfig.InsecureSkipVerify, err = strconv.ParseBool(value); err != nil {
-				return errors.New("redis: skip_verify in the URL is neither true nor false")
-			}
-		default:
-			return fmt.Errorf("redis: unknown key %q in the query of the URL", key)
-		}
-	}
-	return nil
-}
-
-// dialer is like that of go-redis, but a context ends it also during the TLS handshake.
-func dialer(config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
-	plain := &net.Dialer{KeepAlive: 15 * time.Second}
-	if config == nil {
-		return plain.DialContext
-	}
-	return (&tls.Dialer{NetDialer: plain, Config: config}).DialContext
+	return newDriver(t, o)
 }

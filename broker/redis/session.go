@@ -14,7 +14,8 @@ import (
 
 // session is the life of one subscribed connection.
 type session struct {
-	d       *driver
+	srv     *server
+	in      *interest
 	c       *conn // read by the reader, written by the writer
 	control *conn // owned by the keeper, which renews the lease
 	workers *dispatch.Dispatcher
@@ -28,21 +29,22 @@ type session struct {
 
 var (
 	errSilent = errors.New("redis: no beat came back for two seconds")
+	errMoved  = errors.New("redis: the slot has moved to another server")
 	errStale  = errors.New("redis: messages were too old when they were reached")
 )
 
 // open connects. old is the connection of the session before, which Redis may still count.
-func (d *driver) open(ctx context.Context, workers *dispatch.Dispatcher, old clientID) (*session, error) {
-	c, err := d.dial(ctx)
+func (srv *server) open(ctx context.Context, in *interest, workers *dispatch.Dispatcher, old clientID) (*session, error) {
+	c, err := srv.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	control, err := d.dial(ctx)
+	control, err := srv.dialTo(ctx, c.addr)
 	if err != nil {
 		c.nc.Close()
 		return nil, err
 	}
-	s := &session{d: d, c: c, control: control, workers: workers, failed: make(chan struct{})}
+	s := &session{srv: srv, in: in, c: c, control: control, workers: workers, failed: make(chan struct{})}
 	s.at = dispatch.Session{Pulse: beat.NewPulse(), Stale: func(from beat.Stamp) { s.fail(errStale, from) }, Done: s.failed}
 	c.rd.src, c.rd.block = c.nc, s.flush // Run watches the beats; no deadline is needed
 	if err := s.claim(old); err != nil {
@@ -55,19 +57,19 @@ func (d *driver) open(ctx context.Context, workers *dispatch.Dispatcher, old cli
 // claim takes the lease, and ends the connection that had it before.
 func (s *session) claim(old clientID) error {
 	if s.c.client.id == "" {
-		s.d.lease.give(errors.New("the server does not tell a connection's id"))
+		s.srv.lease.give(errors.New("the server does not tell a connection's id"))
 		return nil
 	}
 	if _, err := s.control.kill(old, "TYPE", "pubsub"); err != nil {
 		return err
 	}
-	return s.d.lease.keep(s.control, s.c.client)
+	return s.srv.lease.keep(s.control, s.c.client)
 }
 
 // serve resubscribes, calls up when that is done, and delivers until the connection fails or ctx is
 // done. It returns why, and since when messages may be missing.
 func (s *session) serve(ctx context.Context, up func()) (error, time.Time) {
-	ready := s.d.interest.begin()
+	ready := s.in.begin()
 	if err := s.c.nc.SetDeadline(time.Time{}); err != nil {
 		s.fail(err, s.at.Pulse.Last())
 	}
@@ -96,13 +98,14 @@ func (s *session) serve(ctx context.Context, up func()) (error, time.Time) {
 	}
 	s.close()
 	running.Wait()
-	s.d.interest.end()
 	if oldest, any := s.workers.Abandon(&s.at); any {
 		s.fail(errStale, oldest) // not delivered yet, and perhaps too old when it is reached
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err, s.at.Pulse.Time(s.from)
+	err, from := s.err, s.at.Pulse.Time(s.from)
+	s.mu.Unlock()
+	s.in.end(&outage{from, unavailable(err)})
+	return err, from
 }
 
 func (s *session) close() {
@@ -149,7 +152,7 @@ func (s *session) readOne(routes map[string]*subject) error {
 	}
 	switch line[0] {
 	case '-':
-		return s.d.interest.refuse(serverError(line[1:]))
+		return s.refused(serverError(line[1:]))
 	case '$': // a beat that comes back while nothing is subscribed
 		n, err := number(line[1:])
 		if err != nil {
@@ -169,30 +172,45 @@ func (s *session) readOne(routes map[string]*subject) error {
 		return err
 	}
 	switch string(kind) {
-	case "message":
+	case s.srv.wire.onMessage:
 		return s.readMessage(routes)
 	case "pong":
 		return s.readBeat(rd.bulk())
-	case "subscribe":
+	case s.srv.wire.onSub:
 		return s.readConfirmation(routes, true)
-	case "unsubscribe":
+	case s.srv.wire.onUnsub:
 		return s.readConfirmation(routes, false)
 	}
 	return errProtocol
 }
 
+// readBeat takes a beat that has come round, or the mark after a command's answer.
 func (s *session) readBeat(b []byte, err error) error {
-	if err == nil {
-		s.at.Pulse.Back(b)
-	}
-	return err
-}
-
-func (s *session) readMessage(routes map[string]*subject) error {
-	name, err := s.c.rd.bulk()
 	if err != nil {
 		return err
 	}
+	if s.srv.wire.sharded && string(b) == mark {
+		return s.in.answered()
+	}
+	s.at.Pulse.Back(b)
+	return nil
+}
+
+// refused takes an error in the place of an answer. Where the slot has moved its new owner is told first,
+// so that the subjects go straight there.
+func (s *session) refused(why serverError) error {
+	if r, ok := why.redirection(s.c.addr); ok && s.srv.moved != nil {
+		s.srv.moved(r, s.c.addr)
+	}
+	return s.in.refuse(why)
+}
+
+func (s *session) readMessage(routes map[string]*subject) error {
+	channel, err := s.c.rd.bulk()
+	if err != nil {
+		return err
+	}
+	name, _ := s.srv.wire.subject(channel)
 	sub := routes[string(name)] // name is valid until the next read
 	data, err := s.c.rd.bulkCopy()
 	if err != nil || sub == nil {
@@ -205,11 +223,20 @@ func (s *session) readMessage(routes map[string]*subject) error {
 }
 
 func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
-	name, err := s.c.rd.bulk()
+	channel, err := s.c.rd.bulk()
 	if err != nil {
 		return err
 	}
-	sub, err := s.d.interest.confirm(on, name)
+	name, ok := s.srv.wire.subject(channel)
+	if !ok {
+		return errUnasked
+	}
+	if !on && s.srv.wire.sharded {
+		if lost, err := s.readLoss(routes, name); lost || err != nil {
+			return err
+		}
+	}
+	sub, err := s.in.confirm(on, name)
 	if err != nil {
 		return err
 	}
@@ -220,6 +247,22 @@ func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
 	}
 	_, err = s.c.rd.integer()
 	return err
+}
+
+// readLoss reads that the server has ended a subscription by itself, as its slot has left; if it is the
+// confirmation that is due it reports false. What was read before is handed on first, so that nothing
+// of the slot's new owner overtakes it.
+func (s *session) readLoss(routes map[string]*subject, name []byte) (bool, error) {
+	if err := s.flush(); err != nil {
+		return false, err
+	}
+	from := s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover)
+	if !s.in.lost(name, &outage{from, errMoved}) {
+		return false, nil
+	}
+	delete(routes, string(name))
+	_, err := s.c.rd.integer()
+	return true, err
 }
 
 // write is the writer: it owns the sending half of the connection.
@@ -233,10 +276,10 @@ func (s *session) write() {
 			return
 		case <-beats.C:
 			out = s.appendBeat(out)
-		case <-s.d.interest.poke:
+		case <-s.in.poke:
 		}
 		for more := true; more; {
-			out, more = s.d.interest.appendCommands(out)
+			out, more = s.in.appendCommands(out)
 			if err := s.c.write(out, nil); err != nil {
 				s.fail(fmt.Errorf("write: %w", err), s.at.Pulse.Last())
 				return
@@ -256,9 +299,14 @@ func (s *session) appendBeat(dst []byte) []byte {
 	return appendCommand(dst, "PING", string(s.at.Pulse.AppendBeat(number[:0])))
 }
 
-// keep is the keeper: it renews the lease while beats come back, and drops nodes whose lease is over.
+// handover is how long a slot may have had a new owner before the old one says so, so that messages may
+// have gone to the new one.
+const handover = 2 * time.Second
+
+// keep is the keeper: it renews the lease while beats come back, drops nodes whose lease is over, and
+// ends the session when the server is no longer the master.
 func (s *session) keep() {
-	if s.c.client.id == "" {
+	if s.c.client.id == "" && s.srv.find == nil {
 		return
 	}
 	tick := time.NewTicker(reapTime / 2)
@@ -271,8 +319,14 @@ func (s *session) keep() {
 			if s.at.Pulse.Silent() {
 				continue // Run is about to end the session
 			}
-			if err := s.d.lease.keep(s.control, s.c.client); err != nil {
-				s.fail(fmt.Errorf("renew the lease: %w", err), s.at.Pulse.Last())
+			err := s.srv.here(s.c)
+			if err == nil && s.c.client.id != "" {
+				if err = s.srv.lease.keep(s.control, s.c.client); err != nil {
+					err = fmt.Errorf("renew the lease: %w", err)
+				}
+			}
+			if err != nil {
+				s.fail(err, s.at.Pulse.Last())
 				return
 			}
 		}

@@ -1,10 +1,11 @@
-// Package dispatch delivers what one goroutine reads from a backend on several, so that the order of
+// Package dispatch delivers what few goroutines read from a backend on several, so that the order of
 // each subject holds.
 package dispatch
 
 import (
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,10 +19,11 @@ const (
 	maxWorkers = 8
 )
 
-// Dispatcher has a worker for each processor, eight at most; a subject always has the same one. At
-// most 1,536 messages wait for a worker, so a Deliver that is slow pushes back on the reader, and
-// through it on the backend's connection. Put, Flush, Abandon and Close belong to the reader, and to
-// who has waited for it.
+// Dispatcher has a worker for each processor, eight at most; a subject always has the same one. About
+// 1,500 messages wait for a worker, so a Deliver that is slow pushes back on the readers, and through
+// them on the connections to the backend. Each [Session] has one reader. Put, Flush and Abandon belong
+// to the reader of their session, and to who has waited for it; Close to who has waited for all.
+// Messages of one subject that two sessions have read are delivered in the order of their flushes.
 type Dispatcher struct {
 	deliver func(broker.Message)
 	seed    maphash.Seed
@@ -33,10 +35,9 @@ type Dispatcher struct {
 
 type worker struct {
 	batches chan *batch // capacity maxBatches
-	next    *batch      // owned by the reader; nil if empty
 
 	mu      sync.Mutex
-	pending []pending // guarded by mu; what was handed over and is not done, in order
+	pending []pending // guarded by mu; what was handed over, or is being, and is not done
 }
 
 // pending is a batch as others may see it.
@@ -69,6 +70,8 @@ type Session struct {
 	// Done is closed when the connection has been given up. The driver then calls Abandon, and reports
 	// a gap from the moment it returns at the latest.
 	Done <-chan struct{}
+
+	next [maxWorkers]*batch // owned by the reader; by worker; nil if empty
 }
 
 // New starts the workers; Close ends them.
@@ -90,22 +93,23 @@ func New(deliver func(broker.Message)) *Dispatcher {
 // then, no later than after the next Flush. It blocks while the worker is behind; false says that
 // the session is done.
 func (d *Dispatcher) Put(s *Session, m broker.Message, live *atomic.Bool) bool {
-	w := &d.workers[d.workerOf(m.Subject)]
+	w := d.workerOf(m.Subject)
 	stamp := s.Pulse.Last()
-	if b := w.next; b != nil && (len(b.items) == maxBatch || b.stamp != stamp || b.session != s) {
+	if b := s.next[w]; b != nil && (len(b.items) == maxBatch || b.stamp != stamp) {
 		if !d.hand(w, s) {
 			return false
 		}
 	}
-	if w.next == nil {
-		b, _ := d.free.Get().(*batch)
+	b := s.next[w]
+	if b == nil {
+		b, _ = d.free.Get().(*batch)
 		if b == nil {
 			b = new(batch)
 		}
 		b.session, b.stamp = s, stamp
-		w.next = b
+		s.next[w] = b
 	}
-	w.next.items = append(w.next.items, item{m, live})
+	b.items = append(b.items, item{m, live})
 	return true
 }
 
@@ -120,26 +124,35 @@ func (d *Dispatcher) workerOf(subject string) uint64 {
 // that the session is done.
 func (d *Dispatcher) Flush(s *Session) bool {
 	for i := range d.workers {
-		if w := &d.workers[i]; w.next != nil && !d.hand(w, s) {
+		if s.next[i] != nil && !d.hand(uint64(i), s) {
 			return false
 		}
 	}
 	return true
 }
 
-func (d *Dispatcher) hand(w *worker, s *Session) bool {
+func (d *Dispatcher) hand(index uint64, s *Session) bool {
+	w, b := &d.workers[index], s.next[index]
+	p := pending{s, b.stamp}
 	w.mu.Lock()
-	w.pending = append(w.pending, pending{w.next.session, w.next.stamp})
+	w.pending = append(w.pending, p)
 	w.mu.Unlock()
 	select {
-	case w.batches <- w.next:
-		w.next = nil
+	case w.batches <- b:
+		s.next[index] = nil
 		return true
 	case <-s.Done:
-		w.mu.Lock()
-		w.pending = w.pending[:len(w.pending)-1]
-		w.mu.Unlock()
+		w.done(p)
 		return false
+	}
+}
+
+// done takes p, or its equal, from what is pending.
+func (w *worker) done(p pending) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i := slices.Index(w.pending, p); i >= 0 {
+		w.pending = slices.Delete(w.pending, i, i+1)
 	}
 }
 
@@ -154,9 +167,9 @@ func (d *Dispatcher) Abandon(s *Session) (oldest beat.Stamp, any bool) {
 	}
 	for i := range d.workers {
 		w := &d.workers[i]
-		if b := w.next; b != nil {
-			see(b.session, b.stamp)
-			w.next = nil
+		if b := s.next[i]; b != nil {
+			see(s, b.stamp)
+			s.next[i] = nil
 		}
 		w.mu.Lock()
 		for _, p := range w.pending {
@@ -192,9 +205,7 @@ func (d *Dispatcher) work(w *worker) {
 		if stale {
 			b.session.Stale(b.stamp)
 		}
-		w.mu.Lock()
-		w.pending = append(w.pending[:0], w.pending[1:]...)
-		w.mu.Unlock()
+		w.done(pending{b.session, b.stamp})
 		clear(b.items)
 		b.session, b.items = nil, b.items[:0]
 		d.free.Put(b)

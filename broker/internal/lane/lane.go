@@ -197,6 +197,9 @@ func (b *Batch) Fail(i int, err error) {
 	e.call.answer(int(e.i), broker.Reach{Bound: broker.Unknown}, err)
 }
 
+// Resolved reports whether the fate of message i is known.
+func (b *Batch) Resolved(i int) bool { return b.resolved[i] }
+
 // Later hands message i over to the driver, which answers it, or fails it, after Send has returned:
 // in time, and exactly once.
 func (b *Batch) Later(i int) Pending {

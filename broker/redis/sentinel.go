@@ -1,0 +1,127 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// askTime is how long a Sentinel may take to answer; others are asked at the same time.
+const askTime = 300 * time.Millisecond
+
+// graceTime is how long the others are waited for when most Sentinels have answered.
+const graceTime = 30 * time.Millisecond
+
+// sentinels know where a master is.
+type sentinels struct {
+	opts  *goredis.Options // immutable; how to connect to a Sentinel
+	addrs []string         // immutable
+	name  string           // immutable; of the master
+
+	last atomic.Pointer[string] // the last answer
+}
+
+func newSentinels(master *goredis.Options, addrs []string, name string, auth bool) *sentinels {
+	o := *master
+	if !auth {
+		o.Username, o.Password = "", ""
+	}
+	return &sentinels{opts: &o, addrs: addrs, name: name}
+}
+
+// answer is what one Sentinel says.
+type answer struct {
+	addr  string
+	epoch int64
+	err   error
+}
+
+// master asks all Sentinels and believes the one that knows of the latest failover. When none answers,
+// the master is where it was: that it still is a master is asked at every connect.
+func (s *sentinels) master(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	answers := make(chan answer, len(s.addrs))
+	for _, addr := range s.addrs { // they end with ctx, and are waited for below
+		go func() { answers <- s.ask(ctx, addr) }()
+	}
+	best, good := answer{err: errors.New("redis: no Sentinel is known")}, 0
+	for range s.addrs {
+		a := <-answers
+		if a.err == nil && (best.err != nil || a.epoch > best.epoch) || a.err != nil && best.err != nil {
+			best = a
+		}
+		if a.err == nil {
+			good++
+		}
+		if good == len(s.addrs)/2+1 {
+			defer time.AfterFunc(graceTime, cancel).Stop()
+		}
+	}
+	if best.err == nil {
+		s.last.Store(&best.addr)
+		return best.addr, nil
+	}
+	if last := s.last.Load(); last != nil {
+		return *last, nil
+	}
+	return "", best.err
+}
+
+// ask asks one Sentinel for the address of the master, and the epoch of its last failover.
+func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
+	fail := func(err error) answer { return answer{err: fmt.Errorf("redis: Sentinel %s: %w", addr, err)} }
+	nc, err := s.opts.Dialer(ctx, "tcp", addr)
+	if err != nil {
+		return fail(err)
+	}
+	defer nc.Close()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	c := &conn{nc: nc, addr: addr, timeout: askTime}
+	c.rd = newReader(timedReader{c})
+	if s.opts.Username != "" || s.opts.Password != "" {
+		args := []string{"AUTH", s.opts.Username, s.opts.Password}
+		if s.opts.Username == "" {
+			args = []string{"AUTH", s.opts.Password}
+		}
+		v, err := c.do(args...)
+		if err != nil {
+			return fail(err)
+		}
+		if refused, ok := v.(serverError); ok {
+			return fail(errors.New("authenticate: " + refused.code()))
+		}
+	}
+	v, err := c.do("SENTINEL", "MASTER", s.name)
+	if err != nil {
+		return fail(err)
+	}
+	fields, ok := v.([]any)
+	if refused, bad := v.(serverError); bad {
+		return fail(refused)
+	} else if !ok {
+		return fail(errProtocol)
+	}
+	for i := 0; i+1 < len(fields); i += 2 {
+		if text, _ := fields[i+1].(string); fields[i] == "config-epoch" {
+			a.epoch, _ = strconv.ParseInt(text, 10, 64)
+		}
+	}
+	if v, err = c.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", s.name); err != nil {
+		return fail(err)
+	}
+	pair, _ := v.([]any)
+	if len(pair) != 2 {
+		return fail(errors.New("no master of this name"))
+	}
+	host, _ := pair[0].(string)
+	port, _ := pair[1].(string)
+	a.addr = net.JoinHostPort(host, port)
+	return a
+}

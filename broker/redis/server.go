@@ -1,0 +1,158 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"tether/broker"
+	"tether/broker/internal/lane"
+)
+
+// server is one Redis: how to connect to it, publish there, and keep a lease.
+type server struct {
+	life *life
+	opts *goredis.Options                               // immutable
+	o    Options                                        // immutable; with defaults
+	wire *wire                                          // immutable
+	find func(context.Context) (addr string, err error) // immutable; nil: opts.Addr
+	role bool                                           // immutable; it must be a master
+
+	// moved is told of every redirection, and by whom. Immutable; nil: what is redirected has failed.
+	moved func(r redirection, from string)
+
+	lanes      *lane.Lanes
+	publishers []publisher // by lane
+	failures   atomic.Int64
+	lease      lease
+}
+
+func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {
+	key := leaseKey
+	if o.Prefix != "" {
+		key = o.Prefix + leaseKey
+	}
+	s := &server{
+		life:       l,
+		opts:       opts,
+		o:          o,
+		wire:       w,
+		publishers: make([]publisher, o.Lanes),
+		lease:      lease{log: o.Logger, base: time.Now(), key: func() string { return key }},
+	}
+	s.lanes = lane.New(lane.Options{Lanes: o.Lanes, Timeout: o.PublishTimeout, Check: s.check, Send: s.send})
+	return s
+}
+
+// ping asks the server for an answer.
+func (s *server) ping(ctx context.Context) error {
+	c, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	v, err := c.do("PING")
+	if err != nil {
+		return err
+	}
+	if refused, ok := v.(serverError); ok {
+		return refused
+	}
+	return nil
+}
+
+// dial connects to where the server is now.
+func (s *server) dial(ctx context.Context) (*conn, error) {
+	addr := s.opts.Addr
+	if s.find != nil {
+		var err error
+		if addr, err = s.where(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.dialTo(ctx, addr)
+}
+
+// where asks for the server's address.
+func (s *server) where(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
+	defer cancel()
+	undo, ok := s.life.register(cancel)
+	if !ok {
+		return "", errClosing
+	}
+	defer undo()
+	return s.find(ctx)
+}
+
+// dialTo connects, authenticates, and asks for the connection's name.
+func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
+	defer cancel()
+	undo, ok := s.life.register(cancel)
+	if !ok {
+		return nil, errClosing
+	}
+	nc, err := s.opts.Dialer(ctx, s.opts.Network, addr)
+	undo()
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	c := &conn{nc: nc, addr: addr, timeout: s.o.DialTimeout}
+	c.rd = newReader(timedReader{c})
+	if undo, ok = s.life.register(func() { nc.Close() }); !ok {
+		nc.Close()
+		return nil, errClosing
+	}
+	c.nc = registered{nc, undo}
+	// What ends ctx before the greeting is over ends the connection.
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	err = c.greet(ctx, s.opts, s.role)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	c.timeout = s.o.PublishTimeout
+	c.used = time.Now()
+	return c, nil
+}
+
+// here fails if the server is no longer where c is connected to. Nobody to ask is no reason.
+func (s *server) here(c *conn) error {
+	if s.find == nil {
+		return nil
+	}
+	if addr, err := s.where(context.Background()); err == nil && addr != c.addr {
+		return fmt.Errorf("redis: the master is elsewhere, at %s", addr)
+	}
+	return nil
+}
+
+// close ends publishing, and waits for that.
+func (s *server) close() {
+	s.lanes.Close()
+	s.lanes.Wait()
+	for i := range s.publishers {
+		if p := &s.publishers[i]; p.c != nil {
+			s.discard(p)
+		}
+	}
+}
+
+func (s *server) check(m broker.Message) error {
+	if len(m.Data) > s.o.MaxMessage || len(m.Subject) > s.o.MaxMessage {
+		return fmt.Errorf("%w: more than %d bytes", broker.ErrTooLarge, s.o.MaxMessage)
+	}
+	return nil
+}
+
+var errClosing = errors.New("the broker is closed")
+
+func unavailable(err error) error { return fmt.Errorf("%w: %w", broker.ErrUnavailable, err) }
