@@ -163,6 +163,12 @@ type Kernel struct {
 	Slab int64 `json:"slab"` // sockets, descriptors, and everything else that the kernel allocates in small pieces
 }
 
+// Machine is the time of all processors together, in steps of 10 ms.
+type Machine struct {
+	Busy  time.Duration // what was taken by the hypervisor included
+	Total time.Duration
+}
+
 // CPU is the processor time of a process.
 type CPU struct {
 	Total  time.Duration `json:"total"`  // exact

@@ -123,3 +123,30 @@ func Resident(pid int) int64 {
 	pages, _ := strconv.ParseInt(f[1], 10, 64)
 	return pages * int64(os.Getpagesize())
 }
+
+// ReadMachine reads what all processors together have done.
+func ReadMachine() (Machine, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return Machine{}, fmt.Errorf("proc: %w", err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return Machine{}, fmt.Errorf("proc: /proc/stat begins with %q", line)
+	}
+	const perTick = 10 * time.Millisecond
+	var m Machine
+	for i, text := range f[1:9] { // user nice system idle iowait irq softirq steal; guest is within user
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return Machine{}, fmt.Errorf("proc: /proc/stat: %w", err)
+		}
+		d := time.Duration(n) * perTick
+		m.Total += d
+		if i != 3 && i != 4 {
+			m.Busy += d
+		}
+	}
+	return m, nil
+}

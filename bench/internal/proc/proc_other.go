@@ -20,3 +20,6 @@ func Descriptors() int { return 1024 }
 
 // Resident is 0 here.
 func Resident(int) int64 { return 0 }
+
+// ReadMachine needs Linux.
+func ReadMachine() (Machine, error) { return Machine{}, ErrPlatform }

@@ -28,6 +28,7 @@ type pageTable struct {
 	File string
 	Head row
 	Rows []row
+	Note string
 }
 
 // WritePage writes a page of its own, without scripts and without anything to load, that shows the
@@ -78,7 +79,9 @@ func newSection(s scenario.Scenario, files []*File) section {
 			continue
 		}
 		rows := f.table(own)
-		sec.Tables = append(sec.Tables, pageTable{f.Name, rows[0], rows[1:]})
+		note := &strings.Builder{}
+		f.problems(note, own)
+		sec.Tables = append(sec.Tables, pageTable{f.Name, rows[0], rows[1:], note.String()})
 		for _, peer := range f.Peers(s.Name) {
 			name := peer
 			if len(files) > 1 {

@@ -113,6 +113,7 @@ var Metrics = []Metric{
 	{"pings", "heartbeats answered", "", 0},
 	{"hold_us", "CPU per connection and second", "µs", -1},
 	{"failed", "failed emits", "", -1},
+	{"others_pct", "machine used by others", "%", 0},
 	{"late_p99_ms", "harness late p99", "ms", 0},
 }
 

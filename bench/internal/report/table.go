@@ -27,9 +27,10 @@ func (f *File) table(s scenario.Scenario) (rows []row) {
 		}
 		head = append(head, title)
 	}
-	if s.Limit != "" {
+	yardsticks := f.yardsticks(s)
+	for _, y := range yardsticks {
 		for _, c := range s.Ratios {
-			head = append(head, MetricOf(c).Title+" ÷ "+s.Limit)
+			head = append(head, MetricOf(c).Title+" ÷ "+y)
 		}
 	}
 	if s.Kind == scenario.Emit {
@@ -41,12 +42,12 @@ func (f *File) table(s scenario.Scenario) (rows []row) {
 		for _, c := range s.Columns {
 			r = append(r, cell(f.Value(s.Name, peer, c)))
 		}
-		if s.Limit != "" {
+		for _, y := range yardsticks {
 			for _, c := range s.Ratios {
-				if peer == s.Limit {
+				if peer == y {
 					r = append(r, "1")
 				} else {
-					r = append(r, cell(f.Ratio(s.Name, peer, s.Limit, c)))
+					r = append(r, cell(f.Ratio(s.Name, peer, y, c)))
 				}
 			}
 		}
@@ -61,6 +62,17 @@ func (f *File) table(s scenario.Scenario) (rows []row) {
 		rows = append(rows, r)
 	}
 	return rows
+}
+
+// yardsticks are what the peers of a scenario are divided by: its limit, and others that took part.
+func (f *File) yardsticks(s scenario.Scenario) (names []string) {
+	peers := f.Peers(s.Name)
+	for _, y := range append([]string{s.Limit}, s.Against...) {
+		if slices.Contains(peers, y) {
+			names = append(names, y)
+		}
+	}
+	return names
 }
 
 // cell is a median with the half spread of its repetitions.
@@ -153,9 +165,32 @@ func (f *File) problems(w io.Writer, s scenario.Scenario) {
 				sums["connection: "+why] += n
 			}
 		}
+		f.disturbed(w, s, peer)
 		for _, why := range sortedKeys(sums) {
 			fmt.Fprintf(w, "  %s: %s × %s\n", peer, number(float64(sums[why])), why)
 		}
+	}
+}
+
+// disturbed says when the figures are not only the server's own.
+func (f *File) disturbed(w io.Writer, s scenario.Scenario, peer string) {
+	const tooMuch, tooLate = 10, 5
+	others, late, runs := 0, 0, f.of(s.Name, peer)
+	for _, r := range runs {
+		if r.Metrics["others_pct"] > tooMuch {
+			others++
+		}
+		if r.Metrics["late_p99_ms"] > tooLate {
+			late++
+		}
+	}
+	if others > 0 {
+		fmt.Fprintf(w, "  %s: something else used up to %.0f %% of the machine in %d of %d repetitions\n",
+			peer, f.Value(s.Name, peer, "others_pct").Max, others, len(runs))
+	}
+	if late > 0 {
+		fmt.Fprintf(w, "  %s: the schedule was late, p99 %s ms, in %d of %d repetitions: the emitter or the machine was too busy\n",
+			peer, number(f.Value(s.Name, peer, "late_p99_ms").Max), late, len(runs))
 	}
 }
 

@@ -39,6 +39,7 @@ type cluster struct {
 	nodes   []*server
 	emitter *server // one of nodes, or a process of its own
 	fleets  []*load.Fleet
+	loaders []int         // processes of the fleets
 	readers chan struct{} // one token for each goroutine that reads a process's output
 	reading int
 }
@@ -200,6 +201,7 @@ func (c *cluster) prepare() error {
 			if err != nil {
 				return load.Process{}, err
 			}
+			c.loaders = append(c.loaders, p.PID)
 			return load.Process{In: p.In, Out: p.Out, End: func() { p.Wait(stopTimeout) }}, nil
 		})
 		if err != nil {

@@ -102,7 +102,7 @@ func (c *cluster) stats(ctx context.Context) (all control.Stats, err error) {
 
 // measured is the timed part of a job.
 type measured struct {
-	before, after map[string]proc.CPU
+	before, after reading
 	result        *emit.Result
 	job           emit.Job
 }

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -186,29 +187,47 @@ func (c *cluster) hold(ctx context.Context, w *watch, r *report.Run) error {
 	return nil
 }
 
-// cpu reads what every process has used, by name.
-func (c *cluster) cpu() (map[string]proc.CPU, error) {
-	m := map[string]proc.CPU{}
-	for name, pid := range c.processes() {
-		v, err := proc.ReadCPU(pid)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		m[name] = v
-	}
-	return m, nil
+// reading is what was used up to a moment.
+type reading struct {
+	by      map[string]proc.CPU // the servers, by name
+	ours    time.Duration       // of them, the clients, and this process
+	machine proc.Machine
 }
 
-// used notes the difference of two readings in r, and returns the µs of the nodes and of all.
-func (c *cluster) used(r *report.Run, before, after map[string]proc.CPU) (nodes, all float64) {
+// cpu reads what everything has used.
+func (c *cluster) cpu() (r reading, err error) {
+	r.by = map[string]proc.CPU{}
+	for name, pid := range c.processes() {
+		if r.by[name], err = proc.ReadCPU(pid); err != nil {
+			return r, fmt.Errorf("%s: %w", name, err)
+		}
+		r.ours += r.by[name].Total
+	}
+	for _, pid := range append([]int{os.Getpid()}, c.loaders...) {
+		v, err := proc.ReadCPU(pid)
+		if err != nil {
+			return r, err
+		}
+		r.ours += v.Total
+	}
+	r.machine, err = proc.ReadMachine()
+	return r, err
+}
+
+// used notes the difference of two readings in r, and returns the µs of the nodes and of all servers.
+func (c *cluster) used(r *report.Run, before, after reading) (nodes, all float64) {
 	r.CPU = map[string]float64{}
-	for name := range after {
-		us := float64(after[name].Sub(before[name]).Total) / float64(time.Microsecond)
+	for name := range after.by {
+		us := float64(after.by[name].Sub(before.by[name]).Total) / float64(time.Microsecond)
 		r.CPU[name] = us
 		all += us
 		if slices.ContainsFunc(c.nodes, func(n *server) bool { return n.Name == name }) {
 			nodes += us
 		}
+	}
+	busy, total := after.machine.Busy-before.machine.Busy, after.machine.Total-before.machine.Total
+	if total > 0 {
+		r.Metrics["others_pct"] = max(100*float64(busy-(after.ours-before.ours))/float64(total), 0)
 	}
 	return nodes, all
 }

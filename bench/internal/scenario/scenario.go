@@ -75,8 +75,9 @@ type Scenario struct {
 	Ready      string   `json:"ready,omitempty"` // event after which a connection is up; empty: CONNECT's answer
 
 	Limit   string   `json:"limit,omitempty"`   // what it is compared with: phys, floor, or a peer
+	Against []string `json:"against,omitempty"` // peers that it is compared with, too, when they are measured
 	Columns []string `json:"columns"`           // metrics of the table, the first is the headline
-	Ratios  []string `json:"ratios,omitempty"`  // metrics that are divided by the limit's
+	Ratios  []string `json:"ratios,omitempty"`  // metrics that are divided by the limit's and by those of Against
 	Minimum int      `json:"minimum,omitempty"` // repetitions; default 1
 }
 
