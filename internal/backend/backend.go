@@ -119,6 +119,11 @@ func named(t testing.TB, p product, address string) *Server {
 func binary(t testing.TB, p product, path string, args []string) *Server {
 	t.Helper()
 	host, port := freePort(t)
+	return processAt(t, p, path, host, port, args)
+}
+
+func processAt(t testing.TB, p product, path, host, port string, args []string) *Server {
+	t.Helper()
 	addr := net.JoinHostPort(host, port)
 	proc := &process{
 		path:  path,
@@ -138,6 +143,11 @@ func binary(t testing.TB, p product, path string, args []string) *Server {
 func standIn(t testing.TB, p product, args []string) *Server {
 	t.Helper()
 	host, port := freePort(t)
+	return standInAt(t, p, host, port, args)
+}
+
+func standInAt(t testing.TB, p product, host, port string, args []string) *Server {
+	t.Helper()
 	addr := net.JoinHostPort(host, port)
 	var end func()
 	s := &Server{
