@@ -1,4 +1,4 @@
-.PHONY: all test race fuzz bench ci quickstart
+.PHONY: all test race fuzz bench mutants soak ci quickstart
 
 FUZZTIME ?= 60s
 
@@ -23,6 +23,15 @@ fuzz:
 # Every Go benchmark once; see bench for load tests.
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# Bugs planted into the hub, one build each: the simulator has to find all. About two minutes.
+mutants:
+	go test ./internal/sim -run Mutant -mutants -count 1 -timeout 30m -v
+
+# The tests of internal/soak in their long versions, each for SOAK; real servers are required.
+SOAK ?= 10m
+soak:
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
 
 # What the continuous integration runs: installs the real parts (Debian), fails without them.
 ci:

@@ -27,6 +27,8 @@ type client struct {
 	rec       *ledger.Receiver
 	done      chan struct{} // closed when it has ended
 
+	hesitation time.Duration // of the hub's goroutine, before the answer to CONNECT
+
 	saying sync.Mutex // held while something is said, so that it is said in order
 
 	mu        sync.Mutex
@@ -68,10 +70,11 @@ func (w *world) connect(n *node, namespace string, a auth, rng *rand.Rand) *clie
 	c := &client{
 		w: w, n: w.nextClient(), node: n, namespace: namespace, user: a.User,
 		done: make(chan struct{}), rng: rng,
-		stays:     make(map[string]*ledger.Stay),
-		moved:     make(map[string]time.Time),
-		pending:   make(map[string]*ledger.Stay),
-		questions: make(map[string]func(bool)),
+		hesitation: time.Duration(rng.IntN(3)) * 5 * time.Millisecond / 2,
+		stays:      make(map[string]*ledger.Stay),
+		moved:      make(map[string]time.Time),
+		pending:    make(map[string]*ledger.Stay),
+		questions:  make(map[string]func(bool)),
 	}
 	c.wire = &wire{client: c, queue: make(chan sent, wireSize), closed: make(chan struct{})}
 	c.rec = w.book.Receiver(fmt.Sprintf("client %d, user %q", c.n, c.user), n.name)

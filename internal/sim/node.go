@@ -68,6 +68,9 @@ func (w *world) start() *node {
 		defer close(n.ended)
 		err := h.Run(ctx)
 		n.bury()
+		if left := h.Stats().Connections; left > 0 && !n.isDead() {
+			w.violate("Run of %s has returned, and %d connections are left", n.name, left)
+		}
 		n.mu.Lock()
 		n.err = err
 		n.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 var (
 	oneSeed   = flag.Int64("seed", -1, "run this seed alone, and with -v say what was done")
 	firstSeed = flag.Uint64("first", 0, "begin with this seed")
-	seedCount = flag.Int("seeds", count("TETHER_SIM_SEEDS", 1000), "run so many seeds; also TETHER_SIM_SEEDS")
+	seedCount = flag.Int("seeds", count("TETHER_SIM_SEEDS", defaultSeeds), "run so many seeds; also TETHER_SIM_SEEDS")
 )
 
 func count(env string, def int) int {

@@ -1,0 +1,197 @@
+package sim
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var plantSource = flag.Bool("mutants", false, "plant bugs into the hub's source; see make mutants")
+
+// mutant is a bug planted into the source of the hub: one piece of text replaced by another.
+type mutant struct {
+	name     string
+	file     string // below the hub's folder
+	old, new string
+}
+
+var mutants = []mutant{
+	{
+		"join does not wait for the confirmation", "interest.go",
+		"	if m.room.subscribed {\n		sh.mu.Unlock()\n		return nil\n	}\n	in.mu.Lock()",
+		"	if m.room != nil {\n		sh.mu.Unlock()\n		return nil\n	}\n	in.mu.Lock()",
+	}, {
+		"unsubscribe without looking again", "interest.go",
+		"		again := r.edgeLocked()\n		gone := !again && !subscribed",
+		"		again := false\n		gone := !again && !subscribed",
+	}, {
+		"a room that is being unsubscribed counts as subscribed", "interest.go",
+		"			r.busy, r.subscribed = true, false // who joins now must wait for the next round",
+		"			r.busy = true",
+	}, {
+		"a subscription that failed counts as made", "interest.go",
+		"		in.settle(wanted, subscribed == nil)",
+		"		in.settle(wanted, true)",
+	}, {
+		"nobody tries again after a failure", "interest.go",
+		"		if again {\n			in.enqueue(r)\n		}", "		if again && subscribed {\n			in.enqueue(r)\n		}",
+	}, {
+		"the gap is not passed on", "run.go",
+		"	if h.options.OnGap != nil {", "	if h.options.OnGap != nil && g.From.IsZero() {",
+	}, {
+		"the state is kept at the first sign of life", "run.go",
+		"		h.log.Error(\"broker does not answer\", \"error\", err)",
+		"		h.log.Error(\"broker does not answer\", \"error\", err)\n		return",
+	}, {
+		"what is emitted to a connecting socket is not held", "socket.go",
+		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.hold(p)",
+		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.conn.Send(p)",
+	}, {
+		"what was held is let go after what comes later", "connect.go",
+		"	s.state.Store(stateWelcome)\n", "	s.state.Store(stateConnected)\n",
+	}, {
+		"what was held is forgotten", "connect.go",
+		"		for _, p := range held {\n			s.conn.Send(p)\n		}", "		clear(held)",
+	}, {
+		"the answer comes before the socket is reachable", "connect.go",
+		"	_, err := s.join(ctx, 0, Everyone)\n	return err",
+		"	go s.join(s.client.hub.handlerContext, 0, Everyone)\n	return nil",
+	}, {
+		"the connection is closed before DISCONNECT is sent", "socket.go",
+		"	s.kick()\n	if !closeConnection {", "	if closeConnection {\n		s.conn.Close(ReasonServerDisconnect)\n	}\n	s.kick()\n	if !closeConnection {",
+	}, {
+		"a socket that ends stays in its rooms", "socket.go",
+		"	for i := range s.seats { // nobody changes them now\n", "	for i := range s.seats[:len(s.seats)/2] {\n",
+	}, {
+		"Leave leaves the subscription", "interest.go",
+		"	if in.index.leave(m) {\n		in.enqueue(m.room)\n	}", "	in.index.leave(m)",
+	}, {
+		"exceptions do not count on other rooms", "deliver.go",
+		"		if s.in(r) {\n			return true", "		if s.in(r) {\n			return false",
+	}, {
+		"a union reaches a socket once for each room", "emitter.go",
+		"			except = append(slices.Clip(except), to[:i]...)\n			shared = nil", "			_, shared = i, nil",
+	}, {
+		"a socket's place is trusted without its ID", "deliver.go",
+		"	if s == nil || s.id != id || string(", "	if s == nil || string(",
+	}, {
+		"Emit tries again", "emitter.go",
+		"	reach, err := e.post.broker.Publish(ctx, msgs...)\n",
+		"	reach, err := e.post.broker.Publish(ctx, msgs...)\n	if err != nil {\n		reach, err = e.post.broker.Publish(ctx, msgs...)\n	}\n",
+	}, {
+		"Emit hides the broker's error", "emitter.go",
+		"	if err != nil {\n		return receipts, fmt.Errorf(\"hub: emit: %w\", err)\n	}", "	_, _ = fmt.Errorf, err",
+	}, {
+		"fan-out stops at the first socket that takes no more", "deliver.go",
+		"		n++\n		if s.push(p) != nil {\n			dropped++\n		}\n	}\n	h.sent(n, dropped)\n	if h.watched.Load() {\n		h.watch(r, p, nil)",
+		"		n++\n		if s.push(p) != nil {\n			dropped++\n			break\n		}\n	}\n	h.sent(n, dropped)\n	if h.watched.Load() {\n		h.watch(r, p, nil)",
+	}, {
+		"fan-out forgets everybody but the first", "index.go",
+		"	c := r.rest.Load()\n	if c == nil {\n		return\n	}\n	for _, b", "	c := r.rest.Load()\n	if c == nil || r.first.Load() != nil {\n		return\n	}\n	for _, b",
+	}, {
+		"a place is handed out that is not free", "index.go",
+		"	c.free = append(c.free, place)\n", "	c.free = append(c.free, place, place)\n",
+	}, {
+		"a tombstone ends a search", "index.go",
+		"		if r == nil {\n			return nil\n		}\n		if r.hash == hash", "		if r == nil || r == tombstone {\n			return nil\n		}\n		if r.hash == hash",
+	}, {
+		"a connection that has ended stays in the roster", "client.go",
+		"	for _, s := range c.all() {\n		s.leave(reason)\n	}\n	c.hub.detach(c)", "	for _, s := range c.all() {\n		s.leave(reason)\n	}",
+	}, {
+		"attachments are cut off", "envelope.go",
+		"		p.binary = append(p.binary, attachment)", "		p.binary = append(p.binary, attachment)[:1]\n		p.binary[0].to--",
+	}, {
+		"events are handled each by a goroutine of its own", "inbox.go",
+		"		for i := range tasks {\n			c.handle(&tasks[i])",
+		"		for i := range tasks {\n			if t := tasks[i]; t.message != nil && i%2 == 1 {\n				go func() { c.handle(&t); c.handled(in, t.size) }()\n				continue\n			}\n			c.handle(&tasks[i])",
+	}, {
+		"a disconnect of all nodes reaches the first socket only", "deliver.go",
+		"		if !x.has(s) {\n			s.Disconnect(closeConnections)\n		}\n	}\n	return n",
+		"		if !x.has(s) {\n			s.Disconnect(closeConnections)\n			break\n		}\n	}\n	return n",
+	}, {
+		"the greeting is sent to whoever is registered again", "register.go",
+		"	if fresh && !h.options.Greeting.Off {", "	if !h.options.Greeting.Off {\n		if err := s.greet(); err != nil {\n			return err\n		}",
+	}, {
+		"the oldest device may stay", "devices.go",
+		"		for _, r := range all[:excess] {", "		for _, r := range all[:0] {",
+	}, {
+		"the drain does not wait until the connections have ended", "run.go",
+		"	clients = nil\n	ticker.Reset(drainPoll)", "	if clients = nil; window >= 0 {\n		return\n	}\n	ticker.Reset(drainPoll)",
+	},
+}
+
+// path is where the mutant's file is, seen from this folder.
+func (m mutant) path() string { return filepath.Join("..", "..", "hub", m.file) }
+
+func (m mutant) apply() (source string, ok bool, err error) {
+	text, err := os.ReadFile(m.path())
+	if err != nil {
+		return "", false, err
+	}
+	return strings.Replace(string(text), m.old, m.new, 1), strings.Count(string(text), m.old) == 1, nil
+}
+
+// Bugs in the hub's source are found by the seeds that CI runs. Each takes a build.
+func TestEveryMutantIsFound(t *testing.T) {
+	if !*plantSource {
+		t.Skip("run by make mutants: each bug takes a build of its own")
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) { m.find(t) })
+	}
+}
+
+func (m mutant) find(t *testing.T) {
+	source, ok, err := m.apply()
+	if err != nil || !ok {
+		t.Fatalf("does not fit the source (%v)", err)
+	}
+	dir := t.TempDir()
+	changed := filepath.Join(dir, m.file)
+	original, err := filepath.Abs(m.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	list, err := json.Marshal(map[string]any{"Replace": map[string]string{original: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{changed: source, overlay: string(list)} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	binary := filepath.Join(dir, "sim.test")
+	if out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("does not compile: %v\n%s", err, out)
+	}
+	cmd := exec.Command(binary, "-test.run", "^TestSeeds$", "-test.timeout", "2m", "-seeds", strconv.Itoa(count("TETHER_SIM_SEEDS", 1000)))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Error("not found")
+		return
+	}
+	t.Log(evidence(string(out)))
+}
+
+// evidence is what a run complained about first.
+func evidence(out string) string {
+	lines := strings.Split(out, "\n")
+	for i, line := range lines {
+		if strings.Contains(line, " violations:") && i+1 < len(lines) {
+			return strings.TrimSpace(lines[i+1])
+		}
+	}
+	for _, line := range lines {
+		if strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") {
+			return line
+		}
+	}
+	return out[:min(len(out), 300)]
+}

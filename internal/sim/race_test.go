@@ -1,0 +1,6 @@
+//go:build race
+
+package sim
+
+// The race detector makes a run about ten times slower.
+const defaultSeeds = 200
