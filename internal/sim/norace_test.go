@@ -3,3 +3,5 @@
 package sim
 
 const defaultSeeds = 1000
+
+const raceDetector = false
