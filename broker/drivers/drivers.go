@@ -14,18 +14,23 @@ import (
 	"tether/broker/redis"
 )
 
-// Mux returns a mux with the schemes redis, rediss, nats, tls (NATS over TLS) and memory.
+// Mux returns a mux with the schemes redis, redis+sentinel, redis+cluster, the same with rediss (TLS),
+// nats, tls (NATS over TLS) and memory.
 //
 // Brokers of memory://NAME that are opened through the same Mux value are nodes on one bus, which the
 // name tells from other buses; the empty name is one, too.
 func Mux() broker.Mux {
 	b := &buses{named: map[string]*memory.Bus{}}
 	return broker.Mux{
-		"redis":  redis.Open,
-		"rediss": redis.Open,
-		"nats":   nats.Open,
-		"tls":    nats.Open,
-		"memory": b.open,
+		"redis":           redis.Open,
+		"rediss":          redis.Open,
+		"redis+sentinel":  redis.Open,
+		"rediss+sentinel": redis.Open,
+		"redis+cluster":   redis.Open,
+		"rediss+cluster":  redis.Open,
+		"nats":            nats.Open,
+		"tls":             nats.Open,
+		"memory":          b.open,
 	}
 }
 

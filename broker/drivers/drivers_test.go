@@ -75,7 +75,7 @@ func TestTheSchemesOpenTheirDrivers(t *testing.T) {
 			t.Errorf("%s: got %d", url, got)
 		}
 	}
-	want := []string{"memory", "nats", "redis", "rediss", "tls"}
+	want := []string{"memory", "nats", "redis", "redis+cluster", "redis+sentinel", "rediss", "rediss+cluster", "rediss+sentinel", "tls"}
 	if got := slices.Sorted(maps.Keys(m)); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

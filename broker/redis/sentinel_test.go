@@ -3,70 +3,116 @@ package redis_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
 	"tether/broker"
+	"tether/broker/brokertest"
+	"tether/broker/redis"
 	"tether/internal/backend"
 )
 
-// startSentinel watches the master at addr, and returns the address of the Sentinel.
-func startSentinel(t *testing.T, addr string) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
+// opened returns the broker that a URL names, through the mux that takes several hosts.
+func opened(tb testing.TB, rawURL string) broker.Broker {
+	tb.Helper()
+	var mux = broker.Mux{}
+	for _, scheme := range []string{"redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"} {
+		mux[scheme] = redis.Open
+	}
+	b, err := mux.Open(context.Background(), rawURL)
 	if err != nil {
-		t.Skip("needs a redis-server to run as a Sentinel")
+		tb.Fatal(err)
 	}
-	host, masterPort, _ := net.SplitHostPort(addr)
-	port := freePort(t)
-	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := fmt.Sprintf("bind 127.0.0.1\nport %s\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
-		port, host, masterPort)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	tb.Cleanup(func() { b.Close() })
+	return b
+}
+
+func TestBrokerContractOnSentinel(t *testing.T) {
+	s := backend.RedisSentinels(t, backend.RedisProduct)
+	both := func(f func(*backend.Server)) func(testing.TB) {
+		return func(testing.TB) { f(s.Nodes[1]); f(s.Nodes[0]) } // the replica first, so that it cannot take over
 	}
-	cmd := exec.Command(path, config, "--sentinel")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+	brokertest.Run(t, brokertest.Harness{
+		New:     func(tb testing.TB) broker.Broker { return opened(tb, s.URL) },
+		MaxData: 16 << 20,
+		Stop:    both((*backend.Server).Stop),
+		Start:   both((*backend.Server).Start),
+		Pause:   both((*backend.Server).Pause),
+		Resume:  both((*backend.Server).Resume),
 	})
-	return net.JoinHostPort("127.0.0.1", port)
+}
+
+func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a failover takes seconds")
+	}
+	s := backend.RedisSentinels(t, backend.RedisProduct)
+	for _, how := range []struct {
+		name string
+		end  func(*backend.Server)
+	}{{"the master dies", (*backend.Server).Stop}, {"the master falls silent", (*backend.Server).Pause}} {
+		t.Run(how.name, func(t *testing.T) {
+			master := s.Master()
+			l := startLoad(t, opened(t, s.URL), opened(t, s.URL), 20)
+			begin := time.Now()
+			how.end(master)
+			l.awaitState(false)
+			for s.Master() == master || s.Master() == nil {
+				if time.Since(begin) > 20*time.Second {
+					t.Fatal("the Sentinels elect nobody")
+				}
+				<-time.After(5 * time.Millisecond)
+			}
+			elected := time.Now()
+			up := l.awaitState(true)
+			t.Logf("elected after %v, subscribed %v later", elected.Sub(begin).Round(time.Millisecond), up.Sub(elected).Round(time.Millisecond))
+			if up.Sub(elected) > time.Second {
+				t.Errorf("subscribed %v after the election", up.Sub(elected))
+			}
+			if lost := l.finish(); lost == 0 && len(l.gaps) == 0 {
+				t.Error("no gap was reported")
+			}
+			if how.name == "the master dies" {
+				master.Start()
+			} else {
+				master.Resume()
+			}
+			awaitReplica(t, master.Addr)
+		})
+	}
+}
+
+// awaitReplica waits until a former master follows the new one, so that another failover is possible.
+func awaitReplica(t *testing.T, addr string) {
+	t.Helper()
+	client := goredis.NewClient(&goredis.Options{Addr: addr})
+	defer client.Close()
+	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		info, err := client.Info(context.Background(), "replication").Result()
+		if err == nil && strings.Contains(info, "master_link_status:up") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the former master does not follow: %v, %s", err, info)
+		}
+	}
 }
 
 func TestAClientOfSentinelFollowsItsMaster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a failover takes seconds")
 	}
-	master := backend.Redis(t, "--maxclients", "1000")
-	host, port, _ := net.SplitHostPort(master.Addr)
-	replica := backend.Redis(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
-	watcher := startSentinel(t, master.Addr)
-	sentinel := goredis.NewSentinelClient(&goredis.Options{Addr: watcher})
-	defer sentinel.Close()
+	s := backend.RedisSentinels(t, backend.RedisProduct)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for { // until the Sentinel knows the replica
-		replicas, err := sentinel.Replicas(ctx, "main").Result()
-		if err == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok" {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("the Sentinel knows %v, %v", replicas, err)
-		}
-		<-time.After(50 * time.Millisecond)
+	var sentinels []string
+	for _, w := range s.Sentinels {
+		sentinels = append(sentinels, w.Addr)
 	}
-
-	client := goredis.NewFailoverClient(&goredis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{watcher}})
+	client := goredis.NewFailoverClient(&goredis.FailoverOptions{MasterName: s.Name, SentinelAddrs: sentinels})
 	defer client.Close()
 	b, err := newBroker(client)
 	if err != nil {
@@ -86,7 +132,7 @@ func TestAClientOfSentinelFollowsItsMaster(t *testing.T) {
 		t.Fatalf("before: %v, %v", reach, err)
 	}
 	<-got
-	master.Stop()
+	s.Nodes[0].Stop()
 	select {
 	case g := <-gaps:
 		t.Logf("a gap of %v: %v", g.To.Sub(g.From).Round(time.Millisecond), g.Cause)
@@ -105,7 +151,7 @@ func TestAClientOfSentinelFollowsItsMaster(t *testing.T) {
 	if m := <-got; string(m.Data) != "after" {
 		t.Errorf("got %q", m.Data)
 	}
-	admin := goredis.NewClient(&goredis.Options{Addr: replica.Addr})
+	admin := goredis.NewClient(&goredis.Options{Addr: s.Nodes[1].Addr})
 	defer admin.Close()
 	if n := admin.PubSubNumSub(ctx, "s").Val()["s"]; n != 1 {
 		t.Errorf("the new master has %d subscribers", n)
