@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// onEpoll is set in an environment in which every server of the tests is to use epoll.
+const onEpoll = "TETHER_TRANSPORT_EPOLL"
+
 // wait bounds what a test waits for; it is long because the machine may be slow.
 const wait = 20 * time.Second
 
@@ -89,6 +92,7 @@ func (s *server) start(accept func(hub.Conn, *http.Request) (Receiver, error), o
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Epoll = o.Epoll || os.Getenv(onEpoll) != ""
 	s.h = NewEngine(accept, o)
 	hs := httptest.NewUnstartedServer(s.h)
 	hs.Config = NewServer("", s.h)

@@ -34,9 +34,9 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		s.mu.Unlock()
 		return nil, r, false
 	}
-	if s.pong != nil {
-		w.buf = appendPongFrame(w.buf, s.pong)
-		s.pong = nil
+	if pong := s.pongLocked(); pong != nil {
+		w.buf = appendPongFrame(w.buf, pong)
+		s.extra.pong = nil
 	}
 	if s.ping {
 		w.buf = append(w.buf, frameEnginePing...)
@@ -90,7 +90,7 @@ func (s *session) wrote(r round) {
 		return
 	}
 	c := s.carrier
-	end := s.endLocked(s.reason)
+	end := s.endLocked(s.extra.reason)
 	s.mu.Unlock()
 	end.carrier = nil
 	c.finish()
@@ -112,7 +112,7 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 	}
 	s.mu.Lock()
 	s.queued -= p.Size()
-	if s.state == stateEnded || s.queue.empty() && !s.ping && s.pong == nil && s.state == stateOpen {
+	if s.state == stateEnded || s.queue.empty() && !s.ping && s.pongLocked() == nil && s.state == stateOpen {
 		s.writing = false
 	} else {
 		s.h.flushers.push(s)
@@ -122,6 +122,9 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 
 // flush writes one round of s and reports whether there may be more.
 func (s *session) flush(w *writer) bool {
+	if !s.carrier.resume() {
+		return false
+	}
 	b, r, own := w.take(s)
 	if len(b) == 0 {
 		return false

@@ -8,10 +8,9 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// library is the WebSocket library's part: the answer to the handshake, and unmasking and joining the
-// frames of a portable connection. It reads from the connection what [websocket.Read] has checked,
-// and everything it would write but that answer is left out: what a client gets comes from its
-// session.
+// library is the WebSocket library's part: unmasking and joining the frames of a portable connection.
+// It reads from the connection what [websocket.Read] has checked, and everything it would write is
+// left out: what a client gets comes from its session.
 type library struct {
 	upgrader *gws.Upgrader
 }
@@ -30,13 +29,13 @@ func newLibrary(o Options) *library {
 // libraryConn is the library's part of a connection.
 type libraryConn = gws.Conn
 
-// accept writes the answer to a handshake that has been checked to w, and returns what to read with.
-func (l *library) accept(w *websocket, key string) (*libraryConn, error) {
+// accept returns what to read from w with.
+func (l *library) accept(w *websocket) (*libraryConn, error) {
 	r := &http.Request{Method: http.MethodGet, Header: http.Header{
 		"Connection":            {"Upgrade"},
 		"Upgrade":               {"websocket"},
 		"Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key":     {key},
+		"Sec-Websocket-Key":     {"dGhlIHNhbXBsZSBub25jZQ=="}, // any: it has been answered
 	}}
 	return l.upgrader.UpgradeFromConn(w, bufio.NewReaderSize(w, headSize), r)
 }

@@ -11,8 +11,6 @@
 package transport
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"runtime"
@@ -37,17 +35,18 @@ type Handler struct {
 	wheel     wheel
 	flushers  flushers
 	workers   workers
+	poller    poller
 	backlogs  sync.Pool    // of *backlog
 	buffers   buffers      // for reading
 	writers   sync.Pool    // of *writer, for goroutines that wait for a client
 	lastWrite atomic.Int64 // of a Send, in nanoseconds of now
 
 	mu           sync.Mutex
-	sessions     map[string]*session // guarded by mu
-	closed       bool                // guarded by mu: no more sessions
-	down         bool                // guarded by mu: no more goroutines of connections
-	sessionsLeft sync.WaitGroup      // until their receivers were told; added to under mu
-	conns        sync.WaitGroup      // goroutines of WebSocket connections; added to while a session is left, or under mu
+	sessions     registry       // guarded by mu
+	closed       bool           // guarded by mu: no more sessions
+	down         bool           // guarded by mu: no more goroutines of connections
+	sessionsLeft sync.WaitGroup // until their receivers were told; added to under mu
+	conns        sync.WaitGroup // WebSocket connections and goroutines of theirs; added to while a session is left, or under mu
 }
 
 // NewHandler serves the clients of a hub. Mount it at Options.Path.
@@ -66,10 +65,9 @@ func NewHandler(h *hub.Hub, o Options) *Handler {
 // 503, or 403 when the error is neither [hub.ErrFull] nor [hub.ErrDraining]. It must not keep r.
 func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options) *Handler {
 	h := &Handler{
-		o:        o.withDefaults(),
-		accept:   accept,
-		started:  time.Now(),
-		sessions: make(map[string]*session),
+		o:       o.withDefaults(),
+		accept:  accept,
+		started: time.Now(),
 	}
 	h.library = newLibrary(h.o)
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
@@ -97,7 +95,7 @@ func (h *Handler) wroteAt() { h.lastWrite.Store(h.now()) }
 func (h *Handler) Len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.sessions)
+	return h.sessions.len()
 }
 
 // ServeHTTP implements [http.Handler].
@@ -178,10 +176,14 @@ func validHeader(s string) bool {
 	return true
 }
 
-func (h *Handler) session(id string) *session {
+func (h *Handler) session(sid string) *session {
+	key, ok := parseID(sid)
+	if !ok {
+		return nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.sessions[id]
+	return h.sessions.find(key)
 }
 
 // open makes a session and has it accepted. It is to be started, or abandoned.
@@ -195,11 +197,11 @@ func (h *Handler) open(r *http.Request, polling bool) (*session, *refusal) {
 	case h.closed:
 		h.mu.Unlock()
 		return nil, errDraining
-	case h.o.MaxConns > 0 && len(h.sessions) >= h.o.MaxConns:
+	case h.o.MaxConns > 0 && h.sessions.len() >= h.o.MaxConns:
 		h.mu.Unlock()
 		return nil, errFull
 	}
-	h.sessions[s.id] = s
+	h.sessions.add(s)
 	h.sessionsLeft.Add(1)
 	h.mu.Unlock()
 
@@ -241,16 +243,8 @@ func (s *session) abandon() {
 
 func (h *Handler) forget(s *session) {
 	h.mu.Lock()
-	delete(h.sessions, s.id)
+	h.sessions.remove(s)
 	h.mu.Unlock()
-}
-
-// newID is a session ID in the form of the reference server's: 20 characters, and all of its 15
-// bytes are random, because who knows it can take the session's place.
-func newID() string {
-	var b [15]byte
-	rand.Read(b[:])
-	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // handshake is the open packet, wire protocol section 1.2.
@@ -281,10 +275,7 @@ func (h *Handler) upgrades() bool {
 func (h *Handler) Close() error {
 	h.mu.Lock()
 	h.closed = true
-	all := make([]*session, 0, len(h.sessions))
-	for _, s := range h.sessions {
-		all = append(all, s)
-	}
+	all := h.sessions.all()
 	h.mu.Unlock()
 	for _, s := range all {
 		s.leave()
@@ -294,6 +285,7 @@ func (h *Handler) Close() error {
 	h.down = true
 	h.mu.Unlock()
 	h.conns.Wait()
+	h.poller.stop()
 	h.wheel.stop()
 	h.flushers.stop()
 	h.workers.stop()

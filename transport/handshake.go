@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"bytes"
+	"crypto/sha1"
 	"encoding/base64"
 	"net/http"
 	"strings"
@@ -25,6 +27,18 @@ func checkHandshake(r *http.Request) *refusal {
 		return errHandshake
 	}
 	return nil
+}
+
+// handshakeAnswer is the answer of RFC 6455 section 4.2.2 to a handshake with key, and more headers.
+func handshakeAnswer(key string, more http.Header) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	b := bytes.NewBuffer(make([]byte, 0, 512))
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
+	b.WriteString(base64.StdEncoding.EncodeToString(sum[:]))
+	b.WriteString("\r\n")
+	more.Write(b)
+	b.WriteString("\r\n")
+	return b.Bytes()
 }
 
 // hasToken reports whether one of the comma-separated values of a header is token.

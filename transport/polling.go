@@ -45,10 +45,10 @@ func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if h.o.Cookie != "" {
-		w.Header().Add("Set-Cookie", h.o.Cookie+"="+s.id+"; Path=/; HttpOnly; SameSite=Lax")
+		w.Header().Add("Set-Cookie", h.o.Cookie+"="+s.ID()+"; Path=/; HttpOnly; SameSite=Lax")
 	}
 	s.start(nil)
-	if !h.writePayload(w, []byte(h.handshake(s.id, h.upgrades()))) {
+	if !h.writePayload(w, []byte(h.handshake(s.ID(), h.upgrades()))) {
 		s.fail(hub.ReasonTransportError)
 	}
 }
@@ -101,7 +101,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	s.queued -= rd.size
 	var end ending
 	if rd.final && s.state != stateEnded {
-		end = s.endLocked(s.reason)
+		end = s.endLocked(s.extra.reason)
 	}
 	s.mu.Unlock()
 	end.do()

@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -41,36 +42,58 @@ type Receiver interface {
 // session is an Engine.IO session: what a client is to the server, whatever carries it. It is the
 // [hub.Conn] of its receiver.
 //
-// An idle session on WebSocket is held by the handler's map and by the wheel, and owns nothing but
-// itself and its carrier. Everything else here is nil then.
+// An idle session on WebSocket is held by the handler's registry and by the wheel, and owns nothing but
+// itself and its carrier. Everything else here is nil then. There are many of them, so the fields lie
+// close together.
 type session struct {
 	h        *Handler
-	id       string
 	receiver Receiver // set before the first carrier
+	id       id
 
-	prev, next *session // guarded by wheel.mu: neighbours in a slot
+	state      uint8  // guarded by mu
+	code       uint16 // guarded by mu: of the close frame, 0 for none
+	writing    bool   // guarded by mu: one writer has the session: a Send, a flusher, or the carrier
+	ping       bool   // guarded by mu: a ping waits to be written
+	awaiting   bool   // guarded by mu: a ping was sent, its pong has not come
+	delivering bool   // guarded by mu: the receiver is being called, or the session is not started
+	paused     bool   // guarded by mu: reading waits for the receiver
+	told       bool   // guarded by mu: the receiver was told of the end, or is about to be
+
 	slot       int32    // guarded by wheel.mu
+	prev, next *session // guarded by wheel.mu: neighbours in a slot
 
 	dirty *session // guarded by flushers.mu: next in their list
 
-	mu         sync.Mutex
-	state      uint8
-	writing    bool   // one writer has the session: a Send, a flusher, or the carrier
-	ping       bool   // a ping waits to be written
-	awaiting   bool   // a ping was sent, its pong has not come
-	delivering bool   // the receiver is being called, or the session is not started
-	paused     bool   // reading waits for the receiver
-	told       bool   // the receiver was told of the end, or is about to be
-	code       uint16 // of the close frame, 0 for none
-	queue      queue
-	queued     int        // bytes in queue and being written
-	due        int64      // when tick has something to do, in nanoseconds of Handler.now
-	since      int64      // when delivering or paused began, likewise
-	pong       []byte     // payload of the last WebSocket ping if it waits for its answer, else nil
-	reason     hub.Reason // of the end; set with state
-	gone       chan struct{}
-	carrier    carrier // the WebSocket connection; nil on polling
-	poll       *poll   // nil for a session that began on WebSocket
+	mu      sync.Mutex
+	queue   queue
+	queued  int     // bytes in queue and being written
+	due     int64   // when tick has something to do, in nanoseconds of Handler.now
+	since   int64   // when delivering or paused began, likewise
+	carrier carrier // the WebSocket connection; nil on polling
+	poll    *poll   // nil for a session that began on WebSocket
+	extra   *extra  // nil until there is something in it
+}
+
+// extra is what few sessions have. It is guarded by the session's lock.
+type extra struct {
+	pong   []byte        // payload of the last WebSocket ping if it waits for its answer, else nil
+	gone   chan struct{} // closed at the end; nil unless somebody waits for it
+	reason hub.Reason    // of the end; set with state
+}
+
+func (s *session) extraLocked() *extra {
+	if s.extra == nil {
+		s.extra = new(extra)
+	}
+	return s.extra
+}
+
+// pongLocked is what a WebSocket ping is to be answered with, nil for nothing.
+func (s *session) pongLocked() []byte {
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.pong
 }
 
 // carrier is a WebSocket connection under a session.
@@ -85,6 +108,18 @@ type carrier interface {
 	// session.wrote.
 	drain(rest []byte, r round)
 
+	// resume goes on with what drain was given, when a flusher has the session for that. It reports
+	// whether nothing of it is left, and the flusher may go on.
+	resume() bool
+
+	// deadlinesLocked are the times, as session.due, at which a write that stands still and a message
+	// that has begun are given up; never for those that tick has nothing to do with.
+	deadlinesLocked() (write, message int64)
+
+	// overdueLocked stops reading because of the message's deadline. What it returns is called
+	// without the lock, unless it is nil.
+	overdueLocked() func()
+
 	// finish ends the connection after a close frame: nothing more is sent, and what the client
 	// still sends is read for a moment, so that nothing that was written is lost by a reset.
 	finish()
@@ -95,7 +130,7 @@ type carrier interface {
 	compresses() bool
 }
 
-func (s *session) ID() string { return s.id }
+func (s *session) ID() string { return s.id.String() }
 
 func (s *session) Transport() string {
 	s.mu.Lock()
@@ -190,7 +225,7 @@ func (s *session) Close(reason hub.Reason) {
 		s.mu.Unlock()
 		return
 	}
-	s.state, s.reason = stateClosing, reason
+	s.state, s.extraLocked().reason = stateClosing, reason
 	wait := s.h.o.WriteTimeout
 	if s.poll != nil && s.carrier == nil {
 		wait = pollCloseWait
@@ -214,7 +249,7 @@ func (s *session) shut(reason hub.Reason, code uint16) {
 		end.do()
 		return
 	}
-	s.state, s.reason, s.code = stateClosing, reason, code
+	s.state, s.code, s.extraLocked().reason = stateClosing, code, reason
 	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
 	s.kickLocked()
 	s.mu.Unlock()
@@ -242,15 +277,16 @@ type ending struct {
 
 // endLocked ends the session. The first reason counts.
 func (s *session) endLocked(reason hub.Reason) ending {
+	x := s.extraLocked()
 	if s.state == stateOpen {
-		s.reason = reason
+		x.reason = reason
 	}
-	s.state = stateEnded
+	s.state, s.due = stateEnded, never
 	s.queue.clear()
-	s.pong = nil
+	x.pong = nil
 	s.h.wheel.remove(s)
-	if s.gone != nil {
-		close(s.gone)
+	if x.gone != nil {
+		close(x.gone)
 	}
 	e := ending{s: s, carrier: s.carrier}
 	if s.poll != nil {
@@ -284,7 +320,7 @@ func (e ending) do() {
 func (s *session) tell() {
 	defer s.h.sessionsLeft.Done()
 	defer s.recovered()
-	s.receiver.Closed(s.reason)
+	s.receiver.Closed(s.extra.reason)
 }
 
 // start gives the session its first carrier, nil for polling. Until then it counts as delivering, so
@@ -311,23 +347,59 @@ func (s *session) start(c carrier) {
 	s.mu.Unlock()
 }
 
+// never is a time that does not come.
+const never = math.MaxInt64
+
 // setDueLocked has tick called at due.
 func (s *session) setDueLocked(due int64) {
 	s.due = due
-	s.h.wheel.set(s, due)
+	s.wakeLocked()
 }
 
-// tick does what is due: a ping, the end for want of a pong, or the end of a close that takes too
-// long. The wheel calls it, at times too early.
+// wakeLocked has tick called at due, or at a deadline of the carrier's that is earlier.
+func (s *session) wakeLocked() {
+	at := s.due
+	if s.carrier != nil {
+		write, message := s.carrier.deadlinesLocked()
+		at = min(at, write, message)
+	}
+	s.h.wheel.set(s, at)
+}
+
+// tick does what is due: a ping, the end for want of a pong, or the end of a close, a write or a
+// message that takes too long. The wheel calls it, at times too early.
 func (s *session) tick() {
 	now := s.h.now()
 	s.mu.Lock()
+	write, message := int64(never), int64(never)
+	if s.carrier != nil {
+		write, message = s.carrier.deadlinesLocked()
+	}
 	switch {
 	case s.state == stateEnded:
+		c, over := s.carrier, now >= s.due
+		s.mu.Unlock()
+		if over && c != nil { // it has lingered
+			c.abort()
+		}
+		return
+	case now >= write: // a slow consumer
+		end := s.endLocked(hub.ReasonServerClose)
+		s.mu.Unlock()
+		end.do()
+		return
+	case now >= message:
+		do := s.carrier.overdueLocked()
+		s.wakeLocked()
+		s.mu.Unlock()
+		if do != nil {
+			do()
+		}
+		return
 	case now < s.due:
-		s.h.wheel.set(s, s.due)
+		s.wakeLocked()
 	case s.state == stateClosing:
-		end := s.endLocked(s.reason)
+		end := s.endLocked(s.extra.reason)
 		s.mu.Unlock()
 		end.do()
 		return
@@ -341,6 +413,17 @@ func (s *session) tick() {
 		s.mu.Unlock()
 		s.shut(hub.ReasonPingTimeout, 0)
 		return
+	}
+	s.mu.Unlock()
+}
+
+// pinged has a WebSocket ping answered, RFC 6455 section 5.5.2: of several that came before an answer
+// could be written, the last is answered.
+func (s *session) pinged(payload []byte) {
+	s.mu.Lock()
+	if s.state == stateOpen {
+		s.extraLocked().pong = append(make([]byte, 0, len(payload)), payload...)
+		s.kickLocked()
 	}
 	s.mu.Unlock()
 }
@@ -456,10 +539,11 @@ func (s *session) await(cancel <-chan struct{}) bool {
 			s.mu.Unlock()
 			return false
 		}
-		if s.gone == nil {
-			s.gone = make(chan struct{})
+		x := s.extraLocked()
+		if x.gone == nil {
+			x.gone = make(chan struct{})
 		}
-		gone := s.gone
+		gone := x.gone
 		s.paused, s.since = true, s.h.now()
 		s.mu.Unlock()
 

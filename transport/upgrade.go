@@ -3,7 +3,6 @@ package transport
 import (
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 )
 
@@ -16,9 +15,9 @@ func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *sessio
 	}
 	switch {
 	case !known: // the reference server upgrades and closes
-		if ws, _ := h.hijack(w, r, nil); ws != nil {
+		if ws, answer := h.hijack(w, r, nil); ws != nil {
 			defer ws.Conn.Close()
-			if ws.writeWithin(ws.takeAnswer(), h.o.WriteTimeout) == nil {
+			if ws.writeWithin(answer, h.o.WriteTimeout) == nil {
 				ws.refuse(h)
 			}
 		}
@@ -36,30 +35,51 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 		refused.write(w, true)
 		return
 	}
-	ws, c := h.hijack(w, r, s)
+	ws, answer := h.hijack(w, r, s)
 	if ws == nil {
 		s.abandon()
 		return
 	}
-	hello := appendTextFrame(ws.takeAnswer(), h.handshake(s.id, false))
-	if err := ws.writeWithin(hello, h.o.WriteTimeout); err != nil {
+	c := h.adopt(s, ws)
+	err := ws.writeWithin(appendTextFrame(answer, h.handshake(s.ID(), false)), h.o.WriteTimeout)
+	if c != nil {
+		ws.Conn.Close() // c has a copy of its descriptor
+		if err != nil {
+			c.abort()
+			s.abandon()
+			return
+		}
+		s.start(c)
+		c.begin(ws.in)
+		ws.release()
+		return
+	}
+	if err != nil {
 		ws.Conn.Close()
 		s.abandon()
 		return
 	}
 	h.conns.Add(1) // before Close can wait: the session is not told yet
 	s.start(ws)
-	ws.serve(h, c)
+	ws.serve(h)
+}
+
+// adopted is a carrier that goes on with the connection of a portable one.
+type adopted interface {
+	carrier
+
+	// begin has it read, after the bytes of early. Until then it only writes.
+	begin(early []byte)
 }
 
 // serveProbe connects WebSocket to a session on polling, wire protocol section 1.7.
 func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session) {
-	ws, c := h.hijack(w, r, s)
+	ws, answer := h.hijack(w, r, s)
 	if ws == nil {
 		return
 	}
 	ws.probing = true
-	if ws.writeWithin(ws.takeAnswer(), h.o.WriteTimeout) != nil {
+	if ws.writeWithin(answer, h.o.WriteTimeout) != nil {
 		ws.Conn.Close()
 		return
 	}
@@ -76,7 +96,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 		ws.Conn.Close()
 		return
 	}
-	ws.serve(h, c)
+	ws.serve(h)
 }
 
 // probe handles a message on a connection that the session is to be upgraded to.
@@ -88,11 +108,29 @@ func (w *websocket) probe(text bool, data []byte) {
 			return
 		}
 		w.s.probed(w)
-	case text && len(data) > 0 && data[0] == '5' && w.s.upgrade(w):
-		w.probing = false
+	case text && len(data) > 0 && data[0] == '5':
+		w.end = w.move()
 	default:
 		w.end = errStopped
 	}
+}
+
+// move makes w the session's carrier, or one that adopts its connection. It returns why reading stops.
+func (w *websocket) move() error {
+	w.moved = w.s.h.adopt(w.s, w)
+	if w.moved == nil {
+		if !w.s.upgrade(w, w) {
+			return errStopped
+		}
+		w.probing = false
+		return nil
+	}
+	if !w.s.upgrade(w, w.moved) {
+		w.moved.abort()
+		return errStopped
+	}
+	w.probing = false
+	return errMoved
 }
 
 // probed lets the client's GET return, so that it can go on: the client waits for it.
@@ -105,15 +143,15 @@ func (s *session) probed(w *websocket) {
 	s.mu.Unlock()
 }
 
-// upgrade makes w the session's carrier. A client that has a POST under way has not done its part:
+// upgrade makes c the session's carrier, after the probe of w. A client that has a POST under way has not done its part:
 // its messages would overtake each other.
-func (s *session) upgrade(w *websocket) bool {
+func (s *session) upgrade(w *websocket, c carrier) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == stateEnded || s.poll.probe != w || s.delivering || s.poll.posting {
 		return false
 	}
-	s.carrier = w
+	s.carrier = c
 	s.poll.probe, s.poll.probed = nil, false
 	s.poll.wakeUp()
 	w.Conn.SetReadDeadline(time.Time{})
@@ -135,9 +173,9 @@ func (s *session) dropProbe(w *websocket) {
 	s.mu.Unlock()
 }
 
-// hijack takes the connection over from the HTTP server and prepares the answer to the handshake. It
-// returns nil after answering that this cannot be done.
-func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*websocket, *libraryConn) {
+// hijack takes the connection over from the HTTP server and returns the answer to the handshake, which
+// has been checked. It returns nil after answering that this cannot be done.
+func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*websocket, []byte) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		errInternal.write(w, false)
@@ -147,7 +185,7 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 		conn = c.Conn
 	}
 	conn.SetDeadline(time.Time{})
-	ws := &websocket{Conn: conn, s: s, answer: []byte{}}
+	ws := &websocket{Conn: conn, s: s}
 	ws.tune()
 	if n := rw.Reader.Buffered(); n > 0 { // what the client sent without waiting for the answer
 		early, _ := rw.Reader.Peek(n)
@@ -158,19 +196,13 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 		}
 		copy(ws.in, early)
 	}
-	c, err := h.library.accept(ws, r.Header.Get("Sec-WebSocket-Key"))
-	if err != nil { // it was checked; the library would have to disagree
-		conn.Close()
-		return nil, nil
-	}
 	if h.o.Compress {
 		if extension := negotiate(r.Header); extension != "" {
 			w.Header().Set("Sec-WebSocket-Extensions", extension)
 			ws.compression = true
 		}
 	}
-	ws.extend(w.Header())
-	return ws, c
+	return ws, handshakeAnswer(r.Header.Get("Sec-WebSocket-Key"), w.Header())
 }
 
 // tune bounds what the kernel holds for the connection.
@@ -182,33 +214,6 @@ func (w *websocket) tune() {
 		c.SetReadBuffer(kernelSize)
 		c.SetWriteBuffer(kernelSize)
 	}
-	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
-		w.raw, _ = c.SyscallConn()
-	}
-}
-
-// extend adds headers to the answer, before the empty line at its end.
-func (w *websocket) extend(h http.Header) {
-	if len(h) == 0 {
-		return
-	}
-	b := appender(w.answer[:len(w.answer)-2])
-	h.Write(&b)
-	w.answer = append(b, "\r\n"...)
-}
-
-// takeAnswer returns the answer to the handshake. From now on the library's writes go nowhere.
-func (w *websocket) takeAnswer() []byte {
-	b := w.answer
-	w.answer = nil
-	return b
-}
-
-type appender []byte
-
-func (a *appender) Write(p []byte) (int, error) {
-	*a = append(*a, p...)
-	return len(p), nil
 }
 
 var _ net.Conn = (*websocket)(nil)

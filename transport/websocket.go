@@ -45,7 +45,7 @@ type websocket struct {
 	code  uint16 // of the client's close frame
 	end   error  // why reading stopped
 
-	answer []byte // of the handshake, while it is gathered; nil afterwards
+	moved adopted // owned by the reader: what goes on with the connection; nil for most
 }
 
 // The states of the read deadline.
@@ -59,6 +59,9 @@ var (
 	// errPeerClosed says that the client sent a close frame.
 	errPeerClosed = errors.New("transport: closed by the client")
 
+	// errMoved says that another carrier goes on with the connection.
+	errMoved = errors.New("transport: moved to another carrier")
+
 	// errStopped says that nothing more is wanted from the client.
 	errStopped = errors.New("transport: reading has stopped")
 )
@@ -67,9 +70,17 @@ var (
 // on the way to a read that waits has small frames, and everything that takes more stack is left to
 // others: see workers. The runtime gives a goroutine the stack that goroutines have used on average,
 // and this one is most of them.
-func (w *websocket) serve(h *Handler, c *libraryConn) {
-	if w.raw != nil {
-		w.fetch = w.fetcher()
+func (w *websocket) serve(h *Handler) {
+	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
+		if w.raw, _ = c.SyscallConn(); w.raw != nil {
+			w.fetch = w.fetcher()
+		}
+	}
+	c, err := h.library.accept(w)
+	if err != nil { // everything was checked; the library would have to disagree
+		w.end = err
+		w.served(h)
+		return
 	}
 	go func() { // Handler.Close waits for it: conns
 		defer w.served(h)
@@ -82,6 +93,13 @@ func (w *websocket) served(h *Handler) {
 	if v := recover(); v != nil {
 		h.panicked(v)
 		w.end = faultInternal
+	}
+	if w.end == errMoved {
+		w.Conn.Close() // a copy of its descriptor goes on
+		w.moved.begin(w.in[w.at:])
+		w.release()
+		h.conns.Done()
+		return
 	}
 	if w.end == nil { // the library has its own view
 		w.end = faultProtocol
@@ -351,7 +369,7 @@ func (w *websocket) received(text bool, data []byte) *worker {
 		w.probe(text, data)
 	default:
 		worker := w.s.h.workers.get()
-		worker.job = job{w.s, text, compressed, data}
+		worker.job = job{s: w.s, text: text, compressed: compressed, data: data}
 		return worker
 	}
 	return nil
@@ -367,8 +385,7 @@ func (w *websocket) settled(worker *worker, ok bool) {
 	}
 }
 
-// pinged is called by the library with every ping, RFC 6455 section 5.5.2: of several that came
-// before an answer could be written, the last is answered.
+// pinged is called by the library with every ping.
 func (w *websocket) pinged(payload []byte) {
 	if w.probing {
 		if err := w.writeWithin(appendPongFrame(nil, payload), w.s.h.o.WriteTimeout); err != nil {
@@ -376,21 +393,11 @@ func (w *websocket) pinged(payload []byte) {
 		}
 		return
 	}
-	w.s.mu.Lock()
-	if w.s.state == stateOpen {
-		w.s.pong = append(make([]byte, 0, len(payload)), payload...)
-		w.s.kickLocked()
-	}
-	w.s.mu.Unlock()
+	w.s.pinged(payload)
 }
 
-// Write gathers the handshake's answer. Afterwards the library has nothing to say to the client.
-func (w *websocket) Write(p []byte) (int, error) {
-	if w.answer != nil {
-		w.answer = append(w.answer, p...)
-	}
-	return len(p), nil
-}
+// Write does nothing: the library has nothing to say to the client.
+func (w *websocket) Write(p []byte) (int, error) { return len(p), nil }
 
 // Close does nothing: the reader closes the connection when it ends.
 func (w *websocket) Close() error { return nil }
@@ -411,6 +418,12 @@ func (w *websocket) finish() {
 	}
 	w.Conn.Close()
 }
+
+// deadlinesLocked: both are those of Conn.
+func (w *websocket) deadlinesLocked() (write, message int64) { return never, never }
+func (w *websocket) overdueLocked() func()                   { return nil }
+
+func (w *websocket) resume() bool { return true }
 
 func (w *websocket) drain(rest []byte, r round) {
 	w.s.h.spawn(func() { w.drainAll(rest, r) })

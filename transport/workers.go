@@ -5,7 +5,8 @@ import "sync"
 // workers call the receivers of WebSocket sessions. A goroutine that reads from a connection parses
 // nothing and calls nobody, so that its stack stays as small as it began: an idle connection costs a
 // stack, and a stack that has grown once stays grown. The reader waits for its worker, which makes
-// the call part of reading, in order.
+// the call part of reading, in order. On epoll a worker is the reader, from the first message that the
+// loop finds until nothing more comes.
 type workers struct {
 	keep int // idle ones
 
@@ -22,7 +23,11 @@ type worker struct {
 	ok   chan bool
 }
 
+// runner is a job that needs no answer.
+type runner interface{ run() }
+
 type job struct {
+	runner           runner // or nil, and what follows
 	s                *session
 	text, compressed bool
 	data             []byte
@@ -51,6 +56,17 @@ func (ws *workers) hire() *worker {
 	return w
 }
 
+// hand has a worker do r. It reports whether one had to be hired.
+func (ws *workers) hand(r runner) bool {
+	ws.mu.Lock()
+	hire := len(ws.idle) == 0
+	ws.mu.Unlock()
+	w := ws.get()
+	w.job = job{runner: r}
+	w.jobs <- struct{}{}
+	return hire
+}
+
 func (ws *workers) put(w *worker) {
 	ws.mu.Lock()
 	keep := !ws.stopped && len(ws.idle) < ws.keep
@@ -66,6 +82,12 @@ func (ws *workers) put(w *worker) {
 func (ws *workers) run(w *worker) {
 	defer ws.done.Done()
 	for range w.jobs {
+		if r := w.job.runner; r != nil {
+			w.job = job{}
+			r.run()
+			ws.put(w)
+			continue
+		}
 		ok := w.job.s.h.receive(w.job)
 		w.job = job{}
 		w.ok <- ok

@@ -1,0 +1,255 @@
+package transport
+
+import (
+	"net"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"tether/hub"
+)
+
+// epoll is the WebSocket carrier of Linux: a descriptor that the handler's poller watches. While it is
+// idle it has no goroutine, no stack and no buffer, and is all that is left of the connection: the
+// [net.TCPConn] that it came with is closed, and this is a copy of its descriptor.
+//
+// Who may read from it has the reading flag: the poller's goroutine, which finds out what has come and
+// deals with what is not for the receiver, a pong say, and a worker from the first message for the
+// receiver on. Who may write has the session's writing flag, as with every carrier; nobody has to
+// wait for a client that does not take what is written to it, because what is left lies in out.
+type epoll struct {
+	s  *session
+	fd int32
+
+	// uses counts the system calls that are under way with fd. With closed in it there are no more,
+	// and the last one closes fd, so that it is not used after that for another file's sake.
+	uses atomic.Int32
+
+	in  *inbound  // owned by who reads, else guarded by s.mu; nil while there is nothing
+	out *outbound // changed with s.mu by who writes; nil while there is nothing
+
+	compression bool // negotiated
+
+	reading  bool // guarded by s.mu
+	again    bool // guarded by s.mu: more has come since reading was begun
+	writable bool // guarded by s.mu: it may have become so since the last attempt
+
+	discarding bool // owned by who reads: nothing more is wanted from the client
+}
+
+// outbound is what the kernel did not take.
+type outbound struct {
+	rest []byte // owned by who writes
+	r    round
+	mark int // len(rest) when deadline was set
+
+	waiting  bool  // guarded by s.mu: for the connection to become writable
+	deadline int64 // guarded by s.mu: as session.due
+}
+
+const closed = 1 << 30
+
+// adopt returns a carrier for the connection of w, or nil where that is not to be or cannot be: over
+// anything but TCP, and when descriptors run out. The caller closes w.Conn once it is not used any more.
+func (h *Handler) adopt(s *session, w *websocket) adopted {
+	conn, ok := w.Conn.(*net.TCPConn)
+	if !ok || !h.o.Epoll {
+		return nil
+	}
+	fd, err := duplicate(conn)
+	if err != nil {
+		return nil
+	}
+	c := &epoll{s: s, fd: int32(fd), compression: w.compression, reading: true}
+	if h.poller.add(c) != nil {
+		unix.Close(fd)
+		return nil
+	}
+	h.conns.Add(1) // before Close can wait: the session is not told yet
+	return c
+}
+
+func duplicate(c *net.TCPConn) (fd int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if e := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return 0, e
+	}
+	return fd, err
+}
+
+// begin implements [adopted].
+func (c *epoll) begin(early []byte) {
+	if len(early) > 0 {
+		c.in = c.newInbound()
+		c.in.buf = append(c.in.buf, early...)
+	} else if c.rest() {
+		return
+	}
+	c.s.h.workers.hand(c)
+}
+
+// acquire allows one system call with fd, until release.
+func (c *epoll) acquire() bool {
+	for {
+		n := c.uses.Load()
+		if n&closed != 0 {
+			return false
+		}
+		if c.uses.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (c *epoll) release() {
+	if c.uses.Add(-1) == closed {
+		unix.Close(int(c.fd))
+		c.s.h.conns.Done()
+	}
+}
+
+// abort implements [carrier]. It may be called more than once.
+func (c *epoll) abort() {
+	if !c.acquire() {
+		return
+	}
+	if n := c.uses.Or(closed); n&closed == 0 {
+		c.s.h.poller.remove(c)
+	}
+	c.release()
+}
+
+// event is called by the poller. It reports whether a worker had to be hired.
+func (c *epoll) event(events uint32) bool {
+	const ended = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	s := c.s
+	s.mu.Lock()
+	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		if o := c.out; o != nil && o.waiting {
+			o.waiting = false
+			s.h.flushers.push(s)
+		} else {
+			c.writable = true
+		}
+	}
+	read := false
+	if events&(unix.EPOLLIN|ended) != 0 {
+		read = !c.reading
+		c.reading = true
+		if !read || events&ended != 0 { // the end is read after what came before it
+			c.again = true
+		}
+	}
+	s.mu.Unlock()
+	return read && c.turn(false)
+}
+
+func (c *epoll) direct() bool     { return true }
+func (c *epoll) compresses() bool { return c.compression }
+
+func (c *epoll) tryWrite(b []byte) (n int, err error) {
+	if !c.acquire() {
+		return 0, net.ErrClosed
+	}
+	for n < len(b) {
+		m, e := unix.Write(int(c.fd), b[n:])
+		if e == unix.EINTR {
+			continue
+		}
+		if e != nil {
+			if e != unix.EAGAIN {
+				err = e
+			}
+			break
+		}
+		n += m
+	}
+	c.release()
+	return n, err
+}
+
+// drain implements [carrier]: it leaves rest to a flusher that comes when the client takes it.
+func (c *epoll) drain(rest []byte, r round) {
+	c.s.mu.Lock()
+	c.out = &outbound{rest: rest, r: r}
+	c.parkLocked()
+	c.s.mu.Unlock()
+}
+
+// parkLocked waits for the connection to become writable. The client has WriteTimeout to take so much
+// as drainChunk.
+func (c *epoll) parkLocked() {
+	o, s := c.out, c.s
+	if o.deadline == 0 || o.mark-len(o.rest) >= drainChunk {
+		o.mark, o.deadline = len(o.rest), s.h.now()+int64(s.h.o.WriteTimeout)
+	}
+	if c.writable { // or it was so before the attempt, and the next one fails too
+		c.writable = false
+		s.h.flushers.push(s)
+		return
+	}
+	o.waiting = true
+	if s.state != stateEnded {
+		s.wakeLocked()
+	}
+}
+
+// resume implements [carrier].
+func (c *epoll) resume() bool {
+	o, s := c.out, c.s
+	if o == nil {
+		return true
+	}
+	n, err := c.tryWrite(o.rest)
+	if err != nil {
+		s.fail(hub.ReasonTransportError)
+		return false
+	}
+	o.rest = o.rest[n:]
+	s.mu.Lock()
+	if len(o.rest) > 0 {
+		c.parkLocked()
+		s.mu.Unlock()
+		return false
+	}
+	c.out = nil
+	s.mu.Unlock()
+	s.wrote(o.r)
+	return true
+}
+
+// finish implements [carrier]. What still comes is discarded, for a moment.
+func (c *epoll) finish() {
+	if !c.acquire() {
+		return
+	}
+	unix.Shutdown(int(c.fd), unix.SHUT_WR)
+	c.release()
+	s := c.s
+	s.mu.Lock()
+	s.due = s.h.now() + int64(lingerTime)
+	s.h.wheel.set(s, s.due)
+	s.mu.Unlock()
+}
+
+func (c *epoll) deadlinesLocked() (write, message int64) {
+	write, message = never, never
+	if c.out != nil && c.out.waiting {
+		write = c.out.deadline
+	}
+	if !c.reading && c.in != nil {
+		message = c.in.deadline
+	}
+	return write, message
+}
+
+func (c *epoll) overdueLocked() func() {
+	c.reading = true
+	return func() {
+		c.stop(errOverdue)
+		c.s.h.workers.hand(c)
+	}
+}

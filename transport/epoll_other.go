@@ -1,0 +1,11 @@
+//go:build !linux
+
+package transport
+
+// poller is of Linux.
+type poller struct{}
+
+func (*poller) stop() {}
+
+// adopt returns nil: there is no other carrier here.
+func (*Handler) adopt(*session, *websocket) adopted { return nil }

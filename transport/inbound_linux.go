@@ -1,0 +1,271 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"tether/hub"
+)
+
+// errOverdue says that a message did not complete in time.
+var errOverdue = errors.New("transport: message timed out")
+
+// inbound is what has come over an [epoll] connection and was not dealt with: a part of a message, or
+// more, for as long as somebody reads.
+type inbound struct {
+	buf   []byte // what has come
+	at    int    // buf[:at] was dealt with
+	head  frame  // of the frame at buf[at:]
+	known bool   // head is
+
+	check   frameCheck
+	parts   []byte // the fragments so far of the message that has begun
+	text    bool   // what that message is
+	started int64  // when that message had to be waited for, as session.due; 0: it was not
+	code    uint16 // of the client's close frame
+
+	whole    bool   // a message is complete: data
+	data     []byte // aliases buf or parts
+	deadline int64  // of the message that has begun, as session.due; set while nobody reads
+}
+
+func (c *epoll) newInbound() *inbound {
+	if in, _ := c.s.h.poller.inbounds.Get().(*inbound); in != nil {
+		return in
+	}
+	return &inbound{buf: make([]byte, 0, bufferSize)}
+}
+
+// recycle gives in back, unless it has grown.
+func (c *epoll) recycle(in *inbound) {
+	if cap(in.buf) == bufferSize && cap(in.parts) <= bufferSize {
+		*in = inbound{buf: in.buf[:0], parts: in.parts[:0]}
+		c.s.h.poller.inbounds.Put(in)
+	}
+}
+
+// begun reports whether a message has begun to come.
+func (in *inbound) begun() bool { return in.at < len(in.buf) || in.check.open }
+
+// run goes on with a turn that the poller's goroutine, or begin, left to a worker.
+func (c *epoll) run() {
+	if c.in != nil {
+		c.handle(true)
+	}
+	c.turn(true)
+}
+
+// turn reads until nothing more has come. The poller's goroutine reads once, and leaves everything
+// else to a worker. turn reports whether one had to be hired.
+func (c *epoll) turn(worker bool) (hired bool) {
+	defer c.recovered()
+	for {
+		n, room, err := c.fill()
+		if err != nil && err != unix.EAGAIN {
+			c.gone()
+			return false
+		}
+		if !c.handle(worker) {
+			return c.s.h.workers.hand(c)
+		}
+		if n < room { // that was all
+			if c.rest() {
+				return false
+			}
+		} else if !worker {
+			return c.s.h.workers.hand(c)
+		}
+	}
+}
+
+func (c *epoll) recovered() {
+	if v := recover(); v != nil {
+		c.s.h.panicked(v)
+		c.gone()
+	}
+}
+
+// gone ends the connection. The reading flag stays with nobody.
+func (c *epoll) gone() {
+	c.s.fail(hub.ReasonTransportClose)
+	c.abort()
+}
+
+// fill reads what has come, into room bytes. At the end the error is [io.EOF].
+func (c *epoll) fill() (n, room int, err error) {
+	if c.in == nil {
+		c.in = c.newInbound()
+	}
+	in := c.in
+	in.grow()
+	b := in.buf[len(in.buf):cap(in.buf)]
+	if !c.acquire() {
+		return 0, 0, net.ErrClosed
+	}
+	n, err = unix.Read(int(c.fd), b)
+	for err == unix.EINTR {
+		n, err = unix.Read(int(c.fd), b)
+	}
+	c.release()
+	if err != nil {
+		return 0, len(b), err
+	}
+	if n == 0 {
+		return 0, 0, io.EOF
+	}
+	in.buf = in.buf[:len(in.buf)+n]
+	return n, len(b), nil
+}
+
+// grow makes room behind what is there. Memory grows with what has come, to the size of the frame.
+func (in *inbound) grow() {
+	if in.at == len(in.buf) {
+		in.buf, in.at = in.buf[:0], 0
+	}
+	if len(in.buf) < cap(in.buf) {
+		return
+	}
+	if in.at > 0 {
+		in.buf, in.at = in.buf[:copy(in.buf, in.buf[in.at:])], 0
+		return
+	}
+	more := make([]byte, len(in.buf), min(2*cap(in.buf), in.head.size()))
+	copy(more, in.buf)
+	in.buf = more
+}
+
+// handle deals with the frames that are whole. Who is not a worker stops at a message that is for the
+// receiver; it returns false then.
+func (c *epoll) handle(worker bool) bool {
+	in := c.in
+	for !c.discarding {
+		if !in.whole {
+			if err := c.next(in); err != nil {
+				c.stop(err)
+				break
+			}
+			if !in.whole {
+				return true
+			}
+		}
+		compressed := in.check.compressed
+		if !worker && (!in.text || compressed || len(in.data) > 0 && in.data[0] == '4') {
+			return false
+		}
+		in.whole = false
+		if !c.s.h.receive(job{s: c.s, text: in.text, compressed: compressed, data: in.data}) {
+			c.stop(errStopped)
+		}
+	}
+	in.buf, in.at = in.buf[:0], 0
+	return true
+}
+
+// next deals with whole frames up to one that completes a message.
+func (c *epoll) next(in *inbound) error {
+	for !in.whole {
+		b := in.buf[in.at:]
+		if !in.known {
+			f, ok, err := in.check.next(b, c.s.h.o.MaxPayload, c.compression)
+			if err != nil || !ok {
+				return err
+			}
+			in.head, in.known = f, true
+		}
+		f := &in.head
+		if len(b) < f.size() {
+			return nil
+		}
+		payload := b[f.header:f.size()]
+		f.unmask(payload)
+		in.at += f.size()
+		in.known = false
+		if err := c.frame(in, f, payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// frame deals with one frame.
+func (c *epoll) frame(in *inbound, f *frame, payload []byte) (err error) {
+	switch f.op {
+	case opPing:
+		c.s.pinged(payload)
+		return nil
+	case opPong:
+		return nil
+	case opClose:
+		if in.code, err = closeCode(payload); err != nil {
+			return err
+		}
+		return errPeerClosed
+	case opContinuation:
+		in.parts = append(in.parts, payload...)
+	default:
+		in.text = f.op == opText
+		if !f.fin {
+			in.parts = append(in.parts[:0], payload...)
+		}
+	}
+	if !f.fin {
+		return nil
+	}
+	in.data = payload
+	if f.op == opContinuation {
+		in.data = in.parts
+	}
+	if in.text && !in.check.compressed && !utf8.Valid(in.data) {
+		return faultEncoding
+	}
+	in.whole, in.started = true, 0
+	return nil
+}
+
+// stop has what the client still sends discarded, and ends the session as err demands.
+func (c *epoll) stop(err error) {
+	c.discarding = true
+	s, f := c.s, fault(0)
+	switch {
+	case err == errPeerClosed:
+		s.shut(hub.ReasonTransportClose, c.in.code)
+	case errors.As(err, &f):
+		s.shut(hub.ReasonTransportError, uint16(f))
+	case err == errOverdue:
+		s.shut(hub.ReasonTransportError, 0)
+	}
+}
+
+// rest ends a turn, unless more has come meanwhile; it reports which.
+func (c *epoll) rest() bool {
+	s := c.s
+	s.mu.Lock()
+	if c.again {
+		c.again = false
+		s.mu.Unlock()
+		return false
+	}
+	c.reading = false
+	idle := c.in
+	if idle != nil && idle.begun() && !c.discarding {
+		if idle.started == 0 {
+			idle.started = s.h.now()
+		}
+		idle.deadline = idle.started + int64(s.h.o.MessageTimeout)
+		if s.state != stateEnded {
+			s.wakeLocked()
+		}
+		idle = nil
+	} else {
+		c.in = nil
+	}
+	s.mu.Unlock()
+	if idle != nil {
+		c.recycle(idle)
+	}
+	return true
+}
