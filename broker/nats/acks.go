@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	maxAckBytes   = 32 << 10 // in one message, and to keep while there is no connection
+	maxAckBytes   = 32 << 10 // in one message
 	maxAckInboxes = 4096     // publishers to remember
 )
 
@@ -19,6 +19,7 @@ type acks struct {
 	conn *natsio.Conn
 	to   map[string]*ackTo // by inbox, without the dot at its end
 	owed bool              // something has not been sent
+	lost bool              // something could not be sent
 }
 
 type ackTo struct {
@@ -39,13 +40,14 @@ func (a *acks) add(reply string) {
 	to := a.to[inbox]
 	if to == nil {
 		if len(a.to) >= maxAckInboxes {
-			clear(a.to) // what was owed could not be sent for long
+			a.lost = !a.flush() || a.lost
+			clear(a.to)
 		}
 		to = &ackTo{subject: inbox + "._"}
 		a.to[strings.Clone(inbox)] = to
 	}
-	if len(to.pairs) > maxAckBytes && !a.send(to) {
-		return // the publisher will say that it does not know
+	if len(to.pairs) > maxAckBytes {
+		a.send(to)
 	}
 	to.pairs = binary.AppendUvarint(to.pairs, id)
 	to.pairs = binary.AppendUvarint(to.pairs, index)
@@ -73,17 +75,19 @@ func splitReply(reply string) (inbox string, id, index uint64, ok bool) {
 	return reply[:i], id, index, true
 }
 
-// flush sends what is owed, one message to each publisher. What cannot be sent waits for the next flush.
-func (a *acks) flush() {
-	if !a.owed {
-		return
-	}
-	a.owed = false
-	for _, to := range a.to {
-		if len(to.pairs) > 0 && !a.send(to) {
-			a.owed = true
+// flush sends what is owed, one message to each publisher, and reports whether everything since the
+// last flush could be sent. What could not is not owed any more: it must not be delivered.
+func (a *acks) flush() bool {
+	if a.owed {
+		for _, to := range a.to {
+			if len(to.pairs) > 0 {
+				a.send(to)
+			}
 		}
 	}
+	ok := !a.lost
+	a.owed, a.lost = false, false
+	return ok
 }
 
 // trim forgets publishers, once in a while, so that those that are gone are not kept.
@@ -93,10 +97,9 @@ func (a *acks) trim() {
 	}
 }
 
-func (a *acks) send(to *ackTo) bool {
+func (a *acks) send(to *ackTo) {
 	if a.conn.Publish(to.subject, to.pairs) != nil {
-		return false
+		a.lost = true
 	}
 	to.pairs = to.pairs[:0]
-	return true
 }

@@ -99,6 +99,9 @@ func (r *run) pass(msgs []*natsio.Msg) bool {
 			r.back(m.Data)
 			continue
 		}
+		if isQuestion(m.Reply) {
+			continue
+		}
 		s := r.b.interest.lookup(m.Subject)
 		if s == nil || !s.live.Load() {
 			continue
@@ -114,7 +117,12 @@ func (r *run) pass(msgs []*natsio.Msg) bool {
 		r.acks.add(m.Reply)
 		good = append(good, taken{broker.Message{Subject: s.subject, Data: data}, s})
 	}
-	r.acks.flush()
+	if !r.acks.flush() {
+		// The connection is gone. Who has published will hear that nobody was here.
+		r.gaps.open(r.pulse.Time(r.pulse.Last()), "", errCut)
+		clear(good)
+		good = good[:0]
+	}
 	for _, t := range good {
 		if !r.out.Put(r.session, t.m, &t.s.live) {
 			return false
@@ -140,7 +148,7 @@ func (r *run) dataOf(m *natsio.Msg, s *subscription) ([]byte, bool) {
 func (r *run) stale(s beat.Stamp) { r.gaps.open(r.pulse.Time(s), "", errStale) }
 
 // back takes a beat that has come round. If it is fresh, and from the connection that there is now,
-// everything that was published since it was sent will be read: gaps end.
+// everything that is published from now on will be read: gaps end.
 func (r *run) back(data []byte) {
 	number, stamp, _ := bytes.Cut(data, []byte(" "))
 	n, err := strconv.ParseUint(string(number), 10, 64)
@@ -154,6 +162,9 @@ func (r *run) back(data []byte) {
 	if n != r.epoch {
 		r.epoch = n
 		r.gaps.open(r.pulse.Time(last), "", errCut)
+	}
+	if r.b.cluster.joined.Load() != n {
+		return // other servers may not know yet what is subscribed here
 	}
 	r.gaps.end(r.pulse.Time(r.pulse.Now()))
 	r.good.Store(n)

@@ -332,17 +332,16 @@ func (b *Broker) answer(ops []*op) {
 
 func (b *Broker) wireOf(s *subscription) string { return s.sub.Subject }
 
-// confirm returns when the server knows of every change made so far. If the connection is replaced
-// meanwhile, nats.go subscribes everything anew before it lets our mark through.
+// confirm returns when the server, and the other servers of its cluster, know of every change made so
+// far. If the connection is replaced meanwhile, nats.go subscribes everything anew before it lets our
+// marks through.
 func (b *Broker) confirm() error {
 	deadline := time.Now().Add(timeout)
 	for {
 		e := b.link.current()
 		err := b.linkError()
 		if !e.ended() {
-			r := b.receipts.begin(0)
-			err = b.awaitMark(r, e, deadline, b.closed)
-			b.receipts.forget(r)
+			err = b.confirmIn(e, deadline, b.closed)
 		}
 		if err == nil || time.Now().After(deadline) || b.conn.IsClosed() {
 			return err
@@ -353,6 +352,18 @@ func (b *Broker) confirm() error {
 			return broker.ErrClosed
 		}
 	}
+}
+
+func (b *Broker) confirmIn(e epoch, deadline time.Time, closed <-chan struct{}) error {
+	if err := b.cluster.join(e, deadline, closed); err != nil {
+		return err
+	}
+	if b.cluster.isClustered() {
+		return b.cluster.confirm(e, serverPatience, deadline, closed)
+	}
+	r := b.receipts.begin(0)
+	defer b.receipts.forget(r)
+	return b.awaitMark(r, e, deadline, closed)
 }
 
 // refusedSubscription returns why the server has refused a subscription since nats.go's last error
@@ -401,8 +412,6 @@ func (b *Broker) endInterest() {
 		_ = s.sub.Unsubscribe() // fails only if the connection is closed
 	}
 	if e := b.link.current(); b.up.Load() && !e.ended() {
-		r := b.receipts.begin(0)
-		_ = b.awaitMark(r, e, time.Now().Add(leaveTimeout), nil) // then the server will find out
-		b.receipts.forget(r)
+		_ = b.confirmIn(e, time.Now().Add(leaveTimeout), nil) // then the server will find out
 	}
 }

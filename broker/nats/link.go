@@ -97,6 +97,21 @@ type epoch struct {
 	n     uint64        // 1 is the first
 	since time.Time     // when it was opened
 	down  chan struct{} // closed at its end
+	end   *time.Time    // valid when down is closed
+}
+
+// close ends the epoch.
+func (e epoch) close() {
+	*e.end = time.Now()
+	close(e.down)
+}
+
+// ending returns when the epoch ended; now if it has not.
+func (e epoch) ending() time.Time {
+	if !e.ended() {
+		return time.Now()
+	}
+	return *e.end
 }
 
 func (e epoch) ended() bool {
@@ -111,7 +126,7 @@ func (e epoch) ended() bool {
 func newLink(dial func(network, address string) (net.Conn, error)) *link {
 	down := make(chan struct{})
 	close(down)
-	return &link{dial: dial, now: epoch{down: down}, cause: errors.New("not connected")}
+	return &link{dial: dial, now: epoch{down: down, end: new(time.Time)}, cause: errors.New("not connected")}
 }
 
 // Dial implements nats.CustomDialer.
@@ -129,9 +144,9 @@ func (l *link) Dial(network, address string) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.now.ended() {
-		close(l.now.down)
+		l.now.close()
 	}
-	l.now = epoch{n: l.now.n + 1, since: time.Now(), down: make(chan struct{})}
+	l.now = epoch{n: l.now.n + 1, since: time.Now(), down: make(chan struct{}), end: new(time.Time)}
 	l.wire, l.cause = w, nil
 	return w, nil
 }
@@ -196,7 +211,7 @@ func (w *wire) fail(cause error) {
 		w.link.mu.Lock()
 		if w.link.wire == w {
 			w.link.cause = cause
-			close(w.link.now.down)
+			w.link.now.close()
 		}
 		w.link.mu.Unlock()
 		w.Conn.Close()

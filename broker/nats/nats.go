@@ -57,6 +57,7 @@ type Broker struct {
 	lanes    *lane.Lanes
 	receipts *receipts
 	interest *interest
+	cluster  *cluster
 
 	closed  chan struct{} // closed by Close
 	started chan struct{} // closed when Run begins
@@ -65,7 +66,7 @@ type Broker struct {
 
 	up      atomic.Bool    // messages make the round trip, as State was told
 	running sync.WaitGroup // Run; Add under mu
-	reading sync.WaitGroup // the goroutine of receipts; Add under mu
+	reading sync.WaitGroup // the goroutines of receipts and cluster; Add under mu
 
 	mu       sync.Mutex
 	isClosed bool // guarded by mu
@@ -115,6 +116,7 @@ func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
 	b.receipts = newReceipts(conn, l, b.lanes.Alive)
 	b.interest = newInterest()
+	b.cluster = newCluster(conn, l, b.names)
 	return b, nil
 }
 
@@ -141,7 +143,9 @@ func (b *Broker) listen() error {
 		if b.isClosed {
 			return false
 		}
-		b.reading.Go(func() { b.receipts.loop(b.gone) }) // Close waits for it
+		b.reading.Go(func() { b.receipts.loop(b.gone) }) // Close waits for these
+		b.reading.Go(func() { b.receipts.asker(b.gone) })
+		b.reading.Go(func() { b.cluster.loop(b.gone) })
 		return true
 	})
 }
@@ -168,6 +172,7 @@ func (b *Broker) Close() error {
 		b.conn.Close()
 	} else {
 		b.receipts.end()
+		b.cluster.end()
 	}
 	close(b.gone)
 	b.reading.Wait()

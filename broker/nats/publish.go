@@ -28,11 +28,16 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	if err := b.listen(); err != nil {
 		return b.failed("publish", err)
 	}
+	deadline := time.Now().Add(timeout)
+	if err := b.cluster.join(e, deadline, b.closed); err != nil {
+		return b.failed("publish", err)
+	}
 	before := b.conn.LastError()
 	r := b.receipts.begin(lb.Len())
 	sent, err := b.write(lb, r)
+	b.cluster.published()
 	if err == nil && sent > 0 {
-		err = b.awaitMark(r, e, time.Now().Add(timeout), b.closed)
+		err = b.awaitMark(r, e, deadline, b.closed)
 	}
 	if err == nil {
 		b.failRefused(lb, r, before)
@@ -47,9 +52,12 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 // write hands the messages of a batch to nats.go, and fails those that are too large.
 func (b *Broker) write(lb *lane.Batch, r *batch) (sent int, err error) {
 	replies := b.receipts.replies(r)
+	wires := make([]string, lb.Len())
+	defer b.receipts.wrote(r, wires)
 	for i := range lb.Len() {
 		m := lb.Message(i)
 		wire, hashed := b.names.wire(m.Subject)
+		wires[i] = wire
 		payload := m.Data
 		if hashed {
 			payload = appendNamed(make([]byte, 0, len(m.Subject)+len(m.Data)+4), m)

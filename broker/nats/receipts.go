@@ -22,6 +22,12 @@ const (
 	// ackTick is the time between two looks at who has waited too long.
 	ackTick = 100 * time.Millisecond
 
+	// askAfter is how long a message may stay unacknowledged before its publisher asks the server
+	// whether anybody is subscribed still: whoever has unsubscribed in the meantime will not answer.
+	askAfter = 100 * time.Millisecond
+
+	maxAsked = 1024 // questions at a time
+
 	inboxQueue = 1 << 15 // answers that nats.go has read and we have not
 )
 
@@ -30,6 +36,7 @@ const (
 //
 //	inbox.BATCH          the mark that we publish behind the batch: the server has taken all of it
 //	inbox.BATCH.INDEX    the reply subject of one message, for the server's "no responders"
+//	inbox.BATCH.INDEX._  the same of a question, which is an empty message that nobody delivers
 //	inbox._              acknowledgements of receivers, as pairs of uvarints
 type receipts struct {
 	conn  *natsio.Conn
@@ -38,6 +45,7 @@ type receipts struct {
 	inbox string // with the dot at its end
 	in    chan *natsio.Msg
 	wake  chan struct{} // capacity 1; the first batch has begun to wait
+	asks  chan []ask    // capacity 1; questions for asker to send
 
 	mu      sync.Mutex
 	started bool                 // guarded by mu
@@ -64,8 +72,10 @@ type batch struct {
 
 	isMarked bool
 	fates    []fate
+	wires    []string       // by message; nil until the batch is written
 	pending  []lane.Pending // by message; nil until the batch waits for acknowledgements
 	left     int            // unknown fates, while it waits
+	asked    bool
 	deadline time.Time
 	epoch    uint64
 	dropped  int // answers that nats.go had dropped when the batch was sent
@@ -78,6 +88,7 @@ func newReceipts(conn *natsio.Conn, l *link, alive func()) *receipts {
 		alive: alive,
 		inbox: conn.NewInbox() + ".",
 		wake:  make(chan struct{}, 1),
+		asks:  make(chan []ask, 1),
 		open:  make(map[uint64]*batch),
 	}
 }
@@ -149,6 +160,13 @@ func (r *receipts) mark(b *batch) error {
 // replies returns what the reply subjects of a batch begin with.
 func (r *receipts) replies(b *batch) string {
 	return r.inbox + strconv.FormatUint(b.id, 36) + "."
+}
+
+// wrote says on what subjects of the server the messages of a batch were published.
+func (r *receipts) wrote(b *batch, wires []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b.wires = wires
 }
 
 // settle answers the messages whose fate is known. If sent, the others wait for acknowledgements;
@@ -226,7 +244,7 @@ func (r *receipts) read(m *natsio.Msg) {
 		r.acknowledge(m.Data)
 	case isReply:
 		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-			if i, err := strconv.ParseUint(index, 36, 31); err == nil {
+			if i, err := strconv.ParseUint(strings.TrimSuffix(index, question), 36, 31); err == nil {
 				r.learn(id, int(i), nobody)
 			}
 		}
@@ -321,6 +339,7 @@ func (r *receipts) expire(now time.Time) bool {
 	clear(r.waiting[len(keep):])
 	r.waiting = keep
 	more := len(keep) > 0
+	r.askLocked(now)
 	r.mu.Unlock()
 
 	for _, b := range due { // ours alone: set no longer finds them
@@ -338,4 +357,56 @@ func (r *receipts) expire(now time.Time) bool {
 		r.alive()
 	}
 	return more
+}
+
+// question is the end of a question's reply subject.
+const question = "._"
+
+// ask is a question to the server: is anybody subscribed? If it says no before an acknowledgement has
+// come, no node took the message: a node acknowledges before it delivers, on the connection on which it
+// unsubscribes later.
+type ask struct{ wire, reply string }
+
+func isQuestion(reply string) bool { return strings.HasSuffix(reply, question) }
+
+// askLocked has questions sent about what has not been acknowledged for long, once.
+func (r *receipts) askLocked(now time.Time) {
+	if len(r.asks) > 0 {
+		return // next time
+	}
+	var asks []ask
+	for _, b := range r.waiting {
+		if b.asked || b.deadline.Sub(now) > ackWait-askAfter {
+			continue
+		}
+		if len(asks) >= maxAsked {
+			break
+		}
+		b.asked = true
+		replies := r.replies(b)
+		for i, f := range b.fates {
+			if f == unknown {
+				asks = append(asks, ask{b.wires[i], replies + strconv.FormatUint(uint64(i), 36) + question})
+			}
+		}
+	}
+	if len(asks) > 0 {
+		r.asks <- asks // has room: only loop sends
+	}
+}
+
+// asker sends questions until gone. It is not loop that does, because it may block.
+func (r *receipts) asker(gone <-chan struct{}) {
+	for {
+		select {
+		case asks := <-r.asks:
+			for _, a := range asks {
+				if r.conn.PublishRequest(a.wire, a.reply, nil) != nil {
+					break // nothing will be known of these
+				}
+			}
+		case <-gone:
+			return
+		}
+	}
 }

@@ -93,8 +93,10 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 	goroutines.Go(r.pump)
 	goroutines.Go(r.feed)
 	goroutines.Go(r.beat)
+	b.cluster.tell(func(since time.Time, cause error) { r.gaps.open(since, "", cause) })
 	close(b.started)
 	err := r.watch(ctx)
+	b.cluster.tell(nil)
 	close(b.stopped)
 	close(done)
 	goroutines.Wait()
@@ -136,10 +138,21 @@ func (r *run) beat() {
 		if !e.ended() {
 			buf = r.appendBeat(buf[:0], e.n)
 			_ = b.conn.Publish(r.subject, buf) // a beat that is not sent does not come back
+			r.greet(e)
 		} else if b.conn.IsClosed() {
 			r.fatal <- natsio.ErrConnectionClosed
 			<-r.done
 		}
+	}
+}
+
+// greet makes this node known in the cluster, and then looks who is there. Until the first succeeds
+// back keeps the gap open.
+func (r *run) greet(e epoch) {
+	c := r.b.cluster
+	if c.join(e, time.Now().Add(timeout), r.done) == nil && c.isClustered() {
+		_ = c.look() // there will be another
+		c.trim()
 	}
 }
 

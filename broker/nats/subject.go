@@ -16,12 +16,14 @@ const maxEscaped = 200
 
 // names turns subjects into those of NATS and back into what the messages were published on.
 type names struct {
-	short string // "prefix.s."
-	long  string // "prefix.h."
+	short   string // "prefix.s."
+	long    string // "prefix.h."
+	cluster string // "prefix.c"
+	marks   string // "prefix.m"
 }
 
 func newNames(prefix string) names {
-	return names{short: prefix + ".s.", long: prefix + ".h."}
+	return names{short: prefix + ".s.", long: prefix + ".h.", cluster: prefix + ".c", marks: prefix + ".m"}
 }
 
 func validPrefix(s string) bool {

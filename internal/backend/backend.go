@@ -38,6 +38,7 @@ type Server struct {
 	// What this kind can do; nil where it cannot.
 	start, stop   func() error
 	pause, resume func() error
+	lameDuck      func() error
 }
 
 // product is what differs between the two servers.
@@ -135,6 +136,9 @@ func processAt(t testing.TB, p product, path, host, port string, args []string) 
 		URL: p.scheme + "://" + addr, Addr: addr, Kind: Binary, t: t, name: p.name,
 		start: proc.start, stop: proc.stop, pause: proc.pause, resume: proc.resume,
 	}
+	if p.name == natsServer.name {
+		s.lameDuck = func() error { return lameDuck(proc) }
+	}
 	s.begin()
 	t.Logf("backend: %s at %s, process %d", path, addr, proc.pid())
 	return s
@@ -195,6 +199,10 @@ func (s *Server) Pause() { s.t.Helper(); s.do("pause", s.pause) }
 
 // Resume ends Pause.
 func (s *Server) Resume() { s.t.Helper(); s.do("resume", s.resume) }
+
+// LameDuck asks a NATS server to send its clients away, by and by, and to end then. Where that is not
+// possible it skips the test.
+func (s *Server) LameDuck() { s.t.Helper(); s.do("send away the clients of", s.lameDuck) }
 
 func (s *Server) do(what string, f func() error) {
 	s.t.Helper()

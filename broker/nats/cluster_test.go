@@ -1,0 +1,469 @@
+package nats_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	natsio "github.com/nats-io/nats.go"
+
+	"tether/broker"
+	"tether/broker/brokertest"
+	"tether/internal/backend"
+	"tether/internal/faultproxy"
+)
+
+// clusterHarness gives every node the next server, so that who publishes and who is subscribed are at
+// different ones.
+func clusterHarness(servers []*backend.Server) brokertest.Harness {
+	var turn atomic.Int64
+	next := func() *backend.Server { return servers[int(turn.Add(1))%len(servers)] }
+	all := func(f func(*backend.Server)) func(testing.TB) {
+		return func(testing.TB) {
+			for _, s := range servers {
+				f(s)
+			}
+		}
+	}
+	h := brokertest.Harness{
+		New:     func(tb testing.TB) broker.Broker { return open(tb, next().URL) },
+		Bound:   broker.AtLeast,
+		MaxData: maxPayload,
+		Stop:    all((*backend.Server).Stop),
+		Start:   all((*backend.Server).Start),
+		Freezable: func(tb testing.TB) (b broker.Broker, freeze, thaw func()) {
+			p := faultproxy.New(tb, next().Addr)
+			return open(tb, "nats://"+p.Addr()), func() { p.Hold(faultproxy.Both) }, p.Heal
+		},
+	}
+	if servers[0].Pausable() {
+		h.Pause = all((*backend.Server).Pause)
+		h.Resume = all((*backend.Server).Resume)
+	}
+	return h
+}
+
+func TestTheDriverDoesWhatABrokerMustInACluster(t *testing.T) {
+	t.Run("Servers", func(t *testing.T) {
+		brokertest.Run(t, clusterHarness(backend.NATSCluster(t, 3, backend.NATSRoutes{})))
+	})
+	t.Run("StandIns", func(t *testing.T) {
+		brokertest.Run(t, clusterHarness(backend.NATSClusterStandIn(t, 3, backend.NATSRoutes{})))
+	})
+}
+
+// farApart returns two servers whose route is as slow as is said, in both directions, from slow on, and
+// breaks with cut until heal.
+func farApart(t *testing.T) (servers []*backend.Server, slow func(time.Duration), cut, heal func()) {
+	t.Helper()
+	var proxies []*faultproxy.Proxy
+	servers = backend.NATSCluster(t, 2, backend.NATSRoutes{Via: func(addr string) string {
+		proxies = append(proxies, faultproxy.New(t, addr))
+		return proxies[len(proxies)-1].Addr()
+	}})
+	each := func(f func(*faultproxy.Proxy)) {
+		for _, p := range proxies {
+			f(p)
+		}
+	}
+	slow = func(d time.Duration) {
+		each(func(p *faultproxy.Proxy) { p.Delay(faultproxy.Both, d) })
+	}
+	cut = func() {
+		each(func(p *faultproxy.Proxy) { p.Refuse() })
+		each(func(p *faultproxy.Proxy) { p.Cut() })
+	}
+	return servers, slow, cut, func() { each((*faultproxy.Proxy).Heal) }
+}
+
+func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Reach {
+	t.Helper()
+	reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
+	if err != nil {
+		t.Fatalf("Publish: %v", err)
+	}
+	return reach[0]
+}
+
+var one = broker.Reach{Nodes: 1, Bound: broker.AtLeast}
+
+func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
+	servers, slow, _, _ := farApart(t)
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))
+	p := open(t, servers[1].URL)
+	defer p.Close()
+	publishOne(t, p, "nobody", "")
+	slow(200 * time.Millisecond)
+
+	// What the own server confirms is not enough.
+	raw := connect(t, servers[0].URL)
+	if _, err := raw.SubscribeSync("tether.s.control"); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if reach := publishOne(t, p, "control", ""); !reach.Nobody() {
+		t.Fatalf("got %+v: the route is not slow, and the test shows nothing", reach)
+	}
+
+	for i := range 3 {
+		s := "s" + strconv.Itoa(i)
+		begin := time.Now()
+		if err := n.Subscribe(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("Subscribe took %v over a route of 200ms", time.Since(begin).Round(time.Millisecond))
+		if reach := publishOne(t, p, s, s); reach != one {
+			t.Errorf("%s: got %+v, want %+v", s, reach, one)
+		}
+		if m := receive(t, n.got); string(m.Data) != s {
+			t.Errorf("got %q, want %q", m.Data, s)
+		}
+		if err := n.Unsubscribe(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		begin = time.Now()
+		if reach := publishOne(t, p, s, ""); !reach.Nobody() {
+			t.Errorf("%s, unsubscribed: got %+v", s, reach)
+		}
+		if took := time.Since(begin); took > 100*time.Millisecond {
+			t.Errorf("that nobody is there took %v", took)
+		}
+	}
+}
+
+func TestAPublisherThatComesLaterIsCountedIn(t *testing.T) {
+	servers, _, _, _ := farApart(t)
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 1000))
+	for i := range 20 {
+		p := open(t, servers[1].URL)
+		s := "s" + strconv.Itoa(i)
+		subscribed := make(chan error)
+		go func() { subscribed <- n.Subscribe(context.Background(), s) }()
+		publishOne(t, p, "nobody", "") // it joins meanwhile
+		if err := <-subscribed; err != nil {
+			t.Fatal(err)
+		}
+		if reach := publishOne(t, p, s, s); reach != one {
+			t.Errorf("%s: got %+v, want %+v", s, reach, one)
+		}
+		p.Close()
+	}
+}
+
+func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {
+	servers, _, cut, heal := farApart(t)
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 1000))
+	p := run(t, open(t, servers[1].URL), make(chan broker.Message, 1000))
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	if reach := publishOne(t, p, "s", ""); reach != one {
+		t.Fatalf("got %+v, want %+v", reach, one)
+	}
+	cut()
+	for !publishOne(t, p, "s", "").Nobody() {
+		<-time.After(time.Millisecond)
+	}
+	lost := time.Now()
+	publishOne(t, p, "s", "")
+	heal()
+	g := receive(t, n.gaps)
+	if g.From.After(lost) || g.To.Before(lost) || g.Subjects != nil {
+		t.Errorf("got %+v, want one around %v", g, lost)
+	}
+	backend.AwaitRoutes(t, servers...)
+	if reach := publishOne(t, p, "s", "again"); reach != one {
+		t.Errorf("got %+v, want %+v", reach, one)
+	}
+}
+
+// trail is what one publisher has published on one subject, one message each millisecond.
+type trail struct {
+	subject string
+	sent    []sent
+	stop    chan struct{}
+	done    sync.WaitGroup
+}
+
+type sent struct {
+	before, after time.Time
+	reach         broker.Reach
+	err           error
+}
+
+func leave(b broker.Broker, subject string) *trail {
+	tr := &trail{subject: subject, stop: make(chan struct{})}
+	tr.done.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-tr.stop:
+				return
+			case <-tick.C:
+			}
+			s := sent{before: time.Now()}
+			reach, err := b.Publish(context.Background(), broker.Message{Subject: subject, Data: []byte(strconv.Itoa(i))})
+			s.after, s.reach, s.err = time.Now(), reach[0], err
+			tr.sent = append(tr.sent, s)
+		}
+	})
+	return tr
+}
+
+// end ends the trail with a message that arrives.
+func (tr *trail) end(t *testing.T, b broker.Broker) {
+	t.Helper()
+	close(tr.stop)
+	tr.done.Wait()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		reach, err := b.Publish(t.Context(), broker.Message{Subject: tr.subject, Data: []byte("end")})
+		if err == nil && !reach[0].Nobody() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %+v, %v", tr.subject, reach, err)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// check checks what a node has of a trail: in order, nothing twice, and what is missing in a gap.
+func (tr *trail) check(t *testing.T, who string, got []string, gaps []broker.Gap) {
+	t.Helper()
+	have, last := make(map[int]bool), -1
+	for _, data := range got {
+		i, err := strconv.Atoi(data)
+		if err != nil {
+			continue
+		}
+		if i <= last {
+			t.Errorf("%s, %s: %d arrived after %d", who, tr.subject, i, last)
+		}
+		last, have[i] = i, true
+	}
+	failed, lost, secret, wrong := 0, 0, 0, 0
+	for i, s := range tr.sent {
+		switch {
+		case have[i] && s.err == nil && s.reach.Nobody():
+			wrong++
+		case have[i]:
+		case s.err != nil:
+			failed++
+		case within(gaps, s):
+			lost++
+		default:
+			if secret++; secret == 1 {
+				t.Errorf("%s, %s: %d, published %v to %v with %+v, is lost and in no gap of %s",
+					who, tr.subject, i, s.before.Format("05.000"), s.after.Format("05.000"), s.reach, describe(gaps))
+			}
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%s, %s: %d messages arrived, and nobody was said to be there", who, tr.subject, wrong)
+	}
+	t.Logf("%s, %s: of %d messages %d arrived, %d were lost in a gap, %d failed; %s", who, tr.subject, len(tr.sent), len(have), lost, failed, describe(gaps))
+}
+
+func within(gaps []broker.Gap, s sent) bool {
+	for _, g := range gaps {
+		if !s.after.Before(g.From) && !s.before.After(g.To) {
+			return true
+		}
+	}
+	return false
+}
+
+func describe(gaps []broker.Gap) string {
+	var b strings.Builder
+	for _, g := range gaps {
+		fmt.Fprintf(&b, "[%s to %s: %v]", g.From.Format("05.000"), g.To.Format("05.000"), g.Cause)
+	}
+	return b.String()
+}
+
+// crowd is a node and a publisher at each server, all subscribed to what all publish.
+type crowd struct {
+	nodes      []node
+	publishers []broker.Broker
+	trails     []*trail
+}
+
+func gather(t *testing.T, servers []*backend.Server) *crowd {
+	t.Helper()
+	c := new(crowd)
+	var names []string
+	for i := range servers {
+		names = append(names, "trail"+strconv.Itoa(i))
+	}
+	for _, s := range servers {
+		n := run(t, open(t, s.URL), make(chan broker.Message, 1<<16))
+		if err := n.Subscribe(t.Context(), names...); err != nil {
+			t.Fatal(err)
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	for i, s := range servers {
+		p := open(t, s.URL)
+		t.Cleanup(func() { p.Close() })
+		c.publishers = append(c.publishers, p)
+		c.trails = append(c.trails, leave(p, names[i]))
+	}
+	for _, n := range c.nodes {
+		for len(n.got) < 300 {
+			<-time.After(time.Millisecond)
+		}
+	}
+	return c
+}
+
+// moved waits until the node has lost its server and is back.
+func (n node) moved(t *testing.T) {
+	t.Helper()
+	if err := receive(t, n.states); err == nil {
+		t.Fatal("State: got nil, want an error")
+	}
+	if err := receive(t, n.states); err != nil {
+		t.Fatalf("State: got %v, want nil", err)
+	}
+}
+
+func (c *crowd) check(t *testing.T, lostServer int) {
+	t.Helper()
+	for i, tr := range c.trails {
+		tr.end(t, c.publishers[i])
+	}
+	<-time.After(time.Second) // gaps are told with the next beat
+	for i, n := range c.nodes {
+		got := make(map[string][]string)
+		for len(n.got) > 0 {
+			m := <-n.got
+			got[m.Subject] = append(got[m.Subject], string(m.Data))
+		}
+		var gaps []broker.Gap
+		for len(n.gaps) > 0 {
+			gaps = append(gaps, <-n.gaps)
+		}
+		if i == lostServer && len(gaps) == 0 {
+			t.Error("the node whose server died has no gap")
+		}
+		for _, tr := range c.trails {
+			tr.check(t, "node "+strconv.Itoa(i), got[tr.subject], gaps)
+		}
+	}
+}
+
+func TestTheDeathOfAServerUnderLoadLosesNothingInSecret(t *testing.T) {
+	for kind, get := range map[string]func(testing.TB, int, backend.NATSRoutes) []*backend.Server{
+		"Servers": backend.NATSCluster, "StandIns": backend.NATSClusterStandIn,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			servers := get(t, 3, backend.NATSRoutes{})
+			c := gather(t, servers)
+			begin := time.Now()
+			servers[1].Stop()
+			c.nodes[1].moved(t)
+			took := time.Since(begin)
+			t.Logf("the node is at another server after %v", took.Round(time.Millisecond))
+			if took > 3*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			c.check(t, 1)
+		})
+	}
+}
+
+func TestAServerThatSendsItsClientsAwayLosesNothingInSecret(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "nats.conf")
+	write(t, config, []byte("lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"100ms\"\n"))
+	servers := backend.NATSCluster(t, 3, backend.NATSRoutes{Args: []string{"-c", config}})
+	c := gather(t, servers)
+	servers[1].LameDuck()
+	c.nodes[1].moved(t)
+	c.check(t, 1)
+}
+
+func TestOneServerOfTheURLIsEnoughToFindTheOthers(t *testing.T) {
+	servers := backend.NATSCluster(t, 3, backend.NATSRoutes{})
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))
+	p := open(t, "nats://"+closedAddress(t)+","+servers[2].Addr+","+servers[1].Addr)
+	defer p.Close()
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	servers[0].Stop()
+	n.moved(t)
+	for i := 1; i < 3; i++ {
+		servers[i].Restart()
+		for {
+			reach, err := p.Publish(t.Context(), broker.Message{Subject: "s"})
+			if err == nil && reach[0] == one {
+				break
+			}
+			if err != nil && !errors.Is(err, broker.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestAMessageInTheInstantOfAnUnsubscribeIsAnsweredSoon(t *testing.T) {
+	s := backend.NATS(t)
+	p := open(t, s.URL)
+	defer p.Close()
+	conn := connect(t, s.URL)
+	// Whoever is subscribed, does not answer and then goes is what such a message meets.
+	sub, err := conn.SubscribeSync("tether.s.s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	published := make(chan time.Duration, 1)
+	go func() {
+		begin := time.Now()
+		reach, err := p.Publish(context.Background(), broker.Message{Subject: "s"})
+		if err != nil || !reach[0].Nobody() {
+			t.Errorf("got %+v, %v, want nobody", reach, err)
+		}
+		published <- time.Since(begin)
+	}()
+	if _, err := sub.NextMsg(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if took := receive(t, published); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAQuestionIsNotDelivered(t *testing.T) {
+	s := backend.NATS(t)
+	n := run(t, open(t, s.URL), make(chan broker.Message, 10))
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, s.URL)
+	if err := conn.PublishRequest("tether.s.s", natsio.NewInbox()+".1.0._", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Publish("tether.s.s", []byte("after it")); err != nil {
+		t.Fatal(err)
+	}
+	if m := receive(t, n.got); string(m.Data) != "after it" {
+		t.Errorf("got %q, want %q", m.Data, "after it")
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package backend
+
+import "errors"
+
+func lameDuck(*process) error { return errors.ErrUnsupported }

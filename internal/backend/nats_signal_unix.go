@@ -1,0 +1,7 @@
+//go:build unix
+
+package backend
+
+import "syscall"
+
+func lameDuck(p *process) error { return p.signal(syscall.SIGUSR2) }
