@@ -3,6 +3,7 @@ package redis
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 const (
@@ -284,11 +285,14 @@ func (in *interest) refuse(why serverError) error {
 	return nil
 }
 
+// lingerTime is how long after a change of owners it is looked for subjects that stay behind.
+const lingerTime = 10 * time.Second
+
 // lingering reports whether the server still serves subjects of partitions that it does not own.
 func (in *interest) lingering() bool {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if in.up == nil {
+	if in.up == nil || time.Since(in.t.shifted) > lingerTime {
 		return false
 	}
 	for _, s := range in.t.subjects {

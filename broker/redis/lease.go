@@ -17,6 +17,7 @@ const leaseKey = "tether:nodes"
 const (
 	leaseTime = 4 * time.Second
 	reapTime  = time.Second // between two looks for expired leases
+	waryTime  = 3 * reapTime / 2
 )
 
 // leaseScript renews the lease of ARGV[1], unless that is empty, and returns the server's time and
@@ -34,7 +35,16 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 
 // knows, until somebody whose lease is good makes Redis drop its connection.
 type lease struct {
 	log *slog.Logger
-	key func() string // of the sorted set; "": there is none just now
+
+	// keys are those of the sorted sets, all with the same nodes. A Cluster's server has two, in its first
+	// and its last slot, so that one is left when slots leave at either end.
+	keys func() []string
+
+	sharded bool // immutable; the key may move to another server
+
+	// wary is until when nobody is dropped, in ns since base: the server has just refused renewals, also
+	// those of nodes that are alive.
+	wary atomic.Int64
 
 	base time.Time
 	last atomic.Int64 // when this process last reaped, ns since base; 0: never
@@ -56,10 +66,15 @@ func (l *lease) keep(c *conn, node clientID) error {
 	if l.off.Load() {
 		return nil
 	}
-	key := l.key()
-	if key == "" {
-		return nil
+	for _, key := range l.keys() {
+		if err := l.keepIn(c, key, node); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (l *lease) keepIn(c *conn, key string, node clientID) error {
 	v, err := c.do("EVAL", leaseScript, "1", key, node.member(), strconv.FormatInt(leaseTime.Milliseconds(), 10))
 	if err != nil {
 		return err
@@ -68,7 +83,11 @@ func (l *lease) keep(c *conn, node clientID) error {
 	case serverError:
 		return l.refused(v)
 	case []any:
-		l.last.Store(int64(time.Since(l.base)))
+		now := int64(time.Since(l.base))
+		l.last.Store(now)
+		if now < l.wary.Load() {
+			return nil
+		}
 		return l.drop(c, key, v)
 	}
 	return errProtocol
@@ -110,12 +129,17 @@ func (l *lease) drop(c *conn, key string, nodes []any) error {
 // refused decides what an error of the server means.
 func (l *lease) refused(err serverError) error {
 	switch err.code() {
-	case "READONLY", "MOVED":
-		return err // a replica, by now, or a part of a Cluster: the connection must go
+	case "READONLY":
+		return err // a replica, by now: the connection must go
+	case "MOVED", "ASK":
+		if !l.sharded {
+			return err // a part of a Cluster
+		}
 	case "ERR", "NOPERM":
 		l.give(err)
 	}
-	return nil // a state of the server that passes: LOADING, BUSY, OOM …
+	l.wary.Store(int64(time.Since(l.base) + waryTime))
+	return nil // a state of the server that passes: LOADING, BUSY, OOM, CLUSTERDOWN …
 }
 
 // give gives leases up, and says so once.

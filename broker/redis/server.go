@@ -32,17 +32,14 @@ type server struct {
 }
 
 func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {
-	key := leaseKey
-	if o.Prefix != "" {
-		key = o.Prefix + leaseKey
-	}
+	keys := []string{o.Prefix + leaseKey}
 	s := &server{
 		life:       l,
 		opts:       opts,
 		o:          o,
 		wire:       w,
 		publishers: make([]publisher, o.Lanes),
-		lease:      lease{log: o.Logger, base: time.Now(), key: func() string { return key }},
+		lease:      lease{log: o.Logger, base: time.Now(), keys: func() []string { return keys }},
 	}
 	s.lanes = lane.New(lane.Options{Lanes: o.Lanes, Timeout: o.PublishTimeout, Check: s.check, Send: s.send})
 	return s

@@ -21,6 +21,9 @@ type session struct {
 	workers *dispatch.Dispatcher
 	at      dispatch.Session
 
+	loss   *outage   // owned by the reader; of subjects whose slots left lately
+	lossAt time.Time // owned by the reader; when loss was made
+
 	mu     sync.Mutex
 	err    error         // guarded by mu; why the session failed, once it has
 	failed chan struct{} // closed with err
@@ -122,6 +125,11 @@ func (s *session) fail(err error, from beat.Stamp) {
 		close(s.failed)
 	}
 	s.from = min(s.from, from)
+}
+
+// failBefore is fail, with a last good moment that lies d before the one that is known.
+func (s *session) failBefore(err error, d time.Duration) {
+	s.fail(err, s.at.Pulse.Last()-beat.Stamp(d))
 }
 
 // flush is called before the reader waits.
@@ -256,8 +264,11 @@ func (s *session) readLoss(routes map[string]*subject, name []byte) (bool, error
 	if err := s.flush(); err != nil {
 		return false, err
 	}
-	from := s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover)
-	if !s.in.lost(name, &outage{from, errMoved}) {
+	if s.loss == nil || time.Since(s.lossAt) > watchTime {
+		s.loss = &outage{s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover), errMoved}
+		s.lossAt = time.Now()
+	}
+	if !s.in.lost(name, s.loss) {
 		return false, nil
 	}
 	delete(routes, string(name))

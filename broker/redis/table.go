@@ -16,6 +16,7 @@ type table struct {
 	mu       sync.Mutex
 	subjects map[string]*subject // guarded by mu
 	owner    []*interest         // guarded by mu; who serves a partition; nil: it is not known
+	shifted  time.Time           // guarded by mu; when owner last changed
 	missing  int                 // guarded by mu; subjects with an outage
 	back     []returned          // guarded by mu; subjects whose outage is over and has not been told
 }
@@ -209,6 +210,7 @@ func (t *table) own(owner []*interest) {
 	if !any {
 		return
 	}
+	t.shifted = time.Now()
 	for _, s := range t.subjects {
 		if changed[s.part] {
 			t.placeLocked(s)

@@ -1,0 +1,215 @@
+package redis_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"tether/broker"
+	"tether/broker/brokertest"
+	"tether/broker/redis"
+	"tether/internal/backend"
+	"tether/internal/faultproxy"
+)
+
+// clusterHarness runs the suite on all servers of a Cluster at once.
+func clusterHarness(c *backend.Cluster) brokertest.Harness {
+	all := func(f func(*backend.Server)) func(testing.TB) {
+		return func(testing.TB) {
+			var group sync.WaitGroup
+			for _, n := range c.Nodes {
+				group.Go(func() { f(n) })
+			}
+			group.Wait()
+		}
+	}
+	start := all((*backend.Server).Start)
+	return brokertest.Harness{
+		New:       func(tb testing.TB) broker.Broker { return opened(tb, c.URL) },
+		MaxData:   16 << 20,
+		Stop:      all((*backend.Server).Stop),
+		Start:     func(tb testing.TB) { start(tb); c.AwaitOK() },
+		Pause:     all((*backend.Server).Pause),
+		Resume:    all((*backend.Server).Resume),
+		Freezable: func(tb testing.TB) (broker.Broker, func(), func()) { return freezable(tb, c) },
+	}
+}
+
+// freezable returns a node whose links to all servers can be held.
+func freezable(tb testing.TB, c *backend.Cluster) (b broker.Broker, freeze, thaw func()) {
+	var mu sync.Mutex
+	proxies := make(map[string]*faultproxy.Proxy)
+	for _, n := range c.Nodes {
+		proxies[n.Addr] = faultproxy.New(tb, n.Addr)
+	}
+	client := goredis.NewClusterClient(&goredis.ClusterOptions{
+		Addrs: []string{c.Nodes[0].Addr},
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return new(net.Dialer).DialContext(ctx, network, proxies[addr].Addr())
+		},
+	})
+	b, err := newBroker(client)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		b.Close()
+		client.Close()
+	})
+	each := func(f func(*faultproxy.Proxy)) func() {
+		return func() {
+			for _, p := range proxies {
+				f(p)
+			}
+		}
+	}
+	return b, each(func(p *faultproxy.Proxy) { p.Hold(faultproxy.Both) }), each((*faultproxy.Proxy).Heal)
+}
+
+func TestBrokerContractOnCluster(t *testing.T) {
+	brokertest.Run(t, clusterHarness(backend.RedisCluster(t, backend.RedisProduct, 0)))
+}
+
+func TestBrokerContractOnAClusterOfValkey(t *testing.T) {
+	brokertest.Run(t, clusterHarness(backend.RedisCluster(t, backend.ValkeyProduct, 0)))
+}
+
+func TestAMastersDeathUnderLoadIsAGapOfItsSubjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a failover takes seconds")
+	}
+	for _, how := range []struct {
+		name string
+		end  func(*backend.Server)
+	}{{"it dies", (*backend.Server).Stop}, {"it falls silent", (*backend.Server).Pause}} {
+		t.Run(how.name, func(t *testing.T) {
+			c := backend.RedisCluster(t, backend.RedisProduct, 1)
+			l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
+			begin := time.Now()
+			how.end(c.Nodes[1])
+			l.awaitState(false)
+			elected := awaitOwner(t, c, 0, 8191, c.Nodes[4].Addr)
+			up := l.awaitState(true)
+			t.Logf("elected after %v, subscribed %v later", elected.Sub(begin).Round(time.Millisecond), up.Sub(elected).Round(time.Millisecond))
+			if up.Sub(elected) > 2*time.Second {
+				t.Errorf("subscribed %v after the election", up.Sub(elected))
+			}
+			if lost := l.finish(); lost == 0 && len(l.gaps) == 0 {
+				t.Error("no gap was reported")
+			}
+			l.wantSomeSubjects()
+		})
+	}
+}
+
+// wantSomeSubjects checks that gaps are of some of the subjects only.
+func (l *load) wantSomeSubjects() {
+	l.t.Helper()
+	missed := make(map[string]bool)
+	for _, g := range l.gaps {
+		if g.Subjects == nil {
+			l.t.Error("a gap of all subjects")
+		}
+		for _, s := range g.Subjects {
+			missed[s] = true
+		}
+	}
+	if n := len(missed); n == 0 || n > len(l.subjects)*2/3 {
+		l.t.Errorf("%d of %d subjects have gaps", n, len(l.subjects))
+	}
+}
+
+// awaitOwner waits until a node says that a slot belongs to addr.
+func awaitOwner(t *testing.T, c *backend.Cluster, node, slot int, addr string) time.Time {
+	t.Helper()
+	client := goredis.NewClient(&goredis.Options{Addr: c.Nodes[node].Addr})
+	defer client.Close()
+	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		ranges, err := client.ClusterSlots(context.Background()).Result()
+		for _, r := range ranges {
+			if r.Start <= slot && slot <= r.End && r.Nodes[0].Addr == addr {
+				return time.Now()
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("slot %d does not come to %s: %v, %v", slot, addr, ranges, err)
+		}
+	}
+}
+
+func TestReshardingUnderLoadIsAGapOfWhatMoves(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	c := backend.RedisCluster(t, backend.RedisProduct, 0)
+	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
+	at := redis.PartitionSlots()
+	// Half of the first master's partitions to the second, one by one, and back.
+	for _, way := range [][2]int{{0, 1}, {1, 0}} {
+		for _, slot := range at[:40] {
+			if err := c.MoveSlot(slot, way[0], way[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.awaitAll()
+	}
+	l.finish()
+	l.wantSomeSubjects()
+	for _, s := range l.states {
+		if s.err != nil {
+			t.Errorf("the node was down: %v", s.err)
+		}
+	}
+}
+
+// A master that is demoted by an order, while it lives, loses all its slots at once.
+func TestAManualFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	c := backend.RedisCluster(t, backend.RedisProduct, 1)
+	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
+	client := goredis.NewClient(&goredis.Options{Addr: c.Nodes[3].Addr})
+	defer client.Close()
+	if err := client.ClusterFailover(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	awaitOwner(t, c, 1, 0, c.Nodes[3].Addr)
+	l.awaitAll()
+	l.finish()
+	l.wantSomeSubjects()
+}
+
+func TestPartitionsAreSpreadEvenlyOverServers(t *testing.T) {
+	c := backend.RedisCluster(t, backend.RedisProduct, 0)
+	b := opened(t, c.URL)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx, broker.Handler{Deliver: func(broker.Message) {}}) }()
+	var subjects []string
+	for i := range 9000 {
+		subjects = append(subjects, fmt.Sprint("user:", i))
+	}
+	if err := b.Subscribe(ctx, subjects...); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.Nodes {
+		client := goredis.NewClient(&goredis.Options{Addr: n.Addr})
+		channels, err := client.PubSubShardChannels(ctx, "*").Result()
+		client.Close()
+		if k := len(channels); err != nil || k < 2700 || k > 3300 {
+			t.Errorf("%s has %d channels, want about 3000; %v", n, k, err)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
