@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -16,18 +17,24 @@ import (
 	"testing"
 	"time"
 
+	"tether/broker/memory"
 	"tether/hub"
 )
 
-// idleServer is set in a child process, which serves until its standard input ends, and prints its
-// resident memory for every line.
+// idleServer is set in a child process, to a carrier and what is behind it. The process serves until its
+// standard input ends, and prints its resident memory for every line.
 const idleServer = "TETHER_TRANSPORT_IDLE"
 
 func TestIdleServer(t *testing.T) {
-	if os.Getenv(idleServer) == "" {
+	kind := os.Getenv(idleServer)
+	if kind == "" {
 		t.Skip("only a child process of BenchmarkIdleConnection runs it")
 	}
-	h := NewEngine(func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, nil }, Options{PingInterval: time.Hour})
+	o := Options{PingInterval: time.Hour, Epoll: strings.HasPrefix(kind, "epoll")}
+	h := NewEngine(func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, nil }, o)
+	if strings.HasSuffix(kind, "hub") {
+		h = NewHandler(registering(t), o)
+	}
 	defer h.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -46,6 +53,28 @@ func TestIdleServer(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		fmt.Printf("mem %d %d %d\n", residentBytes(t), m.HeapAlloc, m.StackInuse)
 	}
+}
+
+// registering is a hub that registers every client as a user of its own, and runs until the test ends.
+func registering(t testing.TB) *hub.Hub {
+	b := memory.NewBus().Broker()
+	started := make(chan struct{})
+	h, err := hub.New(b, hub.Options{DrainWindow: -1, ForgetHandshake: true,
+		OnStart: func(context.Context, *hub.Hub) error { close(started); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return s.Register(ctx, "user "+s.ID()) })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- h.Run(ctx) }()
+	<-started
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+		b.Close()
+	})
+	return h
 }
 
 type deaf struct{}
@@ -69,12 +98,18 @@ func residentBytes(t testing.TB) int {
 }
 
 // BenchmarkIdleConnection reports the memory that an idle WebSocket connection costs the process of
-// the server, which is another one than that of the clients.
+// the server, which is another one than that of the clients: bare, and as a registered user of a hub.
 func BenchmarkIdleConnection(b *testing.B) {
-	const clients = 6000
+	for _, kind := range []string{"portable bare", "epoll bare", "portable hub", "epoll hub"} {
+		b.Run(kind, func(b *testing.B) { benchmarkIdle(b, kind) })
+	}
+}
+
+func benchmarkIdle(b *testing.B, kind string) {
+	const clients = 15_000
 	for range b.N {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestIdleServer$")
-		cmd.Env = append(os.Environ(), idleServer+"=1")
+		cmd.Env = append(os.Environ(), idleServer+"="+kind)
 		in, _ := cmd.StdinPipe()
 		out, _ := cmd.StdoutPipe()
 		if err := cmd.Start(); err != nil {
@@ -100,9 +135,10 @@ func BenchmarkIdleConnection(b *testing.B) {
 			}
 			return m
 		}
-		idleClients(b, addr, 100)() // what the first ones cost the process once
+		hub := strings.HasSuffix(kind, "hub")
+		idleClients(b, addr, 100, hub)() // what the first ones cost the process once
 		before := measure()
-		stop := idleClients(b, addr, clients)
+		stop := idleClients(b, addr, clients, hub)
 		after := measure()
 		for i, unit := range []string{"bytes/conn", "heap/conn", "stack/conn"} {
 			b.ReportMetric((after[i]-before[i])/clients, unit)
@@ -115,8 +151,9 @@ func BenchmarkIdleConnection(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// idleClients connects n clients that have sent one message, and returns what disconnects them.
-func idleClients(b *testing.B, addr string, n int) func() {
+// idleClients connects n clients that have sent one message, and waited for the answer of a hub, and
+// returns what disconnects them.
+func idleClients(b *testing.B, addr string, n int, hub bool) func() {
 	conns := make([]net.Conn, n)
 	request := []byte(upgradeRequest("EIO=4&transport=websocket", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)", "Origin: http://test"))
 	buf := make([]byte, 4096)
@@ -126,16 +163,22 @@ func idleClients(b *testing.B, addr string, n int) func() {
 			b.Fatalf("client %d: %v", i, err)
 		}
 		c.Write(request)
-		for got := 0; ; {
-			n, err := c.Read(buf[got:])
-			if err != nil {
-				b.Fatal(err)
-			}
-			if got += n; bytes.Contains(buf[:got], []byte(`"maxPayload"`)) {
-				break
+		until := func(word string) {
+			for got := 0; ; {
+				n, err := c.Read(buf[got:])
+				if err != nil {
+					b.Fatal(err)
+				}
+				if got += n; bytes.Contains(buf[:got], []byte(word)) {
+					break
+				}
 			}
 		}
+		until(`"maxPayload"`)
 		c.Write(textFrame("40"))
+		if hub {
+			until(`40{"sid"`)
+		}
 		c.Write(textFrame(`42["some longer event","with an argument or two"]`))
 		conns[i] = c
 	}
