@@ -93,7 +93,7 @@ func TestCompressedMessagesAreServed(t *testing.T) {
 	if first, got, err := c.frame(); first != bitFin|opBinary || string(got) != "\x01\x02\x03" || err != nil {
 		t.Fatalf("got %#x %q %v", first, got, err)
 	}
-	if &frames(p, true)[0] != &frames(p, true)[0] {
+	if once, again := frames(p, true), frames(p, true); &once[0] != &again[0] {
 		t.Error("compressed twice")
 	}
 }
