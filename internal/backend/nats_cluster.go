@@ -17,8 +17,11 @@ type NATSRoutes struct {
 	// proxy in between. Nil: addr itself.
 	Via func(addr string) string
 
-	// Args are added to the command line of each server. They may not ask for credentials.
+	// Args are added to the command line of each server.
 	Args []string
+
+	// Options are what a client needs to connect, if Args ask for it.
+	Options []natsio.Option
 }
 
 // NATSCluster returns a cluster of NATS servers that can each be stopped, and restarted at the same
@@ -67,17 +70,22 @@ func natsCluster(t testing.TB, size int, o NATSRoutes, start func(host, port str
 			"--routes", routes,
 		}, o.Args...)))
 	}
-	AwaitRoutes(t, servers...)
+	awaitRoutes(t, o.Options, servers)
 	return servers
 }
 
 // AwaitRoutes returns when a message gets from each server to each.
 func AwaitRoutes(t testing.TB, servers ...*Server) {
 	t.Helper()
+	awaitRoutes(t, nil, servers)
+}
+
+func awaitRoutes(t testing.TB, options []natsio.Option, servers []*Server) {
+	t.Helper()
 	deadline := time.Now().Add(2 * startTimeout)
 	var conns []*natsio.Conn
 	for _, s := range servers {
-		c, err := natsio.Connect(s.URL)
+		c, err := natsio.Connect(s.URL, options...)
 		if err != nil {
 			t.Fatalf("backend: %v: %v", s, err)
 		}
