@@ -84,7 +84,8 @@ type Broker interface {
 	// Publish sends msgs in order, pipelined, and returns a Reach for each, in the same order. It
 	// needs no Run. Concurrent calls share pipelines. The error is ErrUnavailable, ErrTooLarge,
 	// ErrClosed or the context's; with an error the reaches of the messages that the backend took
-	// are still good, and those of the others are Unknown. A message is sent at most once.
+	// are still good, and those of the others are Unknown. A message is sent at most once. The slice
+	// itself, but for what is in it, is the caller's again afterwards.
 	//
 	// A node is counted while it is subscribed, and no longer than about five seconds after it died,
 	// froze or was cut off.

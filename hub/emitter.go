@@ -107,7 +107,8 @@ func (e *Emitter) Local() *Emitter {
 // Emit emits an event to a room; the ID of a socket is one. For args see [Socket.Emit]. The errors are
 // those of Socket.Emit, ErrNamespace, ErrTooManyRooms, the context's, and the broker's, wrapped.
 func (e *Emitter) Emit(ctx context.Context, to Room, event string, args ...any) (Receipt, error) {
-	receipts, err := e.emit(ctx, []Room{to}, false, event, args)
+	rooms, receipts := [1]Room{to}, [1]Receipt{}
+	err := e.emit(ctx, rooms[:], receipts[:], false, event, args)
 	return receipts[0], err
 }
 
@@ -118,7 +119,8 @@ func (e *Emitter) EmitUnion(ctx context.Context, to []Room, event string, args .
 		to = []Room{Everyone}
 	}
 	to = distinct(to)
-	receipts, err := e.emit(ctx, to, true, event, args)
+	receipts := make([]Receipt, len(to))
+	err := e.emit(ctx, to, receipts, true, event, args)
 	var all Receipt
 	for _, r := range receipts {
 		all = all.either(r)
@@ -129,7 +131,9 @@ func (e *Emitter) EmitUnion(ctx context.Context, to []Room, event string, args .
 // EmitMany emits an event to each of the rooms, in one pipeline, and returns a receipt for each: also
 // with an error, for those that the broker took. A socket that is in several gets it several times.
 func (e *Emitter) EmitMany(ctx context.Context, to []Room, event string, args ...any) ([]Receipt, error) {
-	return e.emit(ctx, to, false, event, args)
+	receipts := make([]Receipt, len(to))
+	err := e.emit(ctx, to, receipts, false, event, args)
+	return receipts, err
 }
 
 // Disconnect disconnects the sockets of a room on all nodes, as [Socket.Disconnect] does. It returns
@@ -139,48 +143,65 @@ func (e *Emitter) Disconnect(ctx context.Context, to Room, closeConnections bool
 	if closeConnections {
 		f = flagClose
 	}
-	receipts, err := e.send(ctx, []Room{to}, kindDisconnect, f, false, nil)
+	rooms, receipts := [1]Room{to}, [1]Receipt{{Bound: broker.Unknown}}
+	m := mailing{emitter: e, kind: kindDisconnect, flags: f}
+	err := m.send(ctx, rooms[:], receipts[:])
 	return receipts[0], err
 }
 
-func (e *Emitter) emit(ctx context.Context, to []Room, union bool, event string, args []any) ([]Receipt, error) {
+// emit emits one event to each room and writes a receipt for each.
+func (e *Emitter) emit(ctx context.Context, to []Room, receipts []Receipt, union bool, event string, args []any) error {
+	for i := range receipts {
+		receipts[i].Bound = broker.Unknown
+	}
 	if err := e.post.check(event); err != nil {
-		return unknown(len(to)), err
+		return err
 	}
 	enc := newEncoder()
 	defer enc.free()
 	if err := enc.event(event, args); err != nil {
-		return unknown(len(to)), err
+		return err
 	}
-	var f flags
+	m := mailing{emitter: e, kind: kindEvent, union: union, encoder: enc, scratch: enc.messages}
 	if e.volatile {
-		f = flagVolatile
+		m.flags = flagVolatile
 	}
-	return e.send(ctx, to, kindEvent, f, union, enc)
+	err := m.send(ctx, to, receipts)
+	enc.messages = m.scratch
+	return err
+}
+
+// mailing is the messages of one call.
+type mailing struct {
+	emitter *Emitter
+	kind    kind
+	flags   flags
+	union   bool
+	encoder *encoder // has the payload of an event; else nil
+
+	scratch []broker.Message // what messages returned; its memory is used again
 }
 
 // send sends one message to each room; to a room that could be a socket's ID a second one, to the
-// node that such a socket would be on. enc has the payload of an event.
-func (e *Emitter) send(ctx context.Context, to []Room, k kind, f flags, union bool, enc *encoder) ([]Receipt, error) {
+// node that such a socket would be on. It sets the receipts, which are unknown, of those that the
+// broker took.
+func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error {
+	e := m.emitter
 	if !socketio.ValidNamespace(e.namespace) {
-		return unknown(len(to)), ErrNamespace
+		return ErrNamespace
 	}
-	if len(e.except) > MaxTargets || union && len(e.except)+len(to) > MaxTargets {
-		return unknown(len(to)), ErrTooManyRooms
+	if len(e.except) > MaxTargets || m.union && len(e.except)+len(to) > MaxTargets {
+		return ErrTooManyRooms
 	}
 	if len(to) == 0 {
-		return nil, nil
+		return nil
 	}
-	m := mailing{emitter: e, kind: k, flags: f, union: union, encoder: enc}
 	msgs := m.messages(to)
 	if e.local {
-		return e.sendLocal(to, msgs)
+		return e.sendLocal(to, receipts, msgs)
 	}
 	reach, err := e.post.broker.Publish(ctx, msgs...)
-	receipts := make([]Receipt, len(to))
-	if len(reach) < len(msgs) { // nothing is known of any
-		receipts = unknown(len(to))
-	} else {
+	if len(reach) == len(msgs) { // else nothing is known of any
 		next := 0
 		for i, r := range to {
 			receipts[i] = Receipt(reach[next])
@@ -192,18 +213,17 @@ func (e *Emitter) send(ctx context.Context, to []Room, k kind, f flags, union bo
 		}
 	}
 	if err != nil {
-		return receipts, fmt.Errorf("hub: emit: %w", err)
+		return fmt.Errorf("hub: emit: %w", err)
 	}
-	return receipts, nil
+	return nil
 }
 
 // sendLocal delivers messages to this node alone.
-func (e *Emitter) sendLocal(to []Room, msgs []broker.Message) ([]Receipt, error) {
+func (e *Emitter) sendLocal(to []Room, receipts []Receipt, msgs []broker.Message) error {
 	h := e.post.hub
 	if h == nil {
-		return unknown(len(to)), ErrNoHub
+		return ErrNoHub
 	}
-	receipts := make([]Receipt, len(to))
 	next := 0
 	for i, r := range to {
 		n := h.route(msgs[next])
@@ -212,23 +232,14 @@ func (e *Emitter) sendLocal(to []Room, msgs []broker.Message) ([]Receipt, error)
 			n += h.route(msgs[next])
 			next++
 		}
-		receipts[i].Nodes = min(n, 1)
+		receipts[i] = Receipt{Nodes: min(n, 1)}
 	}
-	return receipts, nil
-}
-
-// mailing makes the messages of one call.
-type mailing struct {
-	emitter *Emitter
-	kind    kind
-	flags   flags
-	union   bool
-	encoder *encoder
+	return nil
 }
 
 func (m *mailing) messages(to []Room) []broker.Message {
 	e := m.emitter
-	msgs := make([]broker.Message, 0, len(to))
+	msgs := slices.Grow(m.scratch[:0], len(to))
 	var shared []byte // the envelope of rooms with the same exceptions
 	for i, r := range to {
 		subject := roomSubject(e.post.prefix, e.namespace, r)
@@ -249,6 +260,7 @@ func (m *mailing) messages(to []Room) []broker.Message {
 			})
 		}
 	}
+	m.scratch = msgs
 	return msgs
 }
 
@@ -262,14 +274,6 @@ func (m *mailing) envelope(target string, except []Room) []byte {
 		data = m.encoder.frames(data, socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace})
 	}
 	return data
-}
-
-func unknown(n int) []Receipt {
-	receipts := make([]Receipt, n)
-	for i := range receipts {
-		receipts[i].Bound = broker.Unknown
-	}
-	return receipts
 }
 
 func distinct(rooms []Room) []Room {
