@@ -297,7 +297,9 @@ func (a *atlas) showLocked(v *view) {
 		}
 	}
 	for _, s := range a.shards {
-		s.span.Store(spans[s])
+		if old, at := s.span.Swap(spans[s]), spans[s]; old != nil && at != nil && *old != *at {
+			s.lease.beWary()
+		}
 		if spans[s] != nil {
 			s.idle = time.Time{}
 		} else if s.idle.IsZero() {

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,7 +18,7 @@ const leaseKey = "tether:nodes"
 const (
 	leaseTime = 4 * time.Second
 	reapTime  = time.Second // between two looks for expired leases
-	waryTime  = 3 * reapTime / 2
+	waryTime  = 2500 * time.Millisecond // in which every node that is alive renews, also if its view is old
 )
 
 // leaseScript renews the lease of ARGV[1], unless that is empty, and returns the server's time and
@@ -42,8 +43,8 @@ type lease struct {
 
 	sharded bool // immutable; the key may move to another server
 
-	// wary is until when nobody is dropped, in ns since base: the server has just refused renewals, also
-	// those of nodes that are alive.
+	// wary is until when nobody is dropped, in ns since base: the server has just refused renewals, or the
+	// keys have moved, and nodes that are alive look expired.
 	wary atomic.Int64
 
 	base time.Time
@@ -66,31 +67,36 @@ func (l *lease) keep(c *conn, node clientID) error {
 	if l.off.Load() {
 		return nil
 	}
-	for _, key := range l.keys() {
-		if err := l.keepIn(c, key, node); err != nil {
+	keys := l.keys()
+	expired := make([][]any, len(keys))
+	for i, key := range keys {
+		v, err := c.do("EVAL", leaseScript, "1", key, node.member(), strconv.FormatInt(leaseTime.Milliseconds(), 10))
+		if err != nil {
 			return err
+		}
+		switch v := v.(type) {
+		case serverError:
+			return l.refused(v)
+		case []any:
+			expired[i] = v
+		default:
+			return errProtocol
+		}
+	}
+	now := int64(time.Since(l.base))
+	l.last.Store(now)
+	if now < l.wary.Load() {
+		return nil
+	}
+	for i := range keys {
+		for _, v := range expired[i] {
+			member, _ := v.(string)
+			if err := l.drop(c, keys, expired, i, member); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
-}
-
-func (l *lease) keepIn(c *conn, key string, node clientID) error {
-	v, err := c.do("EVAL", leaseScript, "1", key, node.member(), strconv.FormatInt(leaseTime.Milliseconds(), 10))
-	if err != nil {
-		return err
-	}
-	switch v := v.(type) {
-	case serverError:
-		return l.refused(v)
-	case []any:
-		now := int64(time.Since(l.base))
-		l.last.Store(now)
-		if now < l.wary.Load() {
-			return nil
-		}
-		return l.drop(c, key, v)
-	}
-	return errProtocol
 }
 
 // member is a connection in the sorted set.
@@ -101,29 +107,46 @@ func (c clientID) member() string {
 	return strings.TrimSpace(c.id + " " + c.addr + " " + c.laddr)
 }
 
-// drop kills the connections of nodes and forgets their leases.
-func (l *lease) drop(c *conn, key string, nodes []any) error {
-	for _, v := range nodes {
-		member, _ := v.(string)
-		id, addr, ok := strings.Cut(member, " ")
-		addr, laddr, _ := strings.Cut(addr, " ")
-		if ok {
-			v, err := c.kill(clientID{id, addr, laddr}, "TYPE", "pubsub")
-			if err != nil {
-				return err
-			}
-			if refused, bad := v.(serverError); bad {
-				return l.refused(refused)
-			}
-			if v == int64(1) {
-				l.log.Warn("redis: dropped a node that had stopped renewing its lease", "client", id, "addr", addr)
-			}
-		}
-		if _, err := c.do("ZREM", key, member); err != nil {
+// drop kills the connection of a node whose lease in one key is over, and forgets the lease.
+func (l *lease) drop(c *conn, keys []string, expired [][]any, in int, member string) error {
+	alive, err := renewedElsewhere(c, keys, expired, in, member)
+	if err != nil {
+		return err
+	}
+	id, addr, ok := strings.Cut(member, " ")
+	addr, laddr, _ := strings.Cut(addr, " ")
+	if ok && !alive {
+		v, err := c.kill(clientID{id, addr, laddr}, "TYPE", "pubsub")
+		if err != nil {
 			return err
 		}
+		if refused, bad := v.(serverError); bad {
+			return l.refused(refused)
+		}
+		if v == int64(1) {
+			l.log.Warn("redis: dropped a node that had stopped renewing its lease", "client", id, "addr", addr)
+		}
 	}
-	return nil
+	_, err = c.do("ZREM", keys[in], member)
+	return err
+}
+
+// renewedElsewhere reports whether the lease is good in another key: this one has left the server, and
+// come back with what was true before.
+func renewedElsewhere(c *conn, keys []string, expired [][]any, in int, member string) (bool, error) {
+	for i, key := range keys {
+		if i == in || slices.Contains(expired[i], any(member)) {
+			continue
+		}
+		v, err := c.do("ZSCORE", key, member)
+		if err != nil {
+			return false, err
+		}
+		if _, ok := v.(string); ok {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // refused decides what an error of the server means.
@@ -138,9 +161,12 @@ func (l *lease) refused(err serverError) error {
 	case "ERR", "NOPERM":
 		l.give(err)
 	}
-	l.wary.Store(int64(time.Since(l.base) + waryTime))
+	l.beWary()
 	return nil // a state of the server that passes: LOADING, BUSY, OOM, CLUSTERDOWN …
 }
+
+// beWary puts off dropping nodes until those that are alive have renewed their leases.
+func (l *lease) beWary() { l.wary.Store(int64(time.Since(l.base) + waryTime)) }
 
 // give gives leases up, and says so once.
 func (l *lease) give(why error) {
