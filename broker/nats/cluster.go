@@ -63,11 +63,16 @@ type cluster struct {
 	hello string    // subject: "prefix.c"
 	all   string    // subject: "prefix.m"
 	inbox string    // with the dot at its end
-	in    chan *natsio.Msg
 
-	turn   chan struct{} // capacity 1; held by join
-	joined atomic.Uint64 // epoch in which there is nothing left to do
-	wrote  atomic.Int64  // stamp of the last Publish
+	spawn  func(func()) bool // runs a goroutine that Close waits for; false after Close
+	closed <-chan struct{}   // closed by Close
+	gone   <-chan struct{}   // closed when loop is to end
+
+	turn   chan struct{}    // capacity 1; held by join
+	joined atomic.Uint64    // epoch in which there is nothing left to do
+	wrote  atomic.Int64     // stamp of the last Publish
+	again  atomic.Bool      // rejoin is at work
+	in     chan *natsio.Msg // owned by join; nil before there is a cluster
 
 	mu      sync.Mutex
 	here    string                 // guarded by mu; server ID, empty without a cluster
@@ -92,22 +97,24 @@ type server struct {
 
 func (s *server) leave() { s.present, s.lapsed = false, true }
 
-func newCluster(conn *natsio.Conn, l *link, n names) *cluster {
+func newCluster(b *Broker) *cluster {
 	return &cluster{
-		conn:    conn,
-		link:    l,
+		conn:    b.conn,
+		link:    b.link,
 		base:    time.Now(),
-		hello:   n.cluster,
-		all:     n.marks,
-		inbox:   conn.NewInbox() + ".",
-		in:      make(chan *natsio.Msg, clusterQueue),
+		hello:   b.names.cluster,
+		all:     b.names.marks,
+		inbox:   b.conn.NewInbox() + ".",
+		spawn:   b.spawn,
+		closed:  b.closed,
+		gone:    b.gone,
 		turn:    make(chan struct{}, 1),
 		servers: make(map[string]*server),
 		changed: make(chan struct{}),
 	}
 }
 
-// now returns the stamp of this moment: nanoseconds since base, each once.
+// nowLocked returns the stamp of this moment: nanoseconds since base, each once.
 func (c *cluster) nowLocked() int64 {
 	c.last = max(c.last+1, int64(time.Since(c.base)))
 	return c.last
@@ -201,6 +208,21 @@ func (c *cluster) enter(e epoch, id string, deadline time.Time, closed <-chan st
 	return nil
 }
 
+// rejoin joins in the background. Who only publishes, and has not lately, learns from the marks of
+// others that it is at another server.
+func (c *cluster) rejoin(e epoch) {
+	if e.ended() || !c.again.CompareAndSwap(false, true) {
+		return
+	}
+	join := func() {
+		defer c.again.Store(false)
+		_ = c.join(e, time.Now().Add(timeout), c.closed) // there will be other marks
+	}
+	if !c.spawn(join) {
+		c.again.Store(false)
+	}
+}
+
 // published says that something was published just now.
 func (c *cluster) published() { c.wrote.Store(int64(time.Since(c.base))) }
 
@@ -227,6 +249,13 @@ func (c *cluster) subscribe(id string) error {
 		return nil
 	}
 	const plain = 2
+	if c.in == nil {
+		in := make(chan *natsio.Msg, clusterQueue)
+		if !c.spawn(func() { c.loop(in) }) {
+			return broker.ErrClosed
+		}
+		c.in = in
+	}
 	for i := len(subs); i < plain; i++ {
 		sub, err := c.conn.ChanSubscribe([plain]string{c.hello, c.inbox + ">"}[i], c.in)
 		if err != nil {
@@ -366,12 +395,12 @@ func (c *cluster) answers(stamp int64, again, enough bool) (own bool, missing in
 }
 
 // loop answers the others, and reads their answers, until gone.
-func (c *cluster) loop(gone <-chan struct{}) {
+func (c *cluster) loop(in <-chan *natsio.Msg) {
 	for {
 		select {
-		case m := <-c.in:
+		case m := <-in:
 			c.read(m)
-		case <-gone:
+		case <-c.gone:
 			return
 		}
 	}
@@ -396,7 +425,11 @@ func (c *cluster) answer(m *natsio.Msg) {
 	c.mu.Lock()
 	e, id, eldest := c.epoch, c.here, c.eldest
 	c.mu.Unlock()
-	if m.Sub.Queue != id || c.link.current().n != e.n {
+	if now := c.link.current(); now.n != e.n {
+		c.rejoin(now)
+		return
+	}
+	if m.Sub.Queue != id {
 		return
 	}
 	_ = c.conn.Publish(m.Reply, appendHello(nil, id, time.Since(eldest))) // it will be asked again

@@ -157,6 +157,31 @@ func TestAPublisherThatComesLaterIsCountedIn(t *testing.T) {
 		}
 		p.Close()
 	}
+	if len(n.gaps) > 0 {
+		t.Errorf("publishers came and went, and there is a gap: %+v", <-n.gaps)
+	}
+}
+
+func TestAnIdlePublisherIsCountedInWhereItHasMoved(t *testing.T) {
+	servers := backend.NATSCluster(t, 3, backend.NATSRoutes{})
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))
+	p := open(t, servers[1].URL)
+	defer p.Close()
+	publishOne(t, p, "nobody", "")
+	servers[1].Stop()
+	if g := receive(t, n.gaps); g.From.After(g.To) { // it had published just before
+		t.Errorf("got %+v", g)
+	}
+	begin := time.Now()
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 500*time.Millisecond {
+		t.Errorf("Subscribe took %v: it has waited for a server that is gone", took)
+	}
+	if reach := publishOne(t, p, "s", ""); reach != one {
+		t.Errorf("got %+v, want %+v", reach, one)
+	}
 }
 
 func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {

@@ -66,7 +66,7 @@ type Broker struct {
 
 	up      atomic.Bool    // messages make the round trip, as State was told
 	running sync.WaitGroup // Run; Add under mu
-	reading sync.WaitGroup // the goroutines of receipts and cluster; Add under mu
+	reading sync.WaitGroup // what spawn has started; Add under mu
 
 	mu       sync.Mutex
 	isClosed bool // guarded by mu
@@ -114,9 +114,9 @@ func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
 		gone:       make(chan struct{}),
 	}
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
-	b.receipts = newReceipts(conn, l, b.lanes.Alive)
+	b.receipts = newReceipts(conn, l, b.lanes.Alive, b.spawn)
 	b.interest = newInterest()
-	b.cluster = newCluster(conn, l, b.names)
+	b.cluster = newCluster(b)
 	return b, nil
 }
 
@@ -138,16 +138,19 @@ func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.
 // listen starts to read what comes back, once. It may block as long as the connection does.
 func (b *Broker) listen() error {
 	return b.receipts.start(func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.isClosed {
-			return false
-		}
-		b.reading.Go(func() { b.receipts.loop(b.gone) }) // Close waits for these
-		b.reading.Go(func() { b.receipts.asker(b.gone) })
-		b.reading.Go(func() { b.cluster.loop(b.gone) })
-		return true
+		return b.spawn(func() { b.receipts.loop(b.gone) })
 	})
+}
+
+// spawn runs a goroutine that Close waits for, unless the broker is closed.
+func (b *Broker) spawn(f func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.isClosed {
+		return false
+	}
+	b.reading.Go(f)
+	return true
 }
 
 // Close implements [broker.Broker]. It waits for Run, and so must not be called from a Handler.

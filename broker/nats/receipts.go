@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	natsio "github.com/nats-io/nats.go"
@@ -44,8 +45,9 @@ type receipts struct {
 	alive func() // tells the lanes that publishers wait for other nodes, not for the backend
 	inbox string // with the dot at its end
 	in    chan *natsio.Msg
-	wake  chan struct{} // capacity 1; the first batch has begun to wait
-	asks  chan []ask    // capacity 1; questions for asker to send
+	wake  chan struct{}     // capacity 1; the first batch has begun to wait
+	spawn func(func()) bool // runs a goroutine that Close waits for; false after Close
+	busy  atomic.Bool       // questions are being sent
 
 	mu      sync.Mutex
 	started bool                 // guarded by mu
@@ -81,14 +83,14 @@ type batch struct {
 	dropped  int // answers that nats.go had dropped when the batch was sent
 }
 
-func newReceipts(conn *natsio.Conn, l *link, alive func()) *receipts {
+func newReceipts(conn *natsio.Conn, l *link, alive func(), spawn func(func()) bool) *receipts {
 	return &receipts{
 		conn:  conn,
 		link:  l,
 		alive: alive,
 		inbox: conn.NewInbox() + ".",
 		wake:  make(chan struct{}, 1),
-		asks:  make(chan []ask, 1),
+		spawn: spawn,
 		open:  make(map[uint64]*batch),
 	}
 }
@@ -339,8 +341,11 @@ func (r *receipts) expire(now time.Time) bool {
 	clear(r.waiting[len(keep):])
 	r.waiting = keep
 	more := len(keep) > 0
-	r.askLocked(now)
+	asks := r.asksLocked(now)
 	r.mu.Unlock()
+	if len(asks) > 0 && !r.spawn(func() { r.ask(asks) }) { // it may block
+		r.busy.Store(false)
+	}
 
 	for _, b := range due { // ours alone: set no longer finds them
 		reach := broker.Reach{Bound: broker.Exact}
@@ -369,10 +374,11 @@ type ask struct{ wire, reply string }
 
 func isQuestion(reply string) bool { return strings.HasSuffix(reply, question) }
 
-// askLocked has questions sent about what has not been acknowledged for long, once.
-func (r *receipts) askLocked(now time.Time) {
-	if len(r.asks) > 0 {
-		return // next time
+// asksLocked returns questions about what has not been acknowledged for long, each once, and sets busy
+// if there are any.
+func (r *receipts) asksLocked(now time.Time) []ask {
+	if r.busy.Load() {
+		return nil // next time
 	}
 	var asks []ask
 	for _, b := range r.waiting {
@@ -390,23 +396,16 @@ func (r *receipts) askLocked(now time.Time) {
 			}
 		}
 	}
-	if len(asks) > 0 {
-		r.asks <- asks // has room: only loop sends
-	}
+	r.busy.Store(len(asks) > 0)
+	return asks
 }
 
-// asker sends questions until gone. It is not loop that does, because it may block.
-func (r *receipts) asker(gone <-chan struct{}) {
-	for {
-		select {
-		case asks := <-r.asks:
-			for _, a := range asks {
-				if r.conn.PublishRequest(a.wire, a.reply, nil) != nil {
-					break // nothing will be known of these
-				}
-			}
-		case <-gone:
-			return
+// ask sends questions. One goroutine does at a time.
+func (r *receipts) ask(asks []ask) {
+	defer r.busy.Store(false)
+	for _, a := range asks {
+		if r.conn.PublishRequest(a.wire, a.reply, nil) != nil {
+			return // no more will be known of these than without
 		}
 	}
 }
