@@ -1,0 +1,314 @@
+package soak
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"tether/broker"
+	"tether/broker/drivers"
+	"tether/hub"
+	"tether/internal/backend"
+	"tether/internal/ledger"
+	"tether/transport"
+)
+
+// A node in a process of its own, which can be frozen and killed: this test binary, told by its
+// environment to be one. It writes one JSON object a line and ends with its standard input.
+
+const childEnv = "TETHER_SOAK_NODE"
+
+// report is a line of a child's.
+type report struct {
+	Addr string     `json:",omitempty"`
+	Gap  *time.Time `json:",omitempty"` // where it begins
+	To   *time.Time `json:",omitempty"`
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		if err := serveChild(os.Getenv(childEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func serveChild(brokerURL string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // until the process ends
+		io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	b, err := drivers.Mux().Open(ctx, brokerURL)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	var mu sync.Mutex
+	say := func(r report) {
+		mu.Lock()
+		defer mu.Unlock()
+		json.NewEncoder(os.Stdout).Encode(r)
+	}
+	h, err := hub.New(b, hub.Options{DrainWindow: -1, OnGap: func(g broker.Gap) { say(report{Gap: &g.From, To: &g.To}) }})
+	if err != nil {
+		return err
+	}
+	register(h)
+	handler := transport.NewHandler(h, transport.Options{Logger: slog.New(slog.DiscardHandler)})
+	server := transport.NewServer("", handler)
+	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go server.Serve(transport.Listener(l)) // until Close
+	ended := make(chan error)
+	go func() { ended <- h.Run(ctx) }()
+	for h.Ready() != nil {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	say(report{Addr: l.Addr().String()})
+	err = <-ended
+	server.Close()
+	handler.Close()
+	return err
+}
+
+type child struct {
+	cmd  *exec.Cmd
+	in   io.Closer
+	addr string
+	done chan struct{} // closed when it has said its last
+}
+
+func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string) *child {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{cmd: exec.Command(exe), done: make(chan struct{})}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+brokerURL)
+	c.cmd.Stderr = os.Stderr
+	in, err := c.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.in = in
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	addr := make(chan string, 1)
+	go func() { // the cleanup waits for it
+		defer close(c.done)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var r report
+			if json.Unmarshal(lines.Bytes(), &r) != nil {
+				continue
+			}
+			if r.Addr != "" {
+				addr <- r.Addr
+			}
+			if r.Gap != nil {
+				book.Gap(name, broker.Gap{From: *r.Gap, To: *r.To})
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		c.cmd.Process.Signal(syscall.SIGCONT)
+		c.in.Close()
+		select {
+		case <-c.done:
+		case <-time.After(wait):
+			c.cmd.Process.Kill()
+			<-c.done
+		}
+		c.cmd.Wait()
+	})
+	select {
+	case c.addr = <-addr:
+	case <-c.done:
+		t.Fatal("a node has ended before it began")
+	case <-time.After(wait):
+		t.Fatal("a node does not begin")
+	}
+	return c
+}
+
+// status is a line of /proc/PID/status, in bytes.
+func (c *child) status(name string) int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// A node is killed, or frozen: within six seconds emits say that nobody is there. One that wakes again
+// delivers nothing stale, and its losses lie inside gaps.
+func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
+	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
+		r := newRig(t, brokerURL, addr, 1, 3*time.Second, hub.Options{}, transport.Options{})
+		p := r.publishers()[1]
+		killed, frozen := startChild(t, r.book, "killed", brokerURL), startChild(t, r.book, "frozen", brokerURL)
+		for _, c := range []struct {
+			name, addr string
+		}{{"killed", killed.addr}, {"frozen", frozen.addr}} {
+			for i := range 20 {
+				cl := newClient(r.book, c.name, c.addr, c.name+strconv.Itoa(i))
+				if err := cl.start(webSocket); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		nobody := func(name string) func() bool {
+			return func() bool {
+				var counted atomic.Int64
+				each(20, 20, func(i int) {
+					receipt, err := r.emit(p, room(name+strconv.Itoa(i)))
+					if err != nil || !receipt.Nobody() {
+						counted.Add(1)
+					}
+				})
+				return counted.Load() == 0
+			}
+		}
+		names := users(20)
+		r.populate(names)
+		stop := make(chan struct{})
+		end := r.load(names, stop, time.Millisecond)
+		killed.cmd.Process.Kill()
+		took, in := within(ghostTime, nobody("killed"))
+		if !in {
+			t.Errorf("users of a killed node are counted after %v", took)
+		}
+		frozen.cmd.Process.Signal(syscall.SIGSTOP)
+		stopped := time.Now()
+		slept, in := within(ghostTime, nobody("frozen"))
+		if !in {
+			t.Errorf("users of a frozen node are counted after %v", slept)
+		}
+		// Others are told by then; it wakes when it has to have noticed itself.
+		for i := 0; time.Since(stopped) < 7*time.Second; i++ {
+			r.emit(p, room("frozen"+strconv.Itoa(i%20)))
+			<-time.After(50 * time.Millisecond)
+		}
+		frozen.cmd.Process.Signal(syscall.SIGCONT)
+		must(t, "a gap", func() bool { return r.book.Gaps("frozen") > 0 })
+		close(stop)
+		slowest, _ := end()
+		figure(t, "A10 killed and frozen", "nobody is counted after %v, after %v; meanwhile the slowest emit to somebody else took %v",
+			took.Round(time.Millisecond), slept.Round(time.Millisecond), slowest.Round(time.Millisecond))
+		figure(t, "A8", "%v", r.settle())
+	})
+}
+
+// Clients that never read cost no more than their queue, are let go, and harm nobody.
+func TestClientsThatDoNotReadAreBounded(t *testing.T) {
+	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
+		n, each1 := scaled(50, 1000), scaled(4<<20, 10<<20)
+		r := newRig(t, brokerURL, addr, 1, 5*time.Second, hub.Options{}, transport.Options{})
+		c := startChild(t, r.book, "child", brokerURL)
+		healthy := newClient(r.book, "child", c.addr, "healthy")
+		if err := healthy.start(webSocket); err != nil {
+			t.Fatal(err)
+		}
+		slow := make([]net.Conn, n)
+		each(n, 16, func(i int) {
+			cl := newClient(nil, "", c.addr, "slow"+strconv.Itoa(i))
+			if err := cl.dial(""); err != nil {
+				t.Error(err)
+				return
+			}
+			cl.conn.(*net.TCPConn).SetReadBuffer(4096)
+			cl.write(1, []byte(`40{"user":"slow`+strconv.Itoa(i)+`"}`))
+			for !cl.connected.Load() { // and after that it reads no more
+				_, payload, err := cl.next()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				cl.connected.Store(strings.HasPrefix(string(payload), "40"))
+			}
+			slow[i] = cl.conn
+		})
+		if t.Failed() {
+			return
+		}
+		stop := make(chan struct{})
+		end := r.load([]string{"healthy"}, stop, time.Millisecond)
+		before := c.status("VmRSS")
+		payload := strings.Repeat("x", 32<<10)
+		e := r.publishers()[1].emitter
+		began := time.Now()
+		each(n, 8, func(i int) {
+			for range each1 / len(payload) {
+				receipt, err := e.Emit(t.Context(), hub.User("slow"+strconv.Itoa(i)), "x", payload)
+				if err != nil {
+					t.Errorf("emit: %v", err)
+					return
+				}
+				if receipt.Nobody() {
+					return // it has been let go
+				}
+			}
+		})
+		fed := time.Since(began)
+		gone, in := within(wait, func() bool {
+			for i := range n {
+				if receipt, err := e.Emit(t.Context(), hub.User("slow"+strconv.Itoa(i)), "y"); err != nil || !receipt.Nobody() {
+					return false
+				}
+			}
+			return true
+		})
+		if !in {
+			t.Error("clients that do not read are still there")
+		}
+		grown := c.status("VmHWM") - before
+		close(stop)
+		slowest, _ := end()
+		limit := int64(n)*(1<<20+32<<10) + 128<<20 // queues, and the runtime's own room
+		if grown > limit {
+			t.Errorf("the node has grown by %d MiB, %d are allowed", grown>>20, limit>>20)
+		}
+		figure(t, "A9", "%d clients that do not read, %d MiB for each, fed in %v: the node has grown by %.1f MiB at most, they were gone %v later; the others: %v, slowest emit %v",
+			n, each1>>20, fed.Round(time.Millisecond), float64(grown)/(1<<20), gone.Round(time.Millisecond), r.settle(), slowest.Round(time.Millisecond))
+		for _, conn := range slow {
+			conn.Close()
+		}
+	})
+}

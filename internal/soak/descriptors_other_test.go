@@ -1,0 +1,5 @@
+//go:build !linux
+
+package soak
+
+func openDescriptors() int { return 0 }

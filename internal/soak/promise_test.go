@@ -1,0 +1,169 @@
+package soak
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tether/hub"
+	"tether/transport"
+)
+
+// Three nodes, clients on both transports and in the middle of the upgrade, some that leave and come
+// back, hostile user IDs: nothing is lost, doubled, inverted or misdelivered.
+func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
+	onAll(t, func(t *testing.T, brokerURL, addr string) {
+		messages := scaled(40_000, 1_000_000)
+		r := newRig(t, brokerURL, addr, 3, 2*time.Second, hub.Options{}, transport.Options{})
+		names := users(96) // 8 goroutines for each publisher share them without rest
+		clients := make([]*client, 3*len(names))
+		each(len(clients), 16, func(i int) {
+			how := webSocket
+			switch i % 10 {
+			case 8:
+				how = polling
+			case 9:
+				how = upgrading
+			}
+			clients[i] = r.connect(r.nodes[(i/len(names)+i)%3], names[i%len(names)], how)
+		})
+		if t.Failed() {
+			return
+		}
+
+		// One in ten more comes and goes all the time.
+		stop := make(chan struct{})
+		var wanderers sync.WaitGroup
+		for range 27 {
+			wanderers.Go(func() {
+				for {
+					n := r.nodes[rand.IntN(3)]
+					c := newClient(r.book, n.name, n.addr, names[rand.IntN(len(names))])
+					if err := c.start(webSocket); err != nil {
+						t.Errorf("a client that comes back: %v", err)
+						return
+					}
+					select {
+					case <-stop:
+						c.hangUp(true)
+						<-c.done
+						return
+					case <-time.After(time.Duration(rand.IntN(1500)) * time.Millisecond):
+					}
+					c.hangUp(rand.IntN(2) == 0)
+					<-c.done
+				}
+			})
+		}
+
+		began := time.Now()
+		var wg sync.WaitGroup
+		var sent atomic.Int64
+		for _, p := range r.publishers() {
+			for part := range 8 { // each has users of its own, and so one goroutine for each stream
+				wg.Go(func() {
+					for i := part; sent.Add(1) <= int64(messages); i += 8 {
+						if receipt, err := r.emit(p, room(names[i%len(names)])); err != nil || receipt.Nobody() {
+							t.Errorf("emit: %v, %v", receipt, err)
+							return
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+		rate := float64(messages) / time.Since(began).Seconds()
+		close(stop)
+		wanderers.Wait()
+		counts := r.settle()
+		figure(t, "A1 A2 A3", "%v; %.0f messages a second", counts, rate)
+		for _, c := range clients {
+			if c.connected.Load() && c.polling == "" {
+				c.hangUp(true)
+			}
+		}
+	})
+}
+
+// The instant a client knows that it is connected, another node emits to it.
+func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
+	onAll(t, func(t *testing.T, brokerURL, addr string) {
+		n := scaled(2000, 10_000)
+		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
+		other := publisher{"other", r.nodes[1].hub.Emitter()}
+		var nobody atomic.Int64
+		each(n, 32, func(i int) {
+			c := newClient(r.book, r.nodes[0].name, r.nodes[0].addr, "c"+strconv.Itoa(i))
+			emitted := make(chan struct{})
+			c.onSaid = func(c *client) {
+				go func() {
+					defer close(emitted)
+					if receipt, err := r.emit(other, room(c.user)); err != nil || receipt.Nobody() {
+						nobody.Add(1)
+					}
+				}()
+			}
+			if err := c.start([]carrier{webSocket, webSocket, polling}[i%3]); err != nil {
+				t.Error(err)
+				return
+			}
+			<-emitted
+		})
+		counts := r.settle()
+		if n := nobody.Load(); n > 0 {
+			t.Errorf("%d emits did not reach anybody", n)
+		}
+		figure(t, "A4", "%v", counts)
+	})
+}
+
+// Two tabs of each user open and close all the time, and are emitted to: an open tab misses nothing,
+// and at the end nobody is there.
+func TestFlappingTabsLeaveNothingBehind(t *testing.T) {
+	onAll(t, func(t *testing.T, brokerURL, addr string) {
+		flaps := scaled(2000, 50_000)
+		r := newRig(t, brokerURL, addr, 2, 100*time.Millisecond, hub.Options{}, transport.Options{})
+		names := users(12)
+		stop := make(chan struct{})
+		end := r.load(names, stop, time.Millisecond)
+		each(flaps, 24, func(i int) {
+			n := r.nodes[rand.IntN(2)]
+			c := newClient(r.book, n.name, n.addr, names[i%len(names)])
+			if err := c.start(webSocket); err != nil {
+				t.Error(err)
+				return
+			}
+			if i%3 > 0 {
+				select {
+				case <-c.done:
+				case <-time.After(time.Duration(rand.IntN(300*(i%3))) * time.Millisecond / 4):
+				}
+			}
+			c.hangUp(i%2 == 0)
+			<-c.done
+		})
+		close(stop)
+		slowest, _ := end()
+		counts := r.settle()
+		for _, n := range r.nodes {
+			must(t, "no rooms on "+n.name, func() bool { s := n.hub.Stats(); return s.Rooms == 0 && s.Connections == 0 })
+		}
+		stale := 0
+		for _, u := range names {
+			receipt, err := r.nodes[0].hub.Emitter().Emit(t.Context(), hub.User(u), "n")
+			if err != nil {
+				t.Error(err)
+			}
+			if !receipt.Nobody() {
+				stale++
+			}
+		}
+		if stale > 0 {
+			t.Errorf("%d subscriptions are left", stale)
+		}
+		figure(t, "A5", "%d tabs: %v; %d stale subscriptions; slowest emit %v", flaps, counts, stale, slowest.Round(time.Millisecond))
+	})
+}

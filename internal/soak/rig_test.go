@@ -1,0 +1,321 @@
+package soak
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tether/broker"
+	"tether/broker/drivers"
+	"tether/hub"
+	"tether/internal/backend"
+	"tether/internal/faultproxy"
+	"tether/internal/ledger"
+	"tether/transport"
+)
+
+// soakFor is how long a test that can be repeated goes on; 0: once, with small numbers.
+var soakFor = func() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv("TETHER_SOAK"))
+	return d
+}()
+
+// scaled is a number for the short run, and one for the long.
+func scaled(short, long int) int {
+	if soakFor > 0 {
+		return long
+	}
+	if raceDetector {
+		return max(short/5, 1)
+	}
+	return short
+}
+
+// repeat runs f once, or again and again for soakFor.
+func repeat(t *testing.T, f func(t *testing.T)) {
+	for began := time.Now(); ; {
+		f(t)
+		if time.Since(began) >= soakFor || t.Failed() {
+			return
+		}
+	}
+}
+
+func figure(t testing.TB, name string, format string, args ...any) {
+	t.Helper()
+	t.Logf("figure: %s: %s", name, fmt.Sprintf(format, args...))
+}
+
+// rig is a cluster in this process.
+type rig struct {
+	t     *testing.T
+	book  *ledger.Ledger
+	mux   broker.Mux
+	url   string
+	nodes []*node
+}
+
+// node is one node of it, on a loopback port.
+type node struct {
+	rig     *rig
+	name    string
+	proxy   *faultproxy.Proxy // to the backend; nil for the memory broker
+	broker  broker.Broker
+	calls   *counted
+	hub     *hub.Hub
+	handler *transport.Handler
+	server  *http.Server
+	addr    string
+	cancel  context.CancelFunc
+	ended   chan struct{}
+	err     error // of Run; valid after ended
+}
+
+// counted counts the calls that change subscriptions.
+type counted struct {
+	broker.Broker
+	calls, subjects atomic.Int64
+}
+
+func (c *counted) Subscribe(ctx context.Context, subjects ...string) error {
+	c.calls.Add(1)
+	c.subjects.Add(int64(len(subjects)))
+	return c.Broker.Subscribe(ctx, subjects...)
+}
+
+// backends are what the tests run on.
+var backends = map[string]func(t testing.TB) *backend.Server{
+	"redis": func(t testing.TB) *backend.Server { return backend.Redis(t) },
+	"nats":  func(t testing.TB) *backend.Server { return backend.NATS(t) },
+}
+
+// newRig starts nodes on a broker. addr is the backend's, "" for the memory broker.
+func newRig(t *testing.T, brokerURL, addr string, nodes int, latency time.Duration, o hub.Options, to transport.Options) *rig {
+	t.Helper()
+	r := &rig{t: t, book: ledger.New(latency), mux: drivers.Mux(), url: brokerURL}
+	for range nodes {
+		r.start(addr, o, to)
+	}
+	return r
+}
+
+// open opens the broker, through a proxy if there is one.
+func (r *rig) open(proxy *faultproxy.Proxy) broker.Broker {
+	r.t.Helper()
+	u, err := url.Parse(r.url)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if proxy != nil {
+		u.Host = proxy.Addr()
+	}
+	b, err := r.mux.Open(r.t.Context(), u.String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
+	r.t.Helper()
+	n := &node{rig: r, name: fmt.Sprintf("node-%d", len(r.nodes)), ended: make(chan struct{})}
+	if addr != "" {
+		n.proxy = faultproxy.New(r.t, addr)
+	}
+	n.broker = r.open(n.proxy)
+	n.calls = &counted{Broker: n.broker}
+	o.Node = n.name
+	if o.DrainWindow == 0 {
+		o.DrainWindow = -1
+	}
+	o.OnGap = func(g broker.Gap) { r.book.Gap(n.name, g) }
+	h, err := hub.New(n.calls, o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	n.hub = h
+	register(h)
+	to.Logger = slog.New(slog.DiscardHandler)
+	n.handler = transport.NewHandler(h, to)
+	n.server = transport.NewServer("", n.handler)
+	n.server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	n.addr = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(n.ended)
+		n.err = h.Run(ctx)
+	})
+	wg.Go(func() { n.server.Serve(transport.Listener(l)) })
+	r.t.Cleanup(func() {
+		if n.proxy != nil {
+			n.proxy.Heal()
+		}
+		cancel()
+		<-n.ended
+		n.server.Close()
+		n.handler.Close()
+		n.broker.Close()
+		wg.Wait()
+	})
+	must(r.t, n.name+" ready", func() bool { return h.Ready() == nil })
+	r.nodes = append(r.nodes, n)
+	return n
+}
+
+// register makes the sockets of a hub those of the user that they say they are.
+func register(h *hub.Hub) {
+	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
+		var auth struct{ User string }
+		if err := json.Unmarshal(s.Handshake().Auth, &auth); err != nil {
+			return err
+		}
+		return s.Register(ctx, auth.User)
+	})
+}
+
+// connect connects a client to a node and fails the test if it cannot.
+func (r *rig) connect(n *node, user string, how carrier) *client {
+	r.t.Helper()
+	c := newClient(r.book, n.name, n.addr, user)
+	if err := c.start(how); err != nil {
+		r.t.Errorf("%s: %v", n.name, err)
+	}
+	return c
+}
+
+// publisher is one that emits: from a node, or from a process without a hub.
+type publisher struct {
+	name    string
+	emitter *hub.Emitter
+}
+
+// publishers are all nodes, and one worker.
+func (r *rig) publishers() []publisher {
+	var list []publisher
+	for _, n := range r.nodes {
+		list = append(list, publisher{n.name, n.hub.Emitter()})
+	}
+	b := r.open(nil)
+	r.t.Cleanup(func() { b.Close() })
+	return append(list, publisher{"worker", hub.NewEmitter(b, hub.EmitterOptions{})})
+}
+
+// emit emits one message to a room. Messages of one publisher to one room have to be emitted by one
+// goroutine.
+func (r *rig) emit(p publisher, to string) (hub.Receipt, error) {
+	m := r.book.Send(p.name, []string{to}, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	receipt, err := p.emitter.Emit(ctx, hub.Room(to), "n", m.Mark)
+	r.book.Sent(m, receipt, err)
+	return receipt, err
+}
+
+// load emits until stop is closed: each worker has users and a publisher of its own, so that every
+// stream has one goroutine. It returns a function that waits for the end and returns what failed.
+func (r *rig) load(users []string, stop <-chan struct{}, pause time.Duration) (end func() (slowest time.Duration, failed int)) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var slowest time.Duration
+	failed := 0
+	for _, p := range r.publishers() {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				began := time.Now()
+				_, err := r.emit(p, room(users[i%len(users)]))
+				took := time.Since(began)
+				mu.Lock()
+				slowest = max(slowest, took)
+				if err != nil {
+					failed++
+					if !errors.Is(err, broker.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+						r.t.Errorf("emit: %v", err)
+					}
+				}
+				mu.Unlock()
+				select {
+				case <-stop:
+					return
+				case <-time.After(pause):
+				}
+			}
+		})
+	}
+	return func() (time.Duration, int) {
+		wg.Wait()
+		return slowest, failed
+	}
+}
+
+// quiet waits until nothing more arrives.
+func (r *rig) quiet() {
+	last, since := -1, time.Now()
+	must(r.t, "quiet", func() bool {
+		if got := r.book.Counts().Received; got != last {
+			last, since = got, time.Now()
+		}
+		return time.Since(since) > 500*time.Millisecond
+	})
+}
+
+// settle closes the book and fails the test for everything that must not be in it.
+func (r *rig) settle() ledger.Counts {
+	r.t.Helper()
+	r.quiet()
+	counts := r.book.Settle()
+	if counts.Faults() > 0 {
+		r.t.Errorf("%v\n%s", counts, strings.Join(r.book.Faults(), "\n"))
+	}
+	return counts
+}
+
+// users are names, some of them hostile.
+func users(n int) []string {
+	list := []string{"*", ">", "a.b", "a..b", "a b", "a,b", "a\r\nb", "user:1", "ü", strings.Repeat("x", 500)}
+	for i := len(list); i < n; i++ {
+		list = append(list, fmt.Sprintf("u%d", i))
+	}
+	return list[:n]
+}
+
+// on runs a test on each backend.
+func on(t *testing.T, f func(t *testing.T, brokerURL, addr string, s *backend.Server)) {
+	for _, name := range []string{"redis", "nats"} {
+		t.Run(name, func(t *testing.T) {
+			repeat(t, func(t *testing.T) {
+				s := backends[name](t)
+				f(t, s.URL, s.Addr, s)
+			})
+		})
+	}
+}
+
+// onAll is on, with the memory broker too.
+func onAll(t *testing.T, f func(t *testing.T, brokerURL, addr string)) {
+	t.Run("memory", func(t *testing.T) {
+		repeat(t, func(t *testing.T) { f(t, "memory://", "") })
+	})
+	on(t, func(t *testing.T, brokerURL, addr string, _ *backend.Server) { f(t, brokerURL, addr) })
+}
