@@ -230,3 +230,25 @@ func TestARefusedSubjectFailsItsOwnCallAndNoOther(t *testing.T) {
 		t.Errorf("the server has %v", s.on)
 	}
 }
+
+func TestAChangeOfMindDoesNotKeepASessionFromComingUp(t *testing.T) {
+	in := single()
+	s := &peer{t: t, in: in, on: make(map[string]bool)}
+	in.begin()
+	_, list := in.t.subscribe([]string{"a"})
+	s.settle()
+	in.t.finish(list, nil)
+	in.end(nil)
+	s.on = make(map[string]bool)
+	up := in.begin()
+	s.take()
+	in.t.unsubscribe([]string{"a"})
+	s.answer()
+	in.t.subscribe([]string{"a"})
+	s.settle()
+	select {
+	case <-up:
+	default:
+		t.Error("the session is not up")
+	}
+}

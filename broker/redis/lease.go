@@ -17,7 +17,7 @@ const leaseKey = "tether:nodes"
 
 const (
 	leaseTime = 4 * time.Second
-	reapTime  = time.Second // between two looks for expired leases
+	reapTime  = time.Second             // between two looks for expired leases
 	waryTime  = 2500 * time.Millisecond // in which every node that is alive renews, also if its view is old
 )
 

@@ -87,6 +87,7 @@ func (t *table) subscribe(names []string) (*waiter, []*subject) {
 			t.wakeLocked(s, nil) // Unsubscribes that are overtaken
 			s.want = true
 			s.live.Store(true)
+			t.settleLocked(s) // an Unsubscribe that has not been sent yet
 		}
 		s.calls++
 		list = append(list, s)
@@ -149,6 +150,9 @@ func (t *table) dropLocked(s *subject) {
 	s.want, s.held = false, false
 	s.live.Store(false)
 	t.wakeLocked(s, nil)
+	if s.out != nil {
+		t.returnLocked(s)
+	}
 	t.markLocked(s)
 	t.settleLocked(s)
 }
