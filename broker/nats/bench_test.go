@@ -53,6 +53,11 @@ func subjects(n int) []string {
 
 func BenchmarkBroker(b *testing.B) { brokertest.Benchmark(b, harness(backend.NATS(b))) }
 
+// BenchmarkBrokerInACluster has publishers and subscribers at different servers.
+func BenchmarkBrokerInACluster(b *testing.B) {
+	brokertest.Benchmark(b, clusterHarness(backend.NATSCluster(b, 3, backend.NATSRoutes{})))
+}
+
 // BenchmarkSubscribe100k also restarts the server and takes the time until the last subject is live.
 func BenchmarkSubscribe100k(b *testing.B) {
 	s := backend.NATS(b)

@@ -418,6 +418,30 @@ func TestAServerThatSendsItsClientsAwayLosesNothingInSecret(t *testing.T) {
 	c.check(t, 1)
 }
 
+func TestStrangersOverASlowRouteLoseNothingInSecret(t *testing.T) {
+	servers, slow, _, _ := farApart(t)
+	slow(150 * time.Millisecond)
+	p := open(t, servers[1].URL)
+	defer p.Close()
+	joined := make(chan error)
+	go func() {
+		_, err := p.Publish(context.Background(), broker.Message{Subject: "nobody"})
+		joined <- err
+	}()
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 1<<16))
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-joined; err != nil {
+		t.Fatal(err)
+	}
+	c := &crowd{nodes: []node{n}, publishers: []broker.Broker{p}, trails: []*trail{leave(p, "s")}}
+	for len(n.got) < 3 {
+		<-time.After(time.Millisecond)
+	}
+	c.check(t, -1)
+}
+
 func TestOneServerOfTheURLIsEnoughToFindTheOthers(t *testing.T) {
 	servers := backend.NATSCluster(t, 3, backend.NATSRoutes{})
 	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))

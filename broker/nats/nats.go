@@ -2,13 +2,38 @@
 //
 // A subject becomes prefix.s.SUBJECT with whatever NATS cannot carry escaped, or prefix.h.HASH if that
 // would be long. Receivers acknowledge on the reply subject of a message, so a [broker.Reach] is
-// exactly zero or at least one; the server's "no responders" answers at once where nobody is
-// subscribed, and otherwise whoever has not acknowledged within 3.5 seconds is not there.
+// exactly zero or at least one. Where nobody is subscribed the server says so at once ("no responders");
+// where somebody has just unsubscribed it says so when it is asked again, after 0.1 to 0.2 seconds; and
+// otherwise whoever has not acknowledged within 3.5 seconds is not there.
 //
 // A user with restricted permissions needs to publish and to subscribe to prefix.> and to the inboxes,
-// _INBOX.> unless the connection has an inbox prefix of its own. In a cluster of servers, interest
-// travels from server to server: Subscribe is confirmed by the server of this node, and a message
-// that is published at another server in the instant after that may still find nobody.
+// _INBOX.> unless the connection has an inbox prefix of its own.
+//
+// # Clusters
+//
+// A node knows all servers of a cluster from the one that it has reached, and goes to another when its
+// own dies or sends it away. Interest travels from server to server a little behind the answer of one's
+// own, so in a cluster Subscribe and Unsubscribe also wait for every other server where a broker of this
+// prefix is, one that only publishes included: brokers answer for their servers. That is one message
+// there and back for each such server, and brokers look for each other twice a second; a broker that
+// comes to a server first listens for 0.1 seconds, so its first Publish or Subscribe there takes that
+// long. On a single server nothing of this happens. What holds, and what does not:
+//
+//   - When Subscribe returns, what is published at any server by a broker of this prefix arrives, or lies
+//     in a gap. A server where somebody was and that has not answered for a second is not waited for; if
+//     it comes back, that is a gap.
+//   - A route between servers that breaks for half a second or longer is a gap for the nodes on either
+//     side once it is whole again, but while it is broken a receipt counts only who can be reached.
+//   - A publisher that moves because its server has died may have published what that server never
+//     passed on. It tells the nodes, and they report a gap, if it had published in the last two seconds.
+//     If the publisher dies with its server nobody can tell.
+//   - Two brokers that come to servers at the same time, each as the first there, over a route that takes
+//     longer than 0.1 seconds there and back, may hear of each other only half a second later: a gap.
+//   - Between clusters (gateways, leaf nodes) and from publishers that are not of this package nothing is
+//     confirmed: interest arrives there when it does.
+//   - Each publisher's order holds at every server. When a publisher moves, what it had published before
+//     is ahead of what it publishes then unless it was held up for longer than the move took, a tenth of a
+//     second at least.
 package nats
 
 import (
@@ -130,7 +155,7 @@ func checkMessage(m broker.Message) error {
 var errEmptySubject = errors.New("nats: empty subject")
 
 // Publish implements [broker.Broker]. A message on which nobody acknowledges takes 3.5 seconds, unless
-// the server says at once that nobody is subscribed; other calls do not wait for it.
+// the server says that nobody is subscribed; other calls do not wait for it.
 func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
 	return b.lanes.Publish(ctx, msgs...)
 }

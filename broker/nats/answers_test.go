@@ -1,0 +1,114 @@
+package nats
+
+import (
+	"testing"
+	"time"
+
+	natsio "github.com/nats-io/nats.go"
+)
+
+// listening returns a cluster at server "A" that has sent marks up to stamp 1000, with the gaps that it
+// tells of.
+func listening() (c *cluster, gaps *[]time.Time) {
+	gaps = new([]time.Time)
+	c = &cluster{
+		link: newLink(nil), base: time.Now().Add(-time.Hour),
+		hello: "tether.c", all: "tether.m", inbox: "_INBOX.x.",
+		servers: make(map[string]*server), changed: make(chan struct{}),
+		here: "A", last: 1000,
+	}
+	c.tell(func(since time.Time, _ error) { *gaps = append(*gaps, since) })
+	return c, gaps
+}
+
+// FuzzClusterTakesAnything reads what anybody may send to the inbox, or as a hello.
+func FuzzClusterTakesAnything(f *testing.F) {
+	f.Add("_INBOX.x.rs", "B 5", "")
+	f.Add("_INBOX.x.rs._", "", "")
+	f.Add("_INBOX.x.rs.B", "", "503")
+	f.Add("_INBOX.x.rs.", "", "503")
+	f.Add("_INBOX.x.zzzzzzzzzzzz._", "", "")
+	f.Add("_INBOX.x.-1._", "", "")
+	f.Add("_INBOX.x.", "B 99999999999999999999", "")
+	f.Add("tether.c", "B 2000", "")
+	f.Add("tether.c", "A 1", "")
+	f.Add("tether.c", "B.* 1", "")
+	f.Add("tether.c", " 1", "")
+	f.Add("tether.c", "B -1", "")
+	f.Add("tether.c.A", "", "")
+	f.Add("tether.m", "x", "")
+	f.Fuzz(func(t *testing.T, subject, data, status string) {
+		c, _ := listening()
+		for range 2 { // also twice
+			c.read(&natsio.Msg{Subject: subject, Data: []byte(data), Header: natsio.Header{"Status": []string{status}}})
+		}
+		if c.own > c.last {
+			t.Errorf("our server has returned %d, and the last was %d", c.own, c.last)
+		}
+		for id, s := range c.servers {
+			if id == "A" || s.answered > c.last {
+				t.Errorf("server %q: %+v", id, *s)
+			}
+			if again, _, ok := splitHello(appendHello(nil, id, 0)); !ok || again != id {
+				t.Errorf("server %q becomes %q", id, again)
+			}
+		}
+	})
+}
+
+func TestOnlyWhoWasThereAllTheTimeMakesAGap(t *testing.T) {
+	const second = int64(time.Second)
+	for _, c := range []struct {
+		name   string
+		do     func(c *cluster)
+		uptime time.Duration
+		want   int
+	}{
+		{"it answers again soon", func(c *cluster) { c.answered("B", 100*second+second, time.Hour) }, time.Hour, 0},
+		{"it was silent", nil, time.Hour, 1},
+		{"it was silent, and somebody has just come", nil, time.Second, 0},
+		{"nobody was there, and somebody has come", func(c *cluster) { c.nobodyAt("B", 100*second+1) }, time.Second, 0},
+		{"nobody was said to be there, and somebody was", func(c *cluster) { c.nobodyAt("B", 100*second+1) }, time.Hour, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cl, gaps := listening()
+			cl.last = 3600 * second
+			cl.heard("B", 0)
+			cl.answered("B", 100*second, time.Hour)
+			cl.entered = cl.base
+			if c.do != nil {
+				c.do(cl)
+			}
+			cl.answered("B", 103*second-second, c.uptime)
+			if c.do == nil {
+				cl.answered("B", 106*second, c.uptime)
+			}
+			if len(*gaps) != c.want {
+				t.Errorf("got gaps since %v, want %d", *gaps, c.want)
+			}
+		})
+	}
+}
+
+func TestAServerWhoseHelloWasNotHeardMakesAGap(t *testing.T) {
+	c, gaps := listening()
+	c.entered = time.Now().Add(-time.Minute)
+	c.answered("B", 500, 10*time.Second)
+	if len(*gaps) != 1 || time.Since((*gaps)[0]) < 9*time.Second || time.Since((*gaps)[0]) > 30*time.Second {
+		t.Errorf("got gaps since %v, want one since ten seconds ago", *gaps)
+	}
+	c.heard("C", 0)
+	c.answered("C", 500, 10*time.Second)
+	if len(*gaps) != 1 {
+		t.Errorf("got gaps since %v, want no more", *gaps)
+	}
+}
+
+func TestAPublisherThatLostItsServerMakesAGap(t *testing.T) {
+	c, gaps := listening()
+	c.heard("B", 0)
+	c.heard("B", 2*time.Second)
+	if len(*gaps) != 1 || time.Since((*gaps)[0]) < 2*time.Second {
+		t.Errorf("got gaps since %v, want one since two seconds ago", *gaps)
+	}
+}
