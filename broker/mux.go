@@ -18,9 +18,10 @@ type OpenFunc func(ctx context.Context, u *url.URL) (Broker, error)
 // broker/drivers has one with every driver of this module.
 type Mux map[string]OpenFunc
 
-// parse is url.Parse for URLs that may have several hosts, with a comma between them, each with a port
-// or without: u.Host is then the list as it was written, and the driver's to check.
-func parse(rawURL string) (*url.URL, error) {
+// ParseURL is url.Parse for URLs of brokers, which may have several hosts with commas between them, each
+// with a port or without: Host is then the list as it was written, and the driver's to check. Like that
+// of url.Parse its error may have all of the URL.
+func ParseURL(rawURL string) (*url.URL, error) {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
 	end := strings.IndexAny(rest+"/", "/?#")
 	begin := 0
@@ -45,7 +46,7 @@ func parse(rawURL string) (*url.URL, error) {
 
 // Open opens the broker that rawURL names. The caller closes it.
 func (m Mux) Open(ctx context.Context, rawURL string) (Broker, error) {
-	u, err := parse(rawURL)
+	u, err := ParseURL(rawURL)
 	if err != nil {
 		// The error of url.Parse prints the whole URL; only its cause is safe to show.
 		if ue := (*url.Error)(nil); errors.As(err, &ue) {

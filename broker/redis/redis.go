@@ -1,10 +1,13 @@
-// Package redis connects nodes through the pub/sub of one Redis, 6.2 or later, or of what speaks its
-// protocol.
+// Package redis connects nodes through the pub/sub of Redis 6.2 or later, or of what speaks its protocol:
+// of one server, of the master that Sentinels name, or of a Cluster, which must be Redis 7 or Valkey.
 //
-// A subject is a channel of the same name. A node has one subscribed connection, one for its lease,
-// and up to [Options.Lanes] for publishing, all of its own: the pool, the retries and the hooks of a
-// given client are not used, only its options, so that nothing is sent twice, and nothing reconnects
-// behind the driver's back. Receipts are what PUBLISH answers, and exact.
+// On one server a subject is a channel of the same name, after [Options.Prefix]. A node has one
+// subscribed connection, one for its lease, and up to [Options.Lanes] for publishing, all of its own:
+// the pool, the retries and the hooks of a given client are not used, only its options, so that nothing
+// is sent twice, and nothing reconnects behind the driver's back. Receipts are what PUBLISH answers,
+// and exact.
+//
+// # Leases
 //
 // Redis counts a connection for as long as it is open, also when the node behind it is frozen or cut
 // off. So each node renews a lease of four seconds in the sorted set "tether:nodes" of database 0,
@@ -15,6 +18,35 @@
 // A node that is too slow pushes back on its connection, and when Redis's output buffer for it is
 // full (client-output-buffer-limit pubsub, by default 32 MiB, or 8 MiB for a minute) Redis cuts it
 // off. That is a gap like any other.
+//
+// # Sentinel
+//
+// Every Sentinel is asked for the master, and the one that knows of the latest failover is believed:
+// before every connection, every half second while Run is running, and once a second while
+// messages are published. A server that says that it is a replica is refused. A failover is a gap of all
+// subjects, from the last beat of the old master until all is subscribed at the new one.
+//
+// # Cluster
+//
+// Pub/sub is sharded, with SSUBSCRIBE and SPUBLISH. A subject belongs to one of 256 partitions, by
+// FNV-1a of 32 bits whose bytes are combined by exclusive or. The n-th partition has the hash tag
+// that is the smallest number whose slot is one of the n-th 64; so a master with a part of the slots
+// has the same part of the subjects. The channel is "{tag}", the prefix, and the subject: interest stays
+// exact, and a receipt, which the one server of the slot gives, is exact, too. Each master that has
+// partitions has connections and lanes of its own, as above, and its leases, in its first and its last
+// partition. So a master that dies, or falls silent, concerns its own subjects and no others.
+//
+// All masters are asked once a second who serves what, and at once when one redirects or fails; of
+// different answers the one of the latest epoch is believed. What is redirected (MOVED, ASK) was not
+// executed, and is sent to where it belongs, in order; nothing else is ever sent again. When a slot
+// leaves a server, the server says so, and its subjects are subscribed at the new one: a gap of
+// theirs, which begins two seconds before the last beat, as messages may have gone to the new owner
+// before the old one knew. A server that does not say so, cut off from the others as it is, is left half
+// a second after the others have said it. In these moments a message may reach nobody, and its receipt
+// be 0, though a node wants it; it lies in that node's gap.
+//
+// Gaps name their subjects. The state that Run tells is that of the whole: while one part of the
+// slots is not served it is an error, though the rest is at work.
 package redis
 
 import (

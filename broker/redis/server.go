@@ -152,4 +152,10 @@ func (s *server) check(m broker.Message) error {
 
 var errClosing = errors.New("the broker is closed")
 
-func unavailable(err error) error { return fmt.Errorf("%w: %w", broker.ErrUnavailable, err) }
+// unavailable makes err a broker.ErrUnavailable, unless it is one.
+func unavailable(err error) error {
+	if errors.Is(err, broker.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+}

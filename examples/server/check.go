@@ -134,7 +134,7 @@ func checkBroker(s Secret) string {
 	if err != nil {
 		return err.Error()
 	}
-	u, err := url.Parse(string(raw))
+	u, err := broker.ParseURL(string(raw))
 	if err != nil || u.Scheme == "" {
 		return "is not a URL; " + want
 	}

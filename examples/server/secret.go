@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"strings"
+
+	"tether/broker"
 )
 
 const hidden = "(hidden)"
@@ -22,7 +23,7 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 // showURL is a URL without what may be secret in it: everything between the scheme and the host, and
 // the query.
 func showURL(s Secret) string {
-	u, err := url.Parse(string(s))
+	u, err := broker.ParseURL(string(s))
 	if err != nil || u.Opaque != "" || u.Host == "" && u.Path == "" && u.Scheme != "memory" {
 		return hidden
 	}
