@@ -13,12 +13,15 @@ import (
 const (
 	sweepInterval = 250 * time.Millisecond
 	freezeLimit   = 5 * time.Second        // that a sweep may be late; others have given this node up by then
+	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
 	drainGrace    = 5 * time.Second        // for connections to end that have been closed
 	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
 )
+
+var errFrozen = errors.New("hub: this process was frozen")
 
 // Run serves until ctx is done, then drains, and returns nil. It starts the broker's Run and returns
 // its error if it ends early, or that of Options.OnStart. It may be called once.
@@ -164,6 +167,9 @@ func (h *Hub) tick(last, now time.Time) {
 	if late := now.Sub(last) - sweepInterval; late > freezeLimit {
 		clients := h.clients.all()
 		h.log.Error("this process was frozen; its connections are dropped", "for", late, "connections", len(clients))
+		// What was published meanwhile may have missed them, and the broker finds nothing missing once
+		// they are gone. A little of what was published before had not been read yet.
+		h.gap(broker.Gap{From: last.Add(-freezeMargin), To: now, Cause: errFrozen})
 		for _, c := range clients {
 			c.conn.Close(ReasonServerClose)
 		}

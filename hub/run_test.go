@@ -367,14 +367,19 @@ func TestASocketExpires(t *testing.T) {
 }
 
 func TestAFrozenNodeDropsItsConnections(t *testing.T) {
-	h := alone(t, Options{})
+	var gaps []broker.Gap
+	h := alone(t, Options{OnGap: func(g broker.Gap) { gaps = append(gaps, g) }})
 	p, s := connect(t, h)
 	now := time.Now()
 	h.tick(now, now.Add(sweepInterval+freezeLimit))
-	if p.closedFor() != "" {
+	if p.closedFor() != "" || len(gaps) > 0 {
 		t.Error("dropped although the sweep was not late enough")
 	}
-	h.tick(now, now.Add(sweepInterval+freezeLimit+time.Millisecond))
+	woken := now.Add(sweepInterval + freezeLimit + time.Millisecond)
+	h.tick(now, woken)
+	if len(gaps) != 1 || gaps[0].From.After(now) || gaps[0].To.Before(woken) || gaps[0].Subjects != nil {
+		t.Errorf("the time of the freeze is not in a gap: %+v", gaps)
+	}
 	<-p.ended
 	if p.closedFor() != ReasonServerClose || s.Connected() {
 		t.Errorf("closed for %q", p.closedFor())
