@@ -153,6 +153,21 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	})
 }
 
+func TestWaitDoesNotWaitForARoomThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		m := in.join("room", new(Socket))
+		in.leave(m) // the socket ends before its handler gets to wait
+		synctest.Wait()
+		if err := in.wait(t.Context(), m); err != nil {
+			t.Error(err)
+		}
+		if l.has("room") {
+			t.Error("a room without members is subscribed")
+		}
+	})
+}
+
 func TestManyJoinsShareABrokerCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, l := startInterest(t, 0)
