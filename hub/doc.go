@@ -53,7 +53,8 @@
 //     CONNECT, in order.
 //   - OnDisconnect runs once for each socket that was connected, after its last event.
 //   - A time in which messages of the broker may have been missed is reported: Options.OnGap.
-//   - A node that was frozen for more than five seconds drops its connections when it wakes.
+//   - A node that was frozen for more than about two seconds drops its connections when it wakes:
+//     it may have missed what the broker counted as taken.
 //
 // # Concurrency
 //

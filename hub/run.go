@@ -10,9 +10,13 @@ import (
 	"tether/broker"
 )
 
+// freezeLimit is how late a sweep may be. Drivers hear from their backend twice a second and drop what
+// comes more than three seconds after the last time, so a longer freeze may have cost this node's users
+// messages that were counted as taken; after four seconds others are told that its users are gone.
+const freezeLimit = 2250 * time.Millisecond
+
 const (
-	sweepInterval = 250 * time.Millisecond
-	freezeLimit   = 5 * time.Second        // that a sweep may be late; others have given this node up by then
+	sweepInterval = 100 * time.Millisecond
 	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
 	drainGrace    = 5 * time.Second        // for connections to end that have been closed
@@ -139,7 +143,11 @@ func (h *Hub) setState(err error) {
 
 func (h *Hub) gap(g broker.Gap) {
 	h.counters.gaps.Add(1)
-	h.log.Warn("messages may have been missed", "from", g.From, "to", g.To, "subjects", len(g.Subjects), "cause", g.Cause)
+	subjects := any("all")
+	if g.Subjects != nil {
+		subjects = len(g.Subjects)
+	}
+	h.log.Warn("messages may have been missed", "from", g.From, "to", g.To, "subjects", subjects, "cause", g.Cause)
 	if h.options.OnGap != nil {
 		h.options.OnGap(g)
 	}
