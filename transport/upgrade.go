@@ -54,6 +54,10 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 		ws.release()
 		return
 	}
+	var reader *libraryConn
+	if err == nil {
+		reader, err = ws.prepare(h)
+	}
 	if err != nil {
 		ws.Conn.Close()
 		s.abandon()
@@ -61,7 +65,7 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	h.conns.Add(1) // before Close can wait: the session is not told yet
 	s.start(ws)
-	ws.serve(h)
+	ws.serve(h, reader)
 }
 
 // adopted is a carrier that goes on with the connection of a portable one.
@@ -79,7 +83,11 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 		return
 	}
 	ws.probing = true
-	if ws.writeWithin(answer, h.o.WriteTimeout) != nil {
+	reader, err := ws.prepare(h)
+	if err == nil {
+		err = ws.writeWithin(answer, h.o.WriteTimeout)
+	}
+	if err != nil {
 		ws.Conn.Close()
 		return
 	}
@@ -96,7 +104,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 		ws.Conn.Close()
 		return
 	}
-	ws.serve(h)
+	ws.serve(h, reader)
 }
 
 // probe handles a message on a connection that the session is to be upgraded to.

@@ -66,22 +66,21 @@ var (
 	errStopped = errors.New("transport: reading has stopped")
 )
 
-// serve starts the reader: the goroutine that reads from the connection until it ends. What it calls
-// on the way to a read that waits has small frames, and everything that takes more stack is left to
-// others: see workers. The runtime gives a goroutine the stack that goroutines have used on average,
-// and this one is most of them.
-func (w *websocket) serve(h *Handler) {
+// prepare makes w ready to be a session's carrier, and returns what reads from it.
+func (w *websocket) prepare(h *Handler) (*libraryConn, error) {
 	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
 		if w.raw, _ = c.SyscallConn(); w.raw != nil {
 			w.fetch = w.fetcher()
 		}
 	}
-	c, err := h.library.accept(w)
-	if err != nil { // everything was checked; the library would have to disagree
-		w.end = err
-		w.served(h)
-		return
-	}
+	return h.library.accept(w)
+}
+
+// serve starts the reader: the goroutine that reads from the connection until it ends. What it calls
+// on the way to a read that waits has small frames, and everything that takes more stack is left to
+// others: see workers. The runtime gives a goroutine the stack that goroutines have used on average,
+// and this one is most of them.
+func (w *websocket) serve(h *Handler, c *libraryConn) {
 	go func() { // Handler.Close waits for it: conns
 		defer w.served(h)
 		h.library.read(c)
