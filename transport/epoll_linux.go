@@ -155,7 +155,7 @@ func (c *epoll) tryWrite(b []byte) (n int, err error) {
 		return 0, net.ErrClosed
 	}
 	for n < len(b) {
-		m, e := unix.Write(int(c.fd), b[n:])
+		m, e := send(int(c.fd), b[n:])
 		if e == unix.EINTR {
 			continue
 		}
@@ -217,8 +217,7 @@ func (c *epoll) resume() bool {
 	}
 	c.out = nil
 	s.mu.Unlock()
-	s.wrote(o.r)
-	return true
+	return s.wrote(o.r)
 }
 
 // finish implements [carrier]. What still comes is discarded, for a moment.

@@ -81,13 +81,17 @@ func (w *writer) trim() {
 	}
 }
 
-// wrote accounts for a round that was written.
-func (s *session) wrote(r round) {
+// wrote accounts for a round that was written, and reports whether there is more. If not, it has given
+// the writing flag back.
+func (s *session) wrote(r round) (more bool) {
 	s.mu.Lock()
 	s.queued -= r.size
 	if !r.final || s.state == stateEnded {
+		if more = s.pendingLocked(); !more {
+			s.writing = false
+		}
 		s.mu.Unlock()
-		return
+		return more
 	}
 	c := s.carrier
 	end := s.endLocked(s.extra.reason)
@@ -95,6 +99,12 @@ func (s *session) wrote(r round) {
 	end.carrier = nil
 	c.finish()
 	end.do()
+	return false
+}
+
+// pendingLocked reports whether there is anything to write.
+func (s *session) pendingLocked() bool {
+	return s.state != stateEnded && (!s.queue.empty() || s.ping || s.pongLocked() != nil || s.state == stateClosing)
 }
 
 // writeNow writes a packet in the goroutine of its Send, which holds the writing flag.
@@ -112,10 +122,10 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 	}
 	s.mu.Lock()
 	s.queued -= p.Size()
-	if s.state == stateEnded || s.queue.empty() && !s.ping && s.pongLocked() == nil && s.state == stateOpen {
-		s.writing = false
-	} else {
+	if s.pendingLocked() {
 		s.h.flushers.push(s)
+	} else {
+		s.writing = false
 	}
 	s.mu.Unlock()
 }
@@ -142,8 +152,7 @@ func (s *session) flush(w *writer) bool {
 		s.carrier.drain(rest, r)
 		return false
 	}
-	s.wrote(r)
-	return true
+	return s.wrote(r)
 }
 
 // flushers write what sessions have queued: a few goroutines over one list of the sessions that have

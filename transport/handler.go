@@ -32,14 +32,17 @@ type Handler struct {
 	started time.Time
 	library *library // the WebSocket library's part
 
-	wheel     wheel
-	flushers  flushers
-	workers   workers
-	poller    poller
-	backlogs  sync.Pool    // of *backlog
-	buffers   buffers      // for reading
-	writers   sync.Pool    // of *writer, for goroutines that wait for a client
-	lastWrite atomic.Int64 // of a Send, in nanoseconds of now
+	wheel    wheel
+	flushers flushers
+	workers  workers
+	poller   poller
+	backlogs sync.Pool // of *backlog
+	buffers  buffers   // for reading
+	writers  sync.Pool // of *writer, for goroutines that wait for a client
+
+	lastSend atomic.Int64            // in nanoseconds of now
+	lastTo   atomic.Pointer[session] // of the Sends since it was quiet
+	sends    atomic.Int32            // since it was quiet; not counted further than quietRun
 
 	mu           sync.Mutex
 	sessions     registry       // guarded by mu
@@ -79,17 +82,34 @@ func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options
 // now is a monotonic clock.
 func (h *Handler) now() int64 { return int64(time.Since(h.started)) }
 
-// quietTime is how long ago the last Send must be for the next one to be alone: not one of a burst
-// for one client, nor of a fan-out to many, where writing is better left to the flushers.
-const quietTime = 20 * time.Microsecond
+// A Send writes in its own goroutine while that is what costs least: the first after quietTime in which
+// nobody sent anything, and the quietRun that follow it, each to another client than the one before. Two
+// for one client, or a longer run, are a burst, a fan-out or a backlog: those are better gathered by the
+// flushers, until it is quiet again.
+const (
+	quietTime = 20 * time.Microsecond
+	quietRun  = 32
+)
 
-// quiet reports whether a Send is alone.
-func (h *Handler) quiet() bool {
+// quiet reports whether a Send to s is to be written at once.
+func (h *Handler) quiet(s *session) bool {
 	now := h.now()
-	return now-h.lastWrite.Swap(now) > int64(quietTime)
+	if now-h.lastSend.Swap(now) > int64(quietTime) {
+		h.lastTo.Store(s)
+		h.sends.Store(0)
+		return true
+	}
+	if h.sends.Load() >= quietRun {
+		return false
+	}
+	if h.lastTo.Swap(s) == s {
+		h.sends.Store(quietRun)
+		return false
+	}
+	return h.sends.Add(1) < quietRun
 }
 
-func (h *Handler) wroteAt() { h.lastWrite.Store(h.now()) }
+func (h *Handler) wroteAt() { h.lastSend.Store(h.now()) }
 
 // Len is the number of sessions.
 func (h *Handler) Len() int {

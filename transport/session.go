@@ -142,7 +142,7 @@ func (s *session) Transport() string {
 }
 
 // Send implements [hub.Conn]. A packet for an idle connection is written at once when the handler as
-// a whole is quiet; otherwise a flusher comes, so that packets of one burst share their writes.
+// a whole is quiet enough; otherwise a flusher comes, so that packets of one burst share their writes.
 func (s *session) Send(p *hub.Packet) error {
 	size := p.Size()
 	s.mu.Lock()
@@ -154,7 +154,7 @@ func (s *session) Send(p *hub.Packet) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if c := s.carrier; c != nil && !s.writing && s.queue.empty() && c.direct() && s.h.quiet() {
+	if c := s.carrier; c != nil && !s.writing && s.queue.empty() && c.direct() && s.h.quiet(s) {
 		s.writing = true
 		s.queued += size
 		s.mu.Unlock()

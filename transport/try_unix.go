@@ -24,7 +24,7 @@ var attempts = sync.Pool{New: func() any {
 
 func (a *attempt) write(fd uintptr) bool {
 	for a.n < len(a.b) {
-		n, err := syscall.Write(int(fd), a.b[a.n:])
+		n, err := send(int(fd), a.b[a.n:])
 		switch err {
 		case nil:
 			if a.n += n; n == 0 {

@@ -449,7 +449,9 @@ func (w *websocket) drainAll(rest []byte, r round) {
 			}
 			rest = rest[n:]
 		}
-		s.wrote(r)
+		if !s.wrote(r) {
+			break
+		}
 		if rest, r, _ = out.take(s); len(rest) == 0 {
 			break
 		}
