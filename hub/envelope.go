@@ -152,7 +152,7 @@ func cutUvarint(data []byte, limit int) (n int, rest []byte, ok bool) {
 // parsePacket makes a packet of frames as newPacket makes them: one of text, then the binary ones.
 // The packet aliases frames.
 func parsePacket(frames []byte, volatile bool) (*Packet, error) {
-	if len(frames) > math.MaxUint32 {
+	if uint64(len(frames)) > math.MaxUint32 {
 		return nil, errEnvelopeMalformed
 	}
 	text, rest, ok := cutFrame(frames, 0, finText)
