@@ -51,6 +51,7 @@ type target struct {
 // servers are the kinds that serve can be.
 var servers = map[string]func(context.Context, serveOptions) (*target, error){
 	"hub":           hubTarget,
+	"hub-epoll":     hubTarget,
 	"emitter":       emitterTarget,
 	"phys":          physTarget,
 	"floor":         floorTarget,
@@ -60,7 +61,7 @@ var servers = map[string]func(context.Context, serveOptions) (*target, error){
 func (c cli) serve(ctx context.Context, args []string) error {
 	f := c.flags("serve", serveText)
 	var o serveOptions
-	f.StringVar(&o.server, "server", "hub", "what to run: hub, emitter, phys, floor, floor-emitter")
+	f.StringVar(&o.server, "server", "hub", "what to run: hub, hub-epoll, emitter, phys, floor, floor-emitter")
 	f.StringVar(&o.address, "addr", "127.0.0.1:0", "address of the Socket.IO server")
 	controlAddr := f.String("control", "127.0.0.1:0", "loopback address of the control port")
 	f.StringVar(&o.broker, "broker", "", "URL of the broker, redis://127.0.0.1:6379 say; empty: this node alone")

@@ -55,6 +55,7 @@ func node(extra ...string) func(commands) (string, []string) {
 // Peers are all kinds.
 var Peers = []Peer{
 	{Name: "hub", About: "our hub, portable carrier", serve: self("hub"), emit: self("emitter")},
+	{Name: "hub-epoll", About: "our hub, epoll carrier", serve: self("hub-epoll"), emit: self("emitter")},
 	{Name: "phys", About: "the physical limit: a loop of write or writev", serve: self("phys"), limit: true, oneLane: true},
 	{Name: "floor", About: "the physical limit behind a bare Redis", serve: self("floor"), emit: self("floor-emitter"), limit: true, oneLane: true},
 	{Name: "node", About: "Socket.IO on Node, a user is a room", serve: node(), emit: node("--emitter"), redisOnly: true},
