@@ -125,7 +125,7 @@ func (r *rig) flow() {
 
 // The broker is frozen: its sockets stay open, and nothing answers.
 func TestABrokerThatIsFrozen(t *testing.T) {
-	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
+	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		names := users(100)
 		r.populate(names)
@@ -167,7 +167,7 @@ func TestALinkThatIsSilent(t *testing.T) {
 		{"swallowed to the broker", func(p *faultproxy.Proxy) { p.Swallow(faultproxy.ToServer) }},
 		{"cut in the middle of messages", func(p *faultproxy.Proxy) { p.CutAfter(faultproxy.ToClient, 10_007) }},
 	}
-	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
+	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 3*time.Second, hub.Options{}, transport.Options{})
 		names := users(100)
 		r.populate(names)
@@ -208,7 +208,7 @@ func TestALinkThatIsSilent(t *testing.T) {
 
 // A node that is cut off is no longer counted, and serves nobody what is stale.
 func TestANodeThatIsUnpluggedIsNotCounted(t *testing.T) {
-	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
+	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		c := r.connect(r.nodes[1], "ghost", webSocket)
 		e := publisher{"p", r.nodes[0].hub.Emitter()}

@@ -125,21 +125,21 @@ func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
 func TestFlappingTabsLeaveNothingBehind(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		flaps := scaled(2000, 50_000)
-		r := newRig(t, brokerURL, addr, 2, 100*time.Millisecond, hub.Options{}, transport.Options{})
+		r := newRig(t, brokerURL, addr, 2, time.Second, hub.Options{}, transport.Options{})
 		names := users(12)
 		stop := make(chan struct{})
 		end := r.load(names, stop, time.Millisecond)
-		each(flaps, 24, func(i int) {
+		each(flaps, 100, func(i int) {
 			n := r.nodes[rand.IntN(2)]
 			c := newClient(r.book, n.name, n.addr, names[i%len(names)])
 			if err := c.start(webSocket); err != nil {
 				t.Error(err)
 				return
 			}
-			if i%3 > 0 {
+			if open := []int{0, 100, 2500}[i%3]; open > 0 { // milliseconds
 				select {
 				case <-c.done:
-				case <-time.After(time.Duration(rand.IntN(300*(i%3))) * time.Millisecond / 4):
+				case <-time.After(time.Duration(rand.IntN(open)) * time.Millisecond):
 				}
 			}
 			c.hangUp(i%2 == 0)

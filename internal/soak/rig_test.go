@@ -167,6 +167,9 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 		if n.proxy != nil {
 			n.proxy.Heal()
 		}
+		for _, other := range r.nodes { // all drain at the same time
+			other.cancel()
+		}
 		cancel()
 		<-n.ended
 		n.server.Close()
@@ -298,6 +301,19 @@ func users(n int) []string {
 		list = append(list, fmt.Sprintf("u%d", i))
 	}
 	return list[:n]
+}
+
+// waiting runs a test that mostly waits on each backend, on all at the same time.
+func waiting(t *testing.T, f func(t *testing.T, brokerURL, addr string, s *backend.Server)) {
+	for name, server := range backends {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			repeat(t, func(t *testing.T) {
+				s := server(t)
+				f(t, s.URL, s.Addr, s)
+			})
+		})
+	}
 }
 
 // on runs a test on each backend.
