@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -389,5 +390,25 @@ func TestEveryPlantedFaultIsFound(t *testing.T) {
 			}
 			t.Errorf("not found in %d runs", plantSeeds)
 		})
+	}
+}
+
+// The page that lists the planted faults lists all of them.
+func TestThePageNamesEveryPlantedFault(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range append(brokerPlants, connPlants...) {
+		names = append(names, p.name)
+	}
+	for _, m := range mutants {
+		names = append(names, m.name)
+	}
+	for _, name := range names {
+		if !bytes.Contains(page, []byte("| "+name+" |")) {
+			t.Errorf("docs/reliability.md does not name %q", name)
+		}
 	}
 }
