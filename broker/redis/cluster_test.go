@@ -213,3 +213,7 @@ func TestPartitionsAreSpreadEvenlyOverServers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func BenchmarkCluster(b *testing.B) {
+	brokertest.Benchmark(b, clusterHarness(backend.RedisCluster(b, backend.RedisProduct, 0)))
+}

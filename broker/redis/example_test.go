@@ -43,3 +43,19 @@ func ExampleOpen() {
 	reach, err := b.Publish(context.Background(), broker.Message{Subject: "s", Data: []byte("hello")})
 	fmt.Println(reach[0].Nobody(), err)
 }
+
+// A Cluster and a master behind Sentinels are URLs with several hosts; broker.ParseURL takes them with and
+// without ports.
+func ExampleOpen_cluster() {
+	u, err := broker.ParseURL("rediss+cluster://user:password@redis-1:6380,redis-2?ca=/etc/redis/ca.pem&prefix=shop:")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	b, err := redis.Open(context.Background(), u)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+}

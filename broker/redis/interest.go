@@ -3,7 +3,6 @@ package redis
 import (
 	"errors"
 	"fmt"
-	"time"
 )
 
 const (
@@ -28,6 +27,7 @@ type interest struct {
 	commands []command     // sent and not yet answered, in order
 	initial  int           // subjects to confirm before the session is up
 	up       chan struct{} // closed when initial becomes 0; nil: no session
+	leaves   bool          // the server has lost partitions, and may still serve their subjects
 }
 
 // command is one SUBSCRIBE or UNSUBSCRIBE on its way.
@@ -285,14 +285,11 @@ func (in *interest) refuse(why serverError) error {
 	return nil
 }
 
-// lingerTime is how long after a change of owners it is looked for subjects that stay behind.
-const lingerTime = 10 * time.Second
-
 // lingering reports whether the server still serves subjects of partitions that it does not own.
 func (in *interest) lingering() bool {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if in.up == nil || time.Since(in.t.shifted) > lingerTime {
+	if in.up == nil || !in.leaves {
 		return false
 	}
 	for _, s := range in.t.subjects {
@@ -300,5 +297,6 @@ func (in *interest) lingering() bool {
 			return true
 		}
 	}
+	in.leaves = false
 	return false
 }

@@ -290,7 +290,9 @@ func (s *session) write() {
 		case <-s.in.poke:
 		}
 		for more := true; more; {
-			out, more = s.in.appendCommands(out)
+			for more && len(out) < bufferSize {
+				out, more = s.in.appendCommands(out)
+			}
 			if err := s.c.write(out, nil); err != nil {
 				s.fail(fmt.Errorf("write: %w", err), s.at.Pulse.Last())
 				return

@@ -16,7 +16,6 @@ type table struct {
 	mu       sync.Mutex
 	subjects map[string]*subject // guarded by mu
 	owner    []*interest         // guarded by mu; who serves a partition; nil: it is not known
-	shifted  time.Time           // guarded by mu; when owner last changed
 	missing  int                 // guarded by mu; subjects with an outage
 	back     []returned          // guarded by mu; subjects whose outage is over and has not been told
 }
@@ -209,12 +208,14 @@ func (t *table) own(owner []*interest) {
 	for p := range owner {
 		changed[p] = t.owner[p] != owner[p]
 		any = any || changed[p]
+		if old := t.owner[p]; changed[p] && old != nil {
+			old.leaves = true
+		}
 	}
 	copy(t.owner, owner)
 	if !any {
 		return
 	}
-	t.shifted = time.Now()
 	for _, s := range t.subjects {
 		if changed[s.part] {
 			t.placeLocked(s)
