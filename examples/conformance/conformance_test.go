@@ -263,22 +263,34 @@ func TestTheEndpointForEmitting(t *testing.T) {
 		``, `x`, `[]`, `{}`, `null`, `{"event":"e"}`, `{"user":"1"}`, `{"user":"","event":"e"}`, `{"user":1,"event":"e"}`,
 		`{"user":"1","room":"r","event":"e"}`, `{"user":"1","event":""}`, `{"user":"1","event":"connect"}`,
 		`{"user":"1","event":"e","args":{}}`, `{"user":"1","event":"e","more":1}`, `{"user":"1","event":"e"}{}`,
-		`{"user":"1","event":"e"} x`, `{"user":"1","event":"e","namespace":"/a,b"}`,
+		`{"user":"1","event":"e"} x`, `{"user":"1","event":"e","namespace":"/a,b"}`, "{\"user\":\"\xff\",\"event\":\"e\"}", `{"user`,
 	} {
 		var failed struct {
 			Error string `json:"error"`
 		}
 		status, text := exampletest.Post(t, base+"/emit", body)
-		if status != http.StatusBadRequest || json.Unmarshal([]byte(text), &failed) != nil || failed.Error == "" {
+		if status != http.StatusBadRequest || json.Unmarshal([]byte(text), &failed) != nil || failed.Error == "" ||
+			strings.Contains(text, "struct") || strings.Contains(text, "EOF") {
 			t.Errorf("%s: %d %s", body, status, text)
 		}
 	}
 	large := `{"user":"1","event":"e","args":["` + strings.Repeat("x", 1<<20) + `"]}`
-	if status, _ := exampletest.Post(t, base+"/emit", large); status != http.StatusRequestEntityTooLarge {
+	if status, _ := exampletest.Post(t, base+"/emit", large); status != http.StatusBadRequest {
 		t.Errorf("a large body: %d", status)
 	}
 	if status, _ := exampletest.Get(t, base+"/emit"); status != http.StatusMethodNotAllowed {
 		t.Errorf("GET /emit: %d", status)
+	}
+}
+
+func TestFlagsThatMakeNoSenseAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"-max-payload", "0"}, {"-ping-interval", "-1s"}, {"-ping-timeout", "0"}, {"-connect-timeout", "0s"},
+		{"-cors", "not a url"}, {"-cors", "http://localhost/path"}, {"more"},
+	} {
+		if _, err := parse(args, io.Discard); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
 	}
 }
 

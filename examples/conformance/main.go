@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -45,9 +46,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.addr, "addr", "127.0.0.1:3000", "`address` to listen on")
 	f.StringVar(&o.broker, "broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
 	f.StringVar(&o.hub.Node, "node", "A", "`name` of this node")
-	f.DurationVar(&o.transport.PingInterval, "ping-interval", 25*time.Second, "")
-	f.DurationVar(&o.transport.PingTimeout, "ping-timeout", 20*time.Second, "")
-	f.DurationVar(&o.hub.ConnectTimeout, "connect-timeout", 45*time.Second, "")
+	f.DurationVar(&o.transport.PingInterval, "ping-interval", 25*time.Second, "time between two pings to a client")
+	f.DurationVar(&o.transport.PingTimeout, "ping-timeout", 20*time.Second, "time that a pong may take")
+	f.DurationVar(&o.hub.ConnectTimeout, "connect-timeout", 45*time.Second, "time until a client has to have joined a namespace")
 	f.IntVar(&o.transport.MaxPayload, "max-payload", 1_000_000, "largest message, in `bytes`")
 	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
 	f.StringVar(&o.tokenKey, "token-key", "", "`key` of the tokens of clients, in base64")
@@ -68,7 +69,18 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			}
 		}
 	}
+	for name, value := range map[string]int64{
+		"ping-interval": int64(o.transport.PingInterval), "ping-timeout": int64(o.transport.PingTimeout),
+		"connect-timeout": int64(o.hub.ConnectTimeout), "max-payload": int64(o.transport.MaxPayload),
+	} {
+		if value <= 0 {
+			return o, fmt.Errorf("-%s must be more than 0", name)
+		}
+	}
 	if cors != "" {
+		if u, err := url.Parse(cors); cors != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
+			return o, fmt.Errorf("-cors must be an origin, http://localhost:8080 say, or *; got %q", cors)
+		}
 		o.transport.CORS.Origins = []string{cors}
 	}
 	o.hub.Logger = slog.New(slog.NewTextHandler(stderr, nil))

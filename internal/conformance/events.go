@@ -15,7 +15,7 @@ const askTimeout = 2 * time.Second
 
 // A client may ask for as much as that of "big" and "many".
 const (
-	maxBig  = 8 << 20   // bytes
+	maxBig  = 4 << 20   // bytes
 	maxMany = 1_000_000 // events
 )
 

@@ -34,7 +34,11 @@ func Serve(ctx context.Context, ln net.Listener, h *hub.Hub, engine *transport.H
 
 	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
-	err = errors.Join(err, server.Shutdown(ctx), engine.Close())
+	stopped := server.Shutdown(ctx)
+	if errors.Is(stopped, context.DeadlineExceeded) { // a client is slow; that is no failure of ours
+		stopped = server.Close()
+	}
+	err = errors.Join(err, stopped, engine.Close())
 	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
 		err = errors.Join(err, e)
 	}
