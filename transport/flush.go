@@ -14,7 +14,6 @@ const (
 
 // round is what one write takes from a session.
 type round struct {
-	size  int  // bytes of packets, as they count in session.queued
 	final bool // a close frame is the last of it
 }
 
@@ -42,13 +41,14 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		w.buf = append(w.buf, frameEnginePing...)
 		s.ping = false
 	}
+	gathered := 0
 	for !s.queue.empty() && len(w.packets) < roundPackets {
 		size := s.queue.first.Size()
-		if r.size > 0 && r.size+size > roundBytes {
+		if gathered > 0 && gathered+size > roundBytes {
 			break
 		}
-		w.packets = append(w.packets, s.queue.pop(&s.h.backlogs))
-		r.size += size
+		w.packets = append(w.packets, s.queue.pop(s.h))
+		gathered += size
 	}
 	r.final = s.state == stateClosing && s.queue.empty()
 	if len(w.buf) == 0 && len(w.packets) == 0 && !r.final {
@@ -85,7 +85,6 @@ func (w *writer) trim() {
 // the writing flag back.
 func (s *session) wrote(r round) (more bool) {
 	s.mu.Lock()
-	s.queued -= r.size
 	if !r.final || s.state == stateEnded {
 		if more = s.pendingLocked(); !more {
 			s.writing = false
@@ -117,11 +116,10 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 		return
 	}
 	if n < len(b) {
-		c.drain(b[n:], round{size: p.Size()})
+		c.drain(b[n:], round{})
 		return
 	}
 	s.mu.Lock()
-	s.queued -= p.Size()
 	if s.pendingLocked() {
 		s.h.flushers.push(s)
 	} else {

@@ -57,8 +57,9 @@ type Options struct {
 	// Default: all are allowed.
 	Allow func(*http.Request) error
 
-	// QueueBytes limits what waits for one client, in bytes of WebSocket frames, that being written
-	// included. A packet that is larger is taken when nothing else waits. Default 1 MiB.
+	// QueueBytes limits what waits for one client, in bytes of WebSocket frames. What is being written,
+	// 64 KiB or one packet at most, comes on top. A packet that is larger is taken when nothing else
+	// waits, and comes on top too. Default 1 MiB.
 	QueueBytes int
 
 	// Overflow is the policy for a full queue. Default [Close].

@@ -13,8 +13,12 @@ import (
 	"tether/internal/socketio"
 )
 
-// pollCloseWait is how long a closing session waits for the GET that takes what is queued.
-const pollCloseWait = 30 * time.Second
+// pollCloseWait is how long a closing session waits for the GET that takes what is queued, and
+// pollShutdownWait how long it does in a drain, which other clients wait for.
+const (
+	pollCloseWait    = 30 * time.Second
+	pollShutdownWait = 2 * time.Second
+)
 
 // payloadPackets is how many Engine.IO packets go into one response, attachments counted one by one:
 // python-engineio takes a response with more for an attack. What is left goes into the next.
@@ -98,7 +102,6 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	s.queued -= rd.size
 	var end ending
 	if rd.final && s.state != stateEnded {
 		end = s.endLocked(s.extra.reason)
@@ -135,9 +138,8 @@ func (s *session) takePayload() ([]byte, round) {
 			if n > payloadPackets && len(packets) > 0 {
 				break
 			}
-			p := s.queue.pop(&s.h.backlogs)
+			p := s.queue.pop(s.h)
 			packets = append(packets, p)
-			rd.size += p.Size()
 		}
 		// The close goes into a response of its own: clients look at the end of a session before they
 		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.

@@ -1,14 +1,11 @@
 package transport
 
-import (
-	"sync"
-
-	"tether/hub"
-)
+import "tether/hub"
 
 // queue holds the packets that wait for a client, in order. Empty it owns no memory, and with one
 // packet none but itself. It is guarded by its session's lock.
 type queue struct {
+	size  int // bytes of packets, as Handler.weight has it
 	first *hub.Packet
 	more  *backlog // behind first; nil when there is nothing behind it
 }
@@ -23,13 +20,14 @@ const maxBacklogKept = 256
 
 func (q *queue) empty() bool { return q.first == nil }
 
-func (q *queue) push(p *hub.Packet, pool *sync.Pool) {
+func (q *queue) push(p *hub.Packet, h *Handler) {
+	q.size += h.weight(p)
 	if q.first == nil {
 		q.first = p
 		return
 	}
 	if q.more == nil {
-		if q.more, _ = pool.Get().(*backlog); q.more == nil {
+		if q.more, _ = h.backlogs.Get().(*backlog); q.more == nil {
 			q.more = &backlog{packets: make([]*hub.Packet, 0, 16)}
 		}
 	}
@@ -42,8 +40,12 @@ func (q *queue) push(p *hub.Packet, pool *sync.Pool) {
 }
 
 // pop takes the oldest packet, nil if there is none.
-func (q *queue) pop(pool *sync.Pool) *hub.Packet {
+func (q *queue) pop(h *Handler) *hub.Packet {
 	p := q.first
+	if p == nil {
+		return nil
+	}
+	q.size -= h.weight(p)
 	q.first = nil
 	if b := q.more; b != nil {
 		q.first = b.packets[b.head]
@@ -52,7 +54,7 @@ func (q *queue) pop(pool *sync.Pool) *hub.Packet {
 			q.more = nil
 			if cap(b.packets) <= maxBacklogKept {
 				b.packets, b.head = b.packets[:0], 0
-				pool.Put(b)
+				h.backlogs.Put(b)
 			}
 		}
 	}
@@ -60,4 +62,13 @@ func (q *queue) pop(pool *sync.Pool) *hub.Packet {
 }
 
 // clear drops everything.
-func (q *queue) clear() { q.first, q.more = nil, nil }
+func (q *queue) clear() { *q = queue{} }
+
+// weight is what p counts in a queue. A packet that is larger than the queue is only taken when nothing
+// else waits; it does not count then, so that the packets that follow it still have their room.
+func (h *Handler) weight(p *hub.Packet) int {
+	if size := p.Size(); size <= h.o.QueueBytes {
+		return size
+	}
+	return 0
+}

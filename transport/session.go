@@ -66,7 +66,6 @@ type session struct {
 
 	mu      sync.Mutex
 	queue   queue
-	queued  int     // bytes in queue and being written
 	due     int64   // when tick has something to do, in nanoseconds of Handler.now
 	since   int64   // when delivering or paused began, likewise
 	carrier carrier // the WebSocket connection; nil on polling
@@ -156,12 +155,11 @@ func (s *session) Send(p *hub.Packet) error {
 	}
 	if c := s.carrier; c != nil && !s.writing && s.queue.empty() && c.direct() && s.h.quiet(s) {
 		s.writing = true
-		s.queued += size
 		s.mu.Unlock()
 		s.writeNow(c, p)
 		return nil
 	}
-	if s.queued > 0 && s.queued+size > s.h.o.QueueBytes {
+	if !s.queue.empty() && s.queue.size+size > s.h.o.QueueBytes {
 		fits, end := s.overflowLocked(size)
 		if !fits {
 			s.mu.Unlock()
@@ -169,8 +167,7 @@ func (s *session) Send(p *hub.Packet) error {
 			return hub.ErrSlowConsumer
 		}
 	}
-	s.queue.push(p, &s.h.backlogs)
-	s.queued += size
+	s.queue.push(p, s.h)
 	s.kickLocked()
 	s.mu.Unlock()
 	return nil
@@ -190,10 +187,10 @@ func (s *session) overflowLocked(size int) (bool, ending) {
 	case DropNewest:
 		return false, ending{}
 	case DropOldest:
-		for !s.queue.empty() && s.queued+size > s.h.o.QueueBytes {
-			s.queued -= s.queue.pop(&s.h.backlogs).Size()
+		for !s.queue.empty() && s.queue.size+size > s.h.o.QueueBytes {
+			s.queue.pop(s.h)
 		}
-		return s.queued == 0 || s.queued+size <= s.h.o.QueueBytes, ending{}
+		return true, ending{}
 	default:
 		return false, s.endLocked(hub.ReasonServerClose)
 	}
@@ -229,6 +226,9 @@ func (s *session) Close(reason hub.Reason) {
 	wait := s.h.o.WriteTimeout
 	if s.poll != nil && s.carrier == nil {
 		wait = pollCloseWait
+		if reason == hub.ReasonShutdown {
+			wait = pollShutdownWait
+		}
 	}
 	s.setDueLocked(s.h.now() + int64(wait))
 	s.kickLocked()

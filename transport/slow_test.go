@@ -37,7 +37,7 @@ func TestAFullQueueEndsTheConnection(t *testing.T) {
 		pipe(t, h, "EIO=4&transport=websocket")
 		e := last()
 		inFlight(t, e, 4000)
-		for _, n := range []int{4000, 2000} { // to the limit
+		for _, n := range []int{4000, 6000} { // to the limit: what is flying comes on top
 			if err := e.c.Send(packetOf("waits", n)); err != nil {
 				t.Fatalf("at the limit: %v", err)
 			}
@@ -56,8 +56,8 @@ func TestAFullQueueEndsTheConnection(t *testing.T) {
 
 func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 	for policy, want := range map[Overflow][]string{
-		DropNewest: {"flying", "0", "1", "2", "later"},
-		DropOldest: {"flying", "3", "4", "5", "later"},
+		DropNewest: {"flying", "0", "1", "2", "3", "later"},
+		DropOldest: {"flying", "2", "3", "4", "5", "later"},
 	} {
 		inBubble(t, Options{QueueBytes: 4000, Overflow: policy}, func(t *testing.T, h *Handler, last func() *echo) {
 			c := pipe(t, h, "EIO=4&transport=websocket")
@@ -72,11 +72,11 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if want := map[Overflow]int{DropNewest: 3}[policy]; refused != want {
+			if want := map[Overflow]int{DropNewest: 2}[policy]; refused != want {
 				t.Errorf("%d packets were refused, want %d", refused, want)
 			}
 			var got []string
-			for range 4 {
+			for range 5 {
 				got = append(got, strings.Trim(c.text(), "4x"))
 			}
 			synctest.Wait()
@@ -141,8 +141,15 @@ func TestAPacketThatIsLargerThanTheQueueIsTakenWhenNothingWaits(t *testing.T) {
 	if err := e.c.Send(packetOf("big", 100_000)); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.text(); len(got) != 100_000-4 && len(got) < 99_000 {
-		t.Fatalf("got %d bytes", len(got))
+	for _, n := range []int{600, 400} { // whether it is being written by now or not
+		if err := e.c.Send(packetOf("behind", n)); err != nil {
+			t.Fatalf("behind it: %v", err)
+		}
+	}
+	for _, want := range []int{99_000, 500, 300} {
+		if got := c.text(); len(got) < want {
+			t.Fatalf("got %d bytes, want more than %d", len(got), want)
+		}
 	}
 }
 

@@ -100,7 +100,7 @@ func sessions(b *testing.B, n int) []*session {
 func (s *session) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.carrier != nil && s.queued == 0 && !s.writing
+	return s.carrier != nil && s.queue.empty() && !s.writing
 }
 
 // plain are the descriptors of n connections whose clients are another process.
