@@ -19,6 +19,7 @@ const usage = `bench measures Socket.IO servers, beside what the machine can do 
   bench run [NAME…]        start servers, brokers and clients, run scenarios, print a table
   bench load -url URL      connect many clients to any Socket.IO v4 server
   bench serve              run a hub node with a control port
+  bench million            simulate a million registered users on one node
   bench report FILE…       make a page with plots of one or several results
   bench compare OLD NEW    say what got worse; exit status 1 when something did
 
@@ -85,6 +86,8 @@ func dispatch(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return c.load(ctx, rest)
 	case "serve":
 		return c.serve(ctx, rest)
+	case "million":
+		return c.million(ctx, rest)
 	case "report":
 		return c.report(rest)
 	case "compare":
