@@ -31,7 +31,8 @@ type epoll struct {
 	compression bool // negotiated
 
 	reading  bool // guarded by s.mu
-	again    bool // guarded by s.mu: more has come since reading was begun
+	again    bool // guarded by s.mu: more has come since somebody began to read
+	ended    bool // guarded by s.mu: the end has come, and is read after what came before it
 	writable bool // guarded by s.mu: it may have become so since the last attempt
 
 	discarding bool // owned by who reads: nothing more is wanted from the client
@@ -85,7 +86,7 @@ func (c *epoll) begin(early []byte) {
 	if len(early) > 0 {
 		c.in = c.newInbound()
 		c.in.buf = append(c.in.buf, early...)
-	} else if c.rest() {
+	} else if c.rest(false) {
 		return
 	}
 	c.s.h.workers.hand(c)
@@ -138,10 +139,9 @@ func (c *epoll) event(events uint32) bool {
 	read := false
 	if events&(unix.EPOLLIN|ended) != 0 {
 		read = !c.reading
+		c.again = c.reading
 		c.reading = true
-		if !read || events&ended != 0 { // the end is read after what came before it
-			c.again = true
-		}
+		c.ended = c.ended || events&ended != 0
 	}
 	s.mu.Unlock()
 	return read && c.turn(false)

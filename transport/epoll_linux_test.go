@@ -112,6 +112,20 @@ func TestIdleConnectionsOnEpollHaveNoGoroutine(t *testing.T) {
 	}
 }
 
+func TestAnEndRightBehindAMessageIsSeen(t *testing.T) {
+	s := serve(t, Options{Epoll: true})
+	for i := range 300 {
+		c := s.upgrade("EIO=4&transport=websocket", "")
+		e := s.session()
+		if i%2 == 0 {
+			c.text()
+		}
+		c.write([]byte{bitFin | opText, bitMask}) // is still being dealt with, or not yet, when the end comes
+		c.conn.Close()
+		receive(t, e.closed)
+	}
+}
+
 func TestAMessageThatDoesNotCompleteOnEpollEndsTheConnection(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	s := serve(t, Options{Epoll: true, MessageTimeout: timeout})

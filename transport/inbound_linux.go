@@ -73,7 +73,7 @@ func (c *epoll) turn(worker bool) (hired bool) {
 			return c.s.h.workers.hand(c)
 		}
 		if n < room { // that was all
-			if c.rest() {
+			if c.rest(err != nil) {
 				return false
 			}
 		} else if !worker {
@@ -240,11 +240,12 @@ func (c *epoll) stop(err error) {
 	}
 }
 
-// rest ends a turn, unless more has come meanwhile; it reports which.
-func (c *epoll) rest() bool {
+// rest ends a turn, unless there is more to read; it reports which. Less than there was room for is
+// all that there was, but for the end, which has to be asked for; dry says that this has been done.
+func (c *epoll) rest(dry bool) bool {
 	s := c.s
 	s.mu.Lock()
-	if c.again {
+	if c.again || c.ended && !dry {
 		c.again = false
 		s.mu.Unlock()
 		return false
