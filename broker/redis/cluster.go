@@ -254,7 +254,7 @@ func (r *run) keep(ctx context.Context, s *shard) {
 		session, err := s.open(ctx, s.in, r.workers, old)
 		if err == nil {
 			s.session.Store(session)
-			err, _ = session.serve(ctx, func() {
+			_, err = session.serve(ctx, func() {
 				wait = backoff{}
 				s.health.Store(&health{})
 				r.c.poke()
@@ -265,7 +265,7 @@ func (r *run) keep(ctx context.Context, s *shard) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.failures.Add(1)
+		s.fail()
 		s.health.Store(&health{unavailable(err)})
 		r.c.atlas.doubt()
 		r.c.poke()

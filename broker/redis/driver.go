@@ -60,7 +60,7 @@ func (d *driver) run(ctx context.Context, h broker.Handler, workers *dispatch.Di
 		s, err := d.server.open(ctx, d.in, workers, old)
 		if err == nil {
 			wasUp, from := false, time.Time{}
-			err, from = s.serve(ctx, func() {
+			from, err = s.serve(ctx, func() {
 				wasUp = true
 				wait = backoff{}
 				if !since.IsZero() && h.Gap != nil {
@@ -76,7 +76,7 @@ func (d *driver) run(ctx context.Context, h broker.Handler, workers *dispatch.Di
 		if ctx.Err() != nil {
 			return
 		}
-		d.server.failures.Add(1)
+		d.server.fail()
 		state.tell(h.State, unavailable(err))
 		wait.sleep(ctx)
 	}

@@ -74,6 +74,7 @@ func (s *server) prepare(p *publisher) error {
 	}
 	c, err := s.dial(context.Background())
 	if err != nil {
+		s.fail()
 		return err
 	}
 	// What the broken connection still has in the server's buffers must not come after what follows.
@@ -92,7 +93,7 @@ func (s *server) prepare(p *publisher) error {
 func (s *server) discard(p *publisher) {
 	p.c.nc.Close()
 	p.c = nil
-	s.failures.Add(1)
+	s.fail()
 }
 
 // publish sends b as one pipeline and reads the answers. Messages that are redirected are left in p.away.
@@ -108,10 +109,13 @@ func (s *server) publish(p *publisher, b *lane.Batch) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
+	recovering := s.recovering()
 	for i := range b.Len() {
 		n, err := c.rd.integer()
 		var refused serverError
 		switch {
+		case err == nil && n == 0 && recovering:
+			b.Took(i, broker.Reach{Bound: broker.Unknown})
 		case err == nil:
 			b.Took(i, broker.Reach{Nodes: int(n)})
 		case errors.As(err, &refused):

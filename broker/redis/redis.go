@@ -5,7 +5,8 @@
 // subscribed connection, one for its lease, and up to [Options.Lanes] for publishing, all of its own:
 // the pool, the retries and the hooks of a given client are not used, only its options, so that nothing
 // is sent twice, and nothing reconnects behind the driver's back. Receipts are what PUBLISH answers,
-// and exact.
+// and exact; but for a second after a connection has failed, when others may not have subscribed again
+// yet, a count of 0 is reported as [broker.Unknown].
 //
 // # Leases
 //

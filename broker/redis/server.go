@@ -27,7 +27,8 @@ type server struct {
 
 	lanes      *lane.Lanes
 	publishers []publisher // by lane
-	failures   atomic.Int64
+	failures   atomic.Int64              // of connections
+	failed     atomic.Pointer[time.Time] // when the last one did
 	lease      lease
 }
 
@@ -43,6 +44,23 @@ func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {
 	}
 	s.lanes = lane.New(lane.Options{Lanes: o.Lanes, Timeout: o.PublishTimeout, Check: s.check, Send: s.send})
 	return s
+}
+
+// recoveryTime is how long after a failure others may still be about to subscribe again.
+const recoveryTime = time.Second
+
+// fail notes that a connection has failed.
+func (s *server) fail() {
+	now := time.Now()
+	s.failed.Store(&now)
+	s.failures.Add(1)
+}
+
+// recovering reports whether a connection failed a moment ago. Then the server may have been away, and
+// nobody's subscriptions are to be trusted: that it counts nobody does not mean that nobody is there.
+func (s *server) recovering() bool {
+	t := s.failed.Load()
+	return t != nil && time.Since(*t) < recoveryTime
 }
 
 // ping asks the server for an answer.

@@ -70,8 +70,8 @@ func (s *session) claim(old clientID) error {
 }
 
 // serve resubscribes, calls up when that is done, and delivers until the connection fails or ctx is
-// done. It returns why, and since when messages may be missing.
-func (s *session) serve(ctx context.Context, up func()) (error, time.Time) {
+// done. It returns since when messages may be missing, and why.
+func (s *session) serve(ctx context.Context, up func()) (time.Time, error) {
 	ready := s.in.begin()
 	if err := s.c.nc.SetDeadline(time.Time{}); err != nil {
 		s.fail(err, s.at.Pulse.Last())
@@ -108,7 +108,7 @@ func (s *session) serve(ctx context.Context, up func()) (error, time.Time) {
 	err, from := s.err, s.at.Pulse.Time(s.from)
 	s.mu.Unlock()
 	s.in.end(&outage{from, unavailable(err)})
-	return err, from
+	return from, err
 }
 
 func (s *session) close() {
