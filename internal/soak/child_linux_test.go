@@ -233,9 +233,9 @@ func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
 		if !in {
 			t.Errorf("a node that was frozen has reported no gap %v after it woke", woken)
 		}
-		figure(t, "A10 killed and frozen", "nobody is counted after %v, after %v; meanwhile the slowest emit to somebody else took %v",
+		figure(t, "ghosts", "nobody is counted after %v, after %v; meanwhile the slowest emit to somebody else took %v",
 			took.Round(time.Millisecond), slept.Round(time.Millisecond), slowest.Round(time.Millisecond))
-		figure(t, "A8", "%v", r.settle())
+		figure(t, "freeze", "%v", r.settle())
 	})
 }
 
@@ -308,7 +308,7 @@ func TestClientsThatDoNotReadAreBounded(t *testing.T) {
 		if grown > limit {
 			t.Errorf("the node has grown by %d MiB, %d are allowed", grown>>20, limit>>20)
 		}
-		figure(t, "A9", "%d clients that do not read, %d MiB for each, fed in %v: the node has grown by %.1f MiB at most, they were gone %v later; the others: %v, slowest emit %v",
+		figure(t, "slow clients", "%d clients that do not read, %d MiB for each, fed in %v: the node has grown by %.1f MiB at most, they were gone %v later; the others: %v, slowest emit %v",
 			n, each1>>20, fed.Round(time.Millisecond), float64(grown)/(1<<20), gone.Round(time.Millisecond), r.settle(), slowest.Round(time.Millisecond))
 		for _, conn := range slow {
 			conn.Close()

@@ -73,7 +73,7 @@ func TestADrainLosesNothing(t *testing.T) {
 		for _, n := range tenths {
 			most = max(most, n)
 		}
-		figure(t, "A12", "%v; took %v of a window of %v, at most %d of %d clients in a tenth of it, %d without a close frame; 503 after %v",
+		figure(t, "drain", "%v; took %v of a window of %v, at most %d of %d clients in a tenth of it, %d without a close frame; 503 after %v",
 			counts, took.Round(time.Millisecond), window, most, len(names), abrupt, refused.Round(time.Millisecond))
 		if most > len(names)/2 {
 			t.Errorf("%d of %d clients were closed in a tenth of the window", most, len(names))
@@ -128,7 +128,7 @@ func TestAReconnectStorm(t *testing.T) {
 		if missed.Load() > 0 {
 			t.Errorf("%d of 200 users cannot be reached", missed.Load())
 		}
-		figure(t, "A22", "%d clients connected in %v, and after all had lost their connection again in %v (%.0f a second), with %d calls that subscribed %d subjects",
+		figure(t, "storm", "%d clients connected in %v, and after all had lost their connection again in %v (%.0f a second), with %d calls that subscribed %d subjects",
 			n, first.Round(time.Millisecond), again.Round(time.Millisecond), float64(n)/again.Seconds(), calls, subscribed)
 		each(n, 64, func(i int) { clients[i].conn.Close(); <-clients[i].done })
 	})
@@ -186,5 +186,5 @@ func TestComingAndGoingLeavesNothingBehind(t *testing.T) {
 	if s := n.hub.Stats(); s.Sockets != 0 || s.Rooms != 0 {
 		t.Errorf("left: %+v", s)
 	}
-	figure(t, "A18", "%d cycles at %.0f a second: goroutines %+d, descriptors %+d, heap %+.1f MiB", cycles, rate, g2-g, d2-d, growth)
+	figure(t, "cycles", "%d cycles at %.0f a second: goroutines %+d, descriptors %+d, heap %+.1f MiB", cycles, rate, g2-g, d2-d, growth)
 }

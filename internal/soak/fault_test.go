@@ -103,7 +103,7 @@ func TestABrokerThatIsKilledAndComesBack(t *testing.T) {
 			if failed == 0 {
 				t.Error("no emit has failed")
 			}
-			figure(t, "A6 kill "+fmt.Sprint(kill), "noticed after %v, back after %v, %d emits failed, the slowest took %v",
+			figure(t, "kill "+fmt.Sprint(kill), "noticed after %v, back after %v, %d emits failed, the slowest took %v",
 				blind.Round(time.Millisecond), back.Round(time.Millisecond), failed, slowest.Round(time.Millisecond))
 		}
 		r.reached(names[:20])
@@ -113,7 +113,7 @@ func TestABrokerThatIsKilledAndComesBack(t *testing.T) {
 				t.Errorf("%s has reported no gap", n.name)
 			}
 		}
-		figure(t, "A6", "%v; noticed within %v, back within %v", counts, blind.Round(time.Millisecond), back.Round(time.Millisecond))
+		figure(t, "kills", "%v; noticed within %v, back within %v", counts, blind.Round(time.Millisecond), back.Round(time.Millisecond))
 	})
 }
 
@@ -149,7 +149,7 @@ func TestABrokerThatIsFrozen(t *testing.T) {
 			t.Errorf("an emit took %v", slowest)
 		}
 		r.reached(names[:20])
-		figure(t, "A7 frozen", "%v; noticed after %v, back after %v, %d emits failed, the slowest took %v",
+		figure(t, "frozen broker", "%v; noticed after %v, back after %v, %d emits failed, the slowest took %v",
 			r.settle(), took.Round(time.Millisecond), back.Round(time.Millisecond), failed, slowest.Round(time.Millisecond))
 	})
 }
@@ -198,11 +198,11 @@ func TestALinkThatIsSilent(t *testing.T) {
 			if slowest > failsFast {
 				t.Errorf("%s: an emit took %v", f.name, slowest)
 			}
-			figure(t, "A7 "+f.name, "noticed after %v, back after %v, %d emits failed, the slowest took %v",
+			figure(t, "link "+f.name, "noticed after %v, back after %v, %d emits failed, the slowest took %v",
 				took.Round(time.Millisecond), back.Round(time.Millisecond), failed, slowest.Round(time.Millisecond))
 		}
 		r.reached(names[:20])
-		figure(t, "A7", "%v", r.settle())
+		figure(t, "links", "%v", r.settle())
 	})
 }
 
@@ -228,7 +228,7 @@ func TestANodeThatIsUnpluggedIsNotCounted(t *testing.T) {
 			receipt, err := r.emit(e, room("ghost"))
 			return err == nil && !receipt.Nobody()
 		})
-		figure(t, "A10 unplugged", "nobody is counted after %v; %v", took.Round(time.Millisecond), r.settle())
+		figure(t, "unplugged", "nobody is counted after %v; %v", took.Round(time.Millisecond), r.settle())
 		c.hangUp(true)
 	})
 }
@@ -257,6 +257,6 @@ func TestADeadClientIsNoticed(t *testing.T) {
 	if !alive.connected.Load() || alive.leaving.Load() {
 		t.Error("a client that answers is gone")
 	}
-	figure(t, "A11", "%d clients that did not answer were gone %v after the last had connected; allowed are %v",
+	figure(t, "dead clients", "%d clients that did not answer were gone %v after the last had connected; allowed are %v",
 		n, took.Round(time.Millisecond), to.PingInterval+to.PingTimeout+time.Second)
 }

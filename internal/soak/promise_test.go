@@ -79,7 +79,7 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		close(stop)
 		wanderers.Wait()
 		counts := r.settle()
-		figure(t, "A1 A2 A3", "%v; %.0f messages a second", counts, rate)
+		figure(t, "load", "%v; %.0f messages a second", counts, rate)
 		for _, c := range clients {
 			if c.connected.Load() && c.polling == "" {
 				c.hangUp(true)
@@ -116,7 +116,7 @@ func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
 		if n := nobody.Load(); n > 0 {
 			t.Errorf("%d emits did not reach anybody", n)
 		}
-		figure(t, "A4", "%v", counts)
+		figure(t, "connected", "%v", counts)
 	})
 }
 
@@ -164,6 +164,6 @@ func TestFlappingTabsLeaveNothingBehind(t *testing.T) {
 		if stale > 0 {
 			t.Errorf("%d subscriptions are left", stale)
 		}
-		figure(t, "A5", "%d tabs: %v; %d stale subscriptions; slowest emit %v", flaps, counts, stale, slowest.Round(time.Millisecond))
+		figure(t, "flapping", "%d tabs: %v; %d stale subscriptions; slowest emit %v", flaps, counts, stale, slowest.Round(time.Millisecond))
 	})
 }
