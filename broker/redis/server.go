@@ -26,7 +26,7 @@ type server struct {
 	moved func(r redirection, from string)
 
 	lanes      *lane.Lanes
-	publishers []publisher // by lane
+	publishers []publisher               // by lane
 	failures   atomic.Int64              // of connections
 	failed     atomic.Pointer[time.Time] // when the last one did
 	lease      lease
