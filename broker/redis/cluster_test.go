@@ -132,6 +132,7 @@ func awaitOwner(t *testing.T, c *backend.Cluster, node, slot int, addr string) t
 	client := goredis.NewClient(&goredis.Options{Addr: c.Nodes[node].Addr})
 	defer client.Close()
 	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		//lint:ignore SA1019 it is the command that the driver reads, and names the owner first
 		ranges, err := client.ClusterSlots(context.Background()).Result()
 		for _, r := range ranges {
 			if r.Start <= slot && slot <= r.End && r.Nodes[0].Addr == addr {
