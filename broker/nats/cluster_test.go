@@ -215,7 +215,7 @@ func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {
 type trail struct {
 	subject string
 	sent    []sent
-	stop    chan struct{}
+	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
 
@@ -225,14 +225,17 @@ type sent struct {
 	err           error
 }
 
-func leave(b broker.Broker, subject string) *trail {
-	tr := &trail{subject: subject, stop: make(chan struct{})}
+func leave(t *testing.T, b broker.Broker, subject string) *trail {
+	tr := &trail{subject: subject}
+	ctx, stop := context.WithCancel(context.Background())
+	tr.stop = stop
+	t.Cleanup(func() { stop(); tr.done.Wait() }) // after a test that failed before the end
 	tr.done.Go(func() {
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for i := 0; ; i++ {
 			select {
-			case <-tr.stop:
+			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
@@ -248,7 +251,7 @@ func leave(b broker.Broker, subject string) *trail {
 // end ends the trail with a message that arrives.
 func (tr *trail) end(t *testing.T, b broker.Broker) {
 	t.Helper()
-	close(tr.stop)
+	tr.stop()
 	tr.done.Wait()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -342,7 +345,7 @@ func gather(t *testing.T, servers []*backend.Server) *crowd {
 		p := open(t, s.URL)
 		t.Cleanup(func() { p.Close() })
 		c.publishers = append(c.publishers, p)
-		c.trails = append(c.trails, leave(p, names[i]))
+		c.trails = append(c.trails, leave(t, p, names[i]))
 	}
 	for _, n := range c.nodes {
 		for len(n.got) < 300 {
@@ -435,7 +438,7 @@ func TestStrangersOverASlowRouteLoseNothingInSecret(t *testing.T) {
 	if err := <-joined; err != nil {
 		t.Fatal(err)
 	}
-	c := &crowd{nodes: []node{n}, publishers: []broker.Broker{p}, trails: []*trail{leave(p, "s")}}
+	c := &crowd{nodes: []node{n}, publishers: []broker.Broker{p}, trails: []*trail{leave(t, p, "s")}}
 	for len(n.got) < 3 {
 		<-time.After(time.Millisecond)
 	}
