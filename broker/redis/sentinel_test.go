@@ -3,7 +3,6 @@ package redis_test
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -49,12 +48,12 @@ func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a failover takes seconds")
 	}
-	s := backend.RedisSentinels(t, backend.RedisProduct)
 	for _, how := range []struct {
 		name string
 		end  func(*backend.Server)
 	}{{"the master dies", (*backend.Server).Stop}, {"the master falls silent", (*backend.Server).Pause}} {
 		t.Run(how.name, func(t *testing.T) {
+			s := backend.RedisSentinels(t, backend.RedisProduct) // its own: a former master may be long in following
 			master := s.Master()
 			l := startLoad(t, opened(t, s.URL), opened(t, s.URL), 20)
 			begin := time.Now()
@@ -75,31 +74,7 @@ func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
 			if lost := l.finish(); lost == 0 && len(l.gaps) == 0 {
 				t.Error("no gap was reported")
 			}
-			if how.name == "the master dies" {
-				master.Start()
-			} else {
-				master.Resume()
-			}
-			awaitReplica(t, master.Addr)
 		})
-	}
-}
-
-// awaitReplica waits until a former master follows the new one, so that another failover is possible.
-func awaitReplica(t *testing.T, addr string) {
-	t.Helper()
-	client := goredis.NewClient(&goredis.Options{Addr: addr})
-	defer client.Close()
-	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(20 * time.Millisecond) {
-		info, err := client.Info(context.Background(), "replication").Result()
-		if err == nil && strings.Contains(info, "master_link_status:up") {
-			return
-		}
-		if time.Now().After(deadline) {
-			// Sentinel's doing, not the driver's; the next failover has another replica or fails by itself.
-			t.Logf("the former master does not follow: %v, %s", err, info)
-			return
-		}
 	}
 }
 
