@@ -1,4 +1,4 @@
-.PHONY: all test race fuzz bench mutants soak ci quickstart
+.PHONY: all test race fuzz bench mutants soak soak-cycles soak-messages ci quickstart
 
 FUZZTIME ?= 60s
 
@@ -32,6 +32,14 @@ mutants:
 SOAK ?= 10m
 soak:
 	TETHER_TEST_REQUIRE_REAL=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
+
+# Two of them, bounded by numbers instead of time; each says every ten seconds how far it is.
+CYCLES ?= 1000000
+MESSAGES ?= 10000000
+soak-cycles:
+	TETHER_SOAK_CYCLES=$(CYCLES) go test ./internal/soak -run ComingAndGoing -count 1 -timeout 6h -v
+soak-messages:
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_SOAK_MESSAGES=$(MESSAGES) go test ./internal/soak -run NothingIsLost -count 1 -timeout 6h -v
 
 # What the continuous integration runs: installs the real parts (Debian), fails without them.
 ci:

@@ -43,16 +43,17 @@ func (m Moment) Before(o Moment) bool {
 type Ledger struct {
 	latency time.Duration // immutable
 
-	mu        sync.Mutex
-	moments   uint64                 // guarded by mu, like everything below
-	messages  []*Message             // by number
-	streams   map[string]uint64      // the last sequence of each
-	rooms     map[string][]*Receiver // that have ever been in it, or were about to be
-	own       map[string]bool        // rooms whose name says which node they are on
-	receivers []*Receiver
-	gaps      map[string][]broker.Gap // by node
-	counts    Counts
-	faults    []string
+	mu       sync.Mutex
+	moments  uint64                  // guarded by mu, like everything below
+	first    uint64                  // the number of messages[0]; what came before is settled, or late
+	messages []*Message              // by number
+	late     map[uint64]*Message     // older than messages, and not settled yet
+	streams  map[string]uint64       // the last sequence of each
+	rooms    map[string][]*Receiver  // that have been in it, or were about to be
+	own      map[string]bool         // rooms whose name says which node they are on
+	gaps     map[string][]broker.Gap // by node
+	counts   Counts
+	faults   []string
 }
 
 // Counts is what the book has come to.
@@ -84,6 +85,7 @@ const maxFaults = 20 // that are kept in words
 func New(latency time.Duration) *Ledger {
 	return &Ledger{
 		latency: latency,
+		late:    make(map[uint64]*Message),
 		streams: make(map[string]uint64),
 		rooms:   make(map[string][]*Receiver),
 		own:     make(map[string]bool),
@@ -161,7 +163,7 @@ func (l *Ledger) Send(publisher string, to, except []string) *Message {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := &Message{to: to, except: except, call: l.nowLocked()}
-	m.Mark = Mark{Number: uint64(len(l.messages)), Publisher: publisher, Room: to[0]}
+	m.Mark = Mark{Number: l.first + uint64(len(l.messages)), Publisher: publisher, Room: to[0]}
 	if len(to) == 1 {
 		stream := publisher + "\x00" + to[0]
 		l.streams[stream]++
@@ -182,6 +184,17 @@ func (l *Ledger) Sent(m *Message, r hub.Receipt, err error) {
 	if m.failed {
 		l.counts.Refused++
 	}
+}
+
+// find returns a message that is not settled yet, or nil.
+func (l *Ledger) findLocked(number uint64) *Message {
+	if number < l.first {
+		return l.late[number]
+	}
+	if number -= l.first; number < uint64(len(l.messages)) {
+		return l.messages[number]
+	}
+	return nil
 }
 
 func (l *Ledger) faultLocked(count *int, format string, args ...any) {

@@ -138,6 +138,7 @@ func TestTheBookSeesWhatWentWrong(t *testing.T) {
 				l := ledger.New(time.Second)
 				c.story(l)
 				later()
+				l.Forget(5 * time.Second) // changes nothing about what comes out
 				if got := l.Settle(); got != c.want {
 					t.Errorf("got %+v\nwant %+v\n%q", got, c.want, l.Faults())
 				}
@@ -147,4 +148,36 @@ func TestTheBookSeesWhatWentWrong(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A book that forgets stays small, and still knows what is missing.
+func TestForgettingKeepsWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := ledger.New(time.Second)
+		send := func() ledger.Mark {
+			m := l.Send("p", []string{"a"}, nil)
+			l.Sent(m, hub.Receipt{Nodes: 1}, nil)
+			return m.Mark
+		}
+		r := l.Receiver("c", "n")
+		r.Ask("a").Sure()
+		old, missing := send(), send()
+		r.Got(old)
+		time.Sleep(time.Minute)
+		l.Forget(10 * time.Second)
+		began := time.Now()
+		fresh := send()
+		r.Got(fresh)
+		r.Got(old)   // settled: nobody waits for it
+		r.Got(fresh) // not settled
+		want := ledger.Counts{Sent: 3, Received: 2, Expected: 1, Doubled: 2}
+		if got := l.Counts(); got != want {
+			t.Errorf("got %+v, want %+v\n%q", got, want, l.Faults())
+		}
+		l.Gap("n", broker.Gap{From: began.Add(-2 * time.Minute), To: began}) // it is reported late
+		want.Expected, want.InGap = 3, 1
+		if got := l.Settle(); got != want {
+			t.Errorf("got %+v, want %+v; %v is missing\n%q", got, want, missing, l.Faults())
+		}
+	})
 }

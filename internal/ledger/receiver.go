@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -39,7 +40,6 @@ func (l *Ledger) Receiver(name, node string) *Receiver {
 		got:   make(map[uint64]struct{}),
 		last:  make(map[string]uint64),
 	}
-	l.receivers = append(l.receivers, r)
 	return r
 }
 
@@ -151,11 +151,15 @@ func (r *Receiver) Got(mark Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.nowLocked()
-	if mark.Number >= uint64(len(l.messages)) || l.messages[mark.Number].Mark != mark {
+	m := l.findLocked(mark.Number)
+	if m == nil && mark.Number < l.first {
+		l.faultLocked(&l.counts.Doubled, "%s got %+v, which everybody had long ago", r, mark)
+		return
+	}
+	if m == nil || m.Mark != mark {
 		l.faultLocked(&l.counts.Foreign, "%s got %+v, which nobody sent", r, mark)
 		return
 	}
-	m := l.messages[mark.Number]
 	if !slices.ContainsFunc(m.to, func(room string) bool { return r.perhapsLocked(room, m.call, now) }) {
 		l.faultLocked(&l.counts.Foreign, "%s got %s and was not in its room", r, m)
 	}
@@ -229,13 +233,79 @@ func (l *Ledger) Settle() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end := l.nowLocked()
-	for _, m := range l.messages {
+	settle := func(m *Message) {
 		if !m.end.happened() {
 			m.end, m.failed = end, true
 		}
 		l.settleLocked(m)
 	}
+	for _, number := range slices.Sorted(maps.Keys(l.late)) {
+		settle(l.late[number])
+	}
+	for _, m := range l.messages {
+		settle(m)
+	}
 	return l.counts
+}
+
+// Forget settles the messages that were published longer than age ago and that everybody has who must,
+// so that a book of a long run stays small. The others wait for Settle. A message that arrives after
+// it was settled counts as doubled, so age has to be longer than any can take.
+func (l *Ledger) Forget(age time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	cut := time.Now().Add(-age)
+	n := 0
+	for _, m := range l.messages {
+		if m.call.At.After(cut) {
+			break
+		}
+		n++
+		l.late[m.Mark.Number] = m
+	}
+	l.first += uint64(n)
+	l.messages = slices.Clone(l.messages[n:])
+	oldest := cut
+	for number, m := range l.late {
+		if m.end.happened() && m.end.At.Add(l.latency).Before(cut) && !l.missingLocked(m) {
+			l.settleLocked(m)
+			delete(l.late, number)
+		} else if m.call.At.Before(oldest) {
+			oldest = m.call.At
+		}
+	}
+	l.forgetReceiversLocked(oldest)
+}
+
+// missingLocked reports whether somebody must have m, has not got it, and no gap says why.
+func (l *Ledger) missingLocked(m *Message) bool {
+	for _, room := range m.to {
+		for _, r := range l.rooms[room] {
+			if _, ok := r.got[m.Mark.Number]; !ok && !m.failed && r.mustLocked(room, m, l.latency) &&
+				!l.excusedLocked(r.node, m.call.At, m.end.At.Add(l.latency)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// forgetReceiversLocked forgets what no message counts on that was published at oldest or later.
+func (l *Ledger) forgetReceiversLocked(oldest time.Time) {
+	for room, list := range l.rooms {
+		l.rooms[room] = slices.DeleteFunc(list, func(r *Receiver) bool {
+			return r.ended && !slices.ContainsFunc(r.stays[room], func(s *Stay) bool {
+				return !s.gone.At.Add(Ghost).Before(oldest)
+			})
+		})
+		for _, r := range l.rooms[room] {
+			for number := range r.got {
+				if number < l.first && l.late[number] == nil {
+					delete(r.got, number)
+				}
+			}
+		}
+	}
 }
 
 func (l *Ledger) settleLocked(m *Message) {

@@ -39,6 +39,7 @@ type client struct {
 	r           *bufio.Reader
 	buf         []byte
 
+	id        string        // of its socket; valid after said
 	said      chan struct{} // closed when it is connected
 	done      chan struct{} // closed when it has ended
 	connected atomic.Bool
@@ -179,6 +180,11 @@ func (c *client) packet(p []byte, answer func(string) error) error {
 		for _, s := range c.stays {
 			s.Sure()
 		}
+		var open struct{ Sid string }
+		if err := json.Unmarshal(p[2:], &open); err != nil {
+			return err
+		}
+		c.id = open.Sid
 		c.connected.Store(true)
 		close(c.said)
 		if c.onSaid != nil {
@@ -236,7 +242,15 @@ func (c *client) hangUp(properly bool) {
 		return
 	}
 	c.left()
-	if !properly {
+	switch {
+	case c.conn == nil: // it polls
+		if properly {
+			c.http("POST", "41\x1e1")
+		} else {
+			c.http("POST", "1") // a lost network would show only when pings are not answered
+		}
+		return
+	case !properly:
 		c.conn.Close()
 		return
 	}

@@ -3,7 +3,6 @@ package soak
 import (
 	"errors"
 	"math/rand/v2"
-	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -132,59 +131,4 @@ func TestAReconnectStorm(t *testing.T) {
 			n, first.Round(time.Millisecond), again.Round(time.Millisecond), float64(n)/again.Seconds(), calls, subscribed)
 		each(n, 64, func(i int) { clients[i].conn.Close(); <-clients[i].done })
 	})
-}
-
-// Clients come and go, in every way; goroutines, descriptors and the heap return to where they were.
-func TestComingAndGoingLeavesNothingBehind(t *testing.T) {
-	r := newRig(t, "memory://", "", 1, time.Second, hub.Options{}, transport.Options{})
-	n := r.nodes[0]
-	cycle := func(i int) {
-		c := newClient(nil, "", n.addr, "u"+strconv.Itoa(i%1000))
-		how := webSocket
-		if i%50 == 49 {
-			how = upgrading
-		}
-		if err := c.start(how); err != nil {
-			t.Errorf("cycle %d: %v", i, err)
-			return
-		}
-		if how == upgrading {
-			n.hub.Emitter().Disconnect(t.Context(), hub.User(c.user), true)
-		} else {
-			c.hangUp(i%2 == 0)
-		}
-		<-c.done
-	}
-	measure := func() (goroutines, descriptors int, heap uint64) {
-		must(t, "no connections", func() bool { return n.hub.Stats().Connections == 0 })
-		pollers.CloseIdleConnections()
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return runtime.NumGoroutine(), openDescriptors(), m.HeapAlloc
-	}
-	each(2000, 32, cycle) // pools, tables and the like come into being
-	g, d, heap := measure()
-	cycles := scaled(20_000, 1_000_000)
-	began := time.Now()
-	each(cycles, 32, cycle)
-	rate := float64(cycles) / time.Since(began).Seconds()
-	var g2, d2 int
-	var heap2 uint64
-	_, in := within(wait, func() bool {
-		g2, d2, heap2 = measure()
-		return g2 <= g && d2 <= d
-	})
-	growth := (float64(heap2) - float64(heap)) / (1 << 20)
-	if !in {
-		t.Errorf("goroutines %d, were %d; descriptors %d, were %d", g2, g, d2, d)
-	}
-	if growth > 8 {
-		t.Errorf("the heap has grown by %.1f MiB", growth)
-	}
-	if s := n.hub.Stats(); s.Sockets != 0 || s.Rooms != 0 {
-		t.Errorf("left: %+v", s)
-	}
-	figure(t, "cycles", "%d cycles at %.0f a second: goroutines %+d, descriptors %+d, heap %+.1f MiB", cycles, rate, g2-g, d2-d, growth)
 }

@@ -1,6 +1,8 @@
 package soak
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -12,13 +14,17 @@ import (
 	"tether/transport"
 )
 
-// Three nodes, clients on both transports and in the middle of the upgrade, some that leave and come
-// back, hostile user IDs: nothing is lost, doubled, inverted or misdelivered.
+// Three nodes, clients on both transports and in the middle of the upgrade, on both carriers, some that
+// leave and come back, and are emitted to in the instant in which they know that they are connected,
+// hostile user IDs: nothing is lost, doubled, inverted or misdelivered.
 func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
-		messages := scaled(40_000, 1_000_000)
-		r := newRig(t, brokerURL, addr, 3, 2*time.Second, hub.Options{}, transport.Options{})
-		names := users(96) // 8 goroutines for each publisher share them without rest
+		messages := amount("TETHER_SOAK_MESSAGES", 40_000, 1_000_000)
+		r := newRig(t, brokerURL, addr, 0, 2*time.Second, hub.Options{}, transport.Options{})
+		for i := range 3 {
+			r.start(addr, hub.Options{}, transport.Options{Epoll: i == 1})
+		}
+		names := users(96) // the goroutines of each publisher share them without rest
 		clients := make([]*client, 3*len(names))
 		each(len(clients), 16, func(i int) {
 			how := webSocket
@@ -33,39 +39,26 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-
-		// One in ten more comes and goes all the time.
 		stop := make(chan struct{})
 		var wanderers sync.WaitGroup
-		for range 27 {
-			wanderers.Go(func() {
-				for {
-					n := r.nodes[rand.IntN(3)]
-					c := newClient(r.book, n.name, n.addr, names[rand.IntN(len(names))])
-					if err := c.start(webSocket); err != nil {
-						t.Errorf("a client that comes back: %v", err)
-						return
-					}
-					select {
-					case <-stop:
-						c.hangUp(true)
-						<-c.done
-						return
-					case <-time.After(time.Duration(rand.IntN(1500)) * time.Millisecond):
-					}
-					c.hangUp(rand.IntN(2) == 0)
-					<-c.done
-				}
-			})
+		publishers := r.publishers()
+		var tabs atomic.Int64
+		for i := range 27 { // one in ten more
+			wanderers.Go(func() { r.wander(i, names, publishers, &tabs, stop) })
 		}
 
+		const parts = 24 // each has users of its own, and so one goroutine for each stream
 		began := time.Now()
 		var wg sync.WaitGroup
 		var sent atomic.Int64
-		for _, p := range r.publishers() {
-			for part := range 8 { // each has users of its own, and so one goroutine for each stream
+		unwatch := watched(t, func() string {
+			r.book.Forget(20 * time.Second)
+			return fmt.Sprintf("%d tabs; %v", tabs.Load(), r.book.Counts())
+		})
+		for _, p := range publishers {
+			for part := range parts {
 				wg.Go(func() {
-					for i := part; sent.Add(1) <= int64(messages); i += 8 {
+					for i := part; sent.Add(1) <= int64(messages) && !t.Failed(); i += parts {
 						if receipt, err := r.emit(p, room(names[i%len(names)])); err != nil || receipt.Nobody() {
 							t.Errorf("emit: %v, %v", receipt, err)
 							return
@@ -78,14 +71,67 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		rate := float64(messages) / time.Since(began).Seconds()
 		close(stop)
 		wanderers.Wait()
+		unwatch()
 		counts := r.settle()
-		figure(t, "load", "%v; %.0f messages a second", counts, rate)
+		figure(t, "load", "%v; %d tabs came and went; %.0f messages a second", counts, tabs.Load(), rate)
 		for _, c := range clients {
 			if c.connected.Load() && c.polling == "" {
 				c.hangUp(true)
 			}
 		}
 	})
+}
+
+// wander connects as one user after the other, on any node and carrier, and leaves again, until stop is
+// closed. In the instant in which it knows that it is connected somebody emits to it.
+func (r *rig) wander(i int, names []string, publishers []publisher, tabs *atomic.Int64, stop <-chan struct{}) {
+	p := publishers[i%len(publishers)]
+	p.name = "instant-" + strconv.Itoa(i) // a stream of its own
+	for n := 0; ; n++ {
+		node := r.nodes[rand.IntN(len(r.nodes))]
+		c := newClient(r.book, node.name, node.addr, names[rand.IntN(len(names))])
+		emitted := make(chan struct{})
+		c.onSaid = func(c *client) {
+			go func() {
+				defer close(emitted)
+				if receipt, err := r.emit(p, room(c.user)); err != nil || receipt.Nobody() {
+					r.t.Errorf("emit in the instant of the connection: %v, %v", receipt, err)
+				}
+			}()
+		}
+		how := webSocket
+		switch n % 5 {
+		case 3:
+			how = polling
+		case 4:
+			how = upgrading
+		}
+		if err := c.start(how); err != nil {
+			r.t.Errorf("a client that comes back: %v", err)
+			return
+		}
+		tabs.Add(1)
+		stay := []int{0, 50, 1500}[rand.IntN(3)] // milliseconds
+		if how == upgrading {
+			stay = 5000 // it has no connection of its own that could be closed until it has upgraded
+		}
+		last := false
+		select {
+		case <-stop:
+			last = true
+		case <-time.After(time.Duration(stay+rand.IntN(1+stay)) * time.Millisecond / 2):
+		}
+		<-emitted
+		if how == upgrading {
+			r.nodes[0].hub.Emitter().Disconnect(context.Background(), hub.Room(c.id), true)
+		} else {
+			c.hangUp(rand.IntN(2) == 0)
+		}
+		<-c.done
+		if last {
+			return
+		}
+	}
 }
 
 // The instant a client knows that it is connected, another node emits to it.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,33 @@ func scaled(short, long int) int {
 		return max(short/5, 1)
 	}
 	return short
+}
+
+// amount is a number that the environment may set; else one for the short run, and one for the long.
+func amount(env string, short, long int) int {
+	if n, err := strconv.Atoi(os.Getenv(env)); err == nil {
+		return n
+	}
+	return scaled(short, long)
+}
+
+// watched logs every ten seconds, until stop is called, how far a long run is.
+func watched(t testing.TB, progress func() string) (stop func()) {
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(10 * time.Second)
+		defer ticker.Stop()
+		for began := time.Now(); ; {
+			select {
+			case <-ended:
+				return
+			case <-ticker.C:
+				t.Logf("%v: %s", time.Since(began).Round(time.Second), progress())
+			}
+		}
+	})
+	return func() { close(ended); wg.Wait() }
 }
 
 // repeat runs f once, or again and again for soakFor.
