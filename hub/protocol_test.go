@@ -55,7 +55,7 @@ func TestPacketsThatCloseTheConnection(t *testing.T) {
 func TestPacketsThatAreIgnored(t *testing.T) {
 	h := alone(t, Options{})
 	p, s := connect(t, h)
-	p.say(`2`, `2["nobody handles this"]`, `2[1]`, `399["unknown id"]`, `3100[]`, `50-["x"]`)
+	p.say(`2`, `2["nobody handles this"]`, `2[1]`, `399["unknown id"]`, `3100[]`, `318446744073709551616["larger than any"]`, `50-["x"]`)
 	if !s.Connected() || p.closedFor() != "" {
 		t.Error("the connection was closed")
 	}

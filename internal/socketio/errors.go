@@ -13,7 +13,7 @@ const (
 	ErrAttachments        Error = "malformed number of attachments"
 	ErrTooManyAttachments Error = "too many attachments"
 	ErrNamespace          Error = "malformed or too long namespace"
-	ErrID                 Error = "acknowledgement ID missing, out of place or too large"
+	ErrID                 Error = "acknowledgement ID missing or out of place"
 	ErrPayload            Error = "payload does not fit the packet type"
 	ErrJSON               Error = "payload is not valid JSON"
 	ErrDepth              Error = "payload is nested too deeply"

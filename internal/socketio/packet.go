@@ -60,7 +60,7 @@ const Root = "/"
 type Packet struct {
 	Type        Type
 	Namespace   string // begins with "/"
-	ID          uint64 // of the acknowledgement that is asked for or given; counts if HasID
+	ID          uint64 // of the acknowledgement that is asked for or given; counts if HasID. The largest if it is larger
 	HasID       bool
 	Attachments int // that follow, each as a binary message of its own; 0 unless Type.Binary()
 
@@ -139,8 +139,8 @@ func (p *Packet) parseHeader(text []byte, l Limits) ([]byte, error) {
 	}
 	if len(text) > 0 && isDigit(text[0]) {
 		id, width, ok := parseUint(text)
-		if !ok {
-			return nil, ErrID
+		if !ok { // larger than any that this side gives out: nobody waits for it
+			id, width = math.MaxUint64, digits(text)
 		}
 		p.ID, p.HasID = id, true
 		text = text[width:]
@@ -250,6 +250,14 @@ func parseUint(b []byte) (n uint64, width int, ok bool) {
 		width++
 	}
 	return n, width, width > 0
+}
+
+// digits is how many digits b begins with.
+func digits(b []byte) (n int) {
+	for n < len(b) && isDigit(b[n]) {
+		n++
+	}
+	return n
 }
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
