@@ -29,7 +29,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 	}
 	defer s.unawait(id)
 	head := socketio.Packet{Type: socketio.Event, ID: id, HasID: true}
-	if err := s.send(head, event, args, false); err != nil {
+	if err := s.send(head, event, args, Terms{}); err != nil {
 		return nil, err
 	}
 	select {

@@ -138,7 +138,7 @@ func (c *Client) refuse(namespace, message string, data any) error {
 		text, _ = json.Marshal(map[string]string{"message": message})
 	}
 	head := socketio.AppendHeader(nil, socketio.Packet{Type: socketio.ConnectError, Namespace: namespace})
-	c.conn.Send(newPacket(append(head, text...), nil, false))
+	c.conn.Send(newControl(append(head, text...)))
 	return nil
 }
 
@@ -162,8 +162,7 @@ func (c *Client) forgetHandshake(s *Socket) {
 // entry is what a socket has while it is connecting. The fields are guarded by the socket's mu.
 type entry struct {
 	cancel   context.CancelFunc // ends the hooks' context
-	held     []*Packet
-	bytes    int  // of held
+	held     packets
 	answered bool // the answer to CONNECT is on its way
 	farewell bool // DISCONNECT has to follow the answer; the socket is gone already
 }
@@ -205,13 +204,13 @@ func (s *Socket) welcome() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
 	head = append(head, `{"sid":"`...)
 	head = append(head, s.id...)
-	s.conn.Send(newPacket(append(head, `"}`...), nil, false))
+	s.conn.Send(newControl(append(head, `"}`...)))
 
 	s.mu.Lock()
 	entry.answered = true
-	for s.entry != nil && len(entry.held) > 0 {
-		held := entry.held
-		entry.held, entry.bytes = nil, 0
+	for s.entry != nil && len(entry.held.list) > 0 {
+		held := entry.held.list
+		entry.held = packets{}
 		s.mu.Unlock()
 		for _, p := range held {
 			s.conn.Send(p)
@@ -245,17 +244,15 @@ func (s *Socket) hold(p *Packet) error {
 		s.mu.Unlock()
 		return ErrDisconnected
 	}
-	full := len(s.entry.held) >= limits.Held || s.entry.bytes+p.Size() > limits.HeldBytes
-	if !full {
-		s.entry.held = append(s.entry.held, p)
-		s.entry.bytes += p.Size()
-	}
+	held := s.entry.held.push(p, limits.Held, limits.HeldBytes)
 	s.mu.Unlock()
-	if full {
-		s.conn.Close(ReasonServerClose)
-		return ErrSlowConsumer
+	if held {
+		return nil
 	}
-	return nil
+	if o := p.Overflow(); p.Control() || o == AsConfigured || o == CloseSlow {
+		s.conn.Close(ReasonServerClose)
+	}
+	return ErrSlowConsumer
 }
 
 // joinDeadline closes connections that have not joined a namespace in time.

@@ -37,9 +37,8 @@ func (h *Hub) route(m broker.Message) int {
 	}
 	switch e.kind {
 	case kindEvent:
-		p, err := parsePacket(e.body, e.flags&flagVolatile != 0)
-		if err != nil {
-			h.count(err)
+		p := h.packet(m.Subject, &e)
+		if p == nil {
 			return 1
 		}
 		if e.excepts > 0 {
@@ -51,6 +50,31 @@ func (h *Hub) route(m broker.Message) int {
 	}
 	h.count(errEnvelopeMalformed)
 	return 1
+}
+
+// packet is the packet of an event, nil if there is none. The room subject that it is for is read only
+// with flagTerms.
+func (h *Hub) packet(subject string, e *envelope) *Packet {
+	var namespace string
+	if e.flags&flagTerms != 0 {
+		namespace = h.namespaceOf(subject)
+	}
+	t, known := e.readTerms(namespace)
+	if !known {
+		h.count(errEnvelopeNewer)
+	}
+	p, err := parsePacket(e.body, t)
+	if err != nil {
+		h.count(err)
+		return nil
+	}
+	return p
+}
+
+// namespaceOf is the namespace that a room subject is in.
+func (h *Hub) namespaceOf(subject string) string {
+	namespace, _, _ := strings.Cut(subject[len(h.options.Prefix)+1:], ",")
+	return namespace
 }
 
 func (h *Hub) count(err error) {
@@ -158,9 +182,12 @@ func (h *Hub) routeNode(e *envelope) int {
 	}
 	switch e.kind {
 	case kindEvent:
-		p, err := parsePacket(e.body, e.flags&flagVolatile != 0)
-		if err != nil {
-			h.count(err)
+		subject := ""
+		if e.flags&flagTerms != 0 {
+			subject = string(e.target)
+		}
+		p := h.packet(subject, e)
+		if p == nil {
 			return 1
 		}
 		dropped := 0

@@ -20,7 +20,7 @@ type Emitter struct {
 	post      *post
 	namespace string
 	except    []Room
-	volatile  bool
+	terms     Terms
 	local     bool
 }
 
@@ -92,7 +92,27 @@ func (e *Emitter) Except(rooms ...Room) *Emitter {
 // not get it.
 func (e *Emitter) Volatile() *Emitter {
 	c := *e
-	c.volatile = true
+	c.terms.Volatile = true
+	return &c
+}
+
+// Overflow gives events a policy of their own for clients whose queue is full.
+func (e *Emitter) Overflow(o Overflow) *Emitter {
+	c := *e
+	c.terms.Overflow = o
+	return &c
+}
+
+// Latest emits events that replace each other, prices say: of those with the same key that wait for a
+// client, only the newest stays. It waits where it came, behind what was emitted before it, so that
+// what arrives still has the order in which it was emitted, and older ones are missing from it. What is
+// being written to the client already is not called back. The key counts within the namespace, for all
+// emitters and all rooms. Its length is at most MaxKey bytes; "" undoes it.
+//
+// When the queue is full nevertheless, of other keys, the policy decides: see Overflow.
+func (e *Emitter) Latest(key string) *Emitter {
+	c := *e
+	c.terms.Key = key
 	return &c
 }
 
@@ -105,7 +125,7 @@ func (e *Emitter) Local() *Emitter {
 }
 
 // Emit emits an event to a room; the ID of a socket is one. For args see [Socket.Emit]. The errors are
-// those of Socket.Emit, ErrNamespace, ErrTooManyRooms, the context's, and the broker's, wrapped.
+// those of Socket.Emit, ErrNamespace, ErrTooManyRooms, ErrTerms, the context's, and the broker's, wrapped.
 func (e *Emitter) Emit(ctx context.Context, to Room, event string, args ...any) (Receipt, error) {
 	rooms, receipts := [1]Room{to}, [1]Receipt{}
 	err := e.emit(ctx, rooms[:], receipts[:], false, event, args)
@@ -157,14 +177,20 @@ func (e *Emitter) emit(ctx context.Context, to []Room, receipts []Receipt, union
 	if err := e.post.check(event); err != nil {
 		return err
 	}
+	if err := e.terms.check(); err != nil {
+		return err
+	}
 	enc := newEncoder()
 	defer enc.free()
 	if err := enc.event(event, args); err != nil {
 		return err
 	}
 	m := mailing{emitter: e, kind: kindEvent, union: union, encoder: enc, scratch: enc.messages}
-	if e.volatile {
+	if e.terms.Volatile {
 		m.flags = flagVolatile
+	}
+	if e.terms.Overflow != AsConfigured || e.terms.Key != "" {
+		m.flags |= flagTerms
 	}
 	err := m.send(ctx, to, receipts)
 	enc.messages = m.scratch
@@ -269,7 +295,13 @@ func (m *mailing) envelope(target string, except []Room) []byte {
 	if m.encoder != nil {
 		size += m.encoder.size(m.emitter.namespace)
 	}
+	if m.flags&flagTerms != 0 {
+		size += termsSize(m.emitter.terms.Key)
+	}
 	data := appendEnvelope(make([]byte, 0, size), m.kind, m.flags, target, except)
+	if m.flags&flagTerms != 0 {
+		data = appendTerms(data, m.emitter.terms.Overflow, m.emitter.terms.Key)
+	}
 	if m.encoder != nil {
 		data = m.encoder.frames(data, socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace})
 	}

@@ -136,8 +136,8 @@ func (e *encoder) size(namespace string) int {
 }
 
 // packet is the whole packet.
-func (e *encoder) packet(head socketio.Packet, volatile bool) (*Packet, error) {
-	return parsePacket(e.frames(make([]byte, 0, e.size(head.Namespace)), head), volatile)
+func (e *encoder) packet(head socketio.Packet, t Terms) (*Packet, error) {
+	return parsePacket(e.frames(make([]byte, 0, e.size(head.Namespace)), head), t)
 }
 
 func (e *encoder) value(v any) error {

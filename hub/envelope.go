@@ -16,16 +16,20 @@ import (
 //	text     target: the room subject of one socket's ID; only on a node's own subject
 //	uvarint  number of excepted rooms
 //	text     each of them
+//	text     terms: a byte, the policy, and the key; only with flagTerms
 //	rest     body; of an event the packet as WebSocket frames, which go out as they are
 //
 // A text is a uvarint, its length in bytes, and the bytes. Kinds, flags and versions that a node does
-// not know make it drop the message and count it.
+// not know make it drop the message and count it. A policy that it does not know it counts too, and
+// delivers the event without terms. An event without terms is the same bytes as it was before there were
+// any, so that only who emits with terms needs nodes that know them.
 type envelope struct {
 	kind    kind
 	flags   flags
 	target  []byte
 	excepts int
 	except  []byte // the excepted rooms, checked
+	terms   []byte // nil without flagTerms
 	body    []byte
 }
 
@@ -44,6 +48,7 @@ type flags byte
 const (
 	flagVolatile flags = 1 << iota // of kindEvent
 	flagClose                      // of kindDisconnect: the connection too
+	flagTerms                      // of kindEvent: terms follow the exceptions
 	flagsEnd
 )
 
@@ -76,6 +81,32 @@ func appendEnvelope(dst []byte, k kind, f flags, target string, except []Room) [
 		dst = appendText(dst, string(r))
 	}
 	return dst
+}
+
+// appendTerms appends what follows that with flagTerms.
+func appendTerms(dst []byte, o Overflow, key string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(1+len(key)))
+	return append(append(dst, byte(o)), key...)
+}
+
+// termsSize is the most that appendTerms appends.
+func termsSize(key string) int { return binary.MaxVarintLen32 + 1 + len(key) }
+
+// readTerms reads the terms of an event that is for sockets of a namespace. It reports whether they are
+// known; if not, they are those of an event without.
+func (e *envelope) readTerms(namespace string) (t Terms, ok bool) {
+	t.Volatile = e.flags&flagVolatile != 0
+	if e.flags&flagTerms == 0 {
+		return t, true
+	}
+	if Overflow(e.terms[0]) >= overflowEnd {
+		return t, false
+	}
+	t.Overflow = Overflow(e.terms[0])
+	if key := e.terms[1:]; len(key) > 0 {
+		t.Key = scopedKey(namespace, string(key))
+	}
+	return t, true
 }
 
 // envelopeSize is the most that appendEnvelope appends.
@@ -116,6 +147,11 @@ func parseEnvelope(data []byte) (envelope, error) {
 		}
 	}
 	e.except, e.body = data[:len(data)-len(rest)], rest
+	if e.flags&flagTerms != 0 {
+		if e.terms, e.body, ok = cutText(rest); !ok || len(e.terms) == 0 || len(e.terms) > 1+MaxKey {
+			return envelope{}, errEnvelopeMalformed
+		}
+	}
 	return e, nil
 }
 
@@ -151,7 +187,7 @@ func cutUvarint(data []byte, limit int) (n int, rest []byte, ok bool) {
 
 // parsePacket makes a packet of frames as newPacket makes them: one of text, then the binary ones.
 // The packet aliases frames.
-func parsePacket(frames []byte, volatile bool) (*Packet, error) {
+func parsePacket(frames []byte, t Terms) (*Packet, error) {
 	if uint64(len(frames)) > math.MaxUint32 {
 		return nil, errEnvelopeMalformed
 	}
@@ -159,7 +195,8 @@ func parsePacket(frames []byte, volatile bool) (*Packet, error) {
 	if !ok || text.to-text.from < 2 || frames[text.from] != socketio.EngineMessage {
 		return nil, errEnvelopeMalformed
 	}
-	p := &Packet{frames: frames, text: text, volatile: volatile}
+	p := &Packet{frames: frames, text: text}
+	p.setTerms(t)
 	for rest < len(frames) {
 		var attachment span
 		if attachment, rest, ok = cutFrame(frames, rest, finBinary); !ok || len(p.binary) == MaxAttachments {

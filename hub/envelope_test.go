@@ -120,6 +120,8 @@ func FuzzDeliver(f *testing.F) {
 	target := room.room.subject[:len(room.room.subject)-4] + s.id
 	f.Add(false, append(appendEnvelope(nil, kindEvent, 0, "", nil), text...))
 	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Room{"room", Room(s.id)}), binaries...))
+	f.Add(false, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, "", nil), DropOldest, "key"), text...))
+	f.Add(true, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, target, nil), 99, "key"), text...))
 	f.Add(true, append(appendEnvelope(nil, kindEvent, 0, target, []Room{"other"}), text...))
 	f.Add(false, appendEnvelope(nil, kindCensus, 0, "", nil))
 	census := binary.AppendUvarint(appendEnvelope(nil, kindCensus, 0, "", nil), 7)

@@ -136,7 +136,7 @@ func (m *Message) Ack(args ...any) error {
 	}
 	p, err := e.packet(socketio.Packet{
 		Type: socketio.Ack, Namespace: m.socket.ns.name, ID: m.ackID, HasID: true,
-	}, false)
+	}, Terms{Control: true})
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,10 @@ type Packet struct {
 	frames   []byte // the WebSocket frames back to back: a text frame, then a binary frame each
 	text     span   // of the payload of the text frame in frames
 	binary   []span // of the payloads of the binary frames in frames
+	key      string // Terms, as the next three
+	overflow Overflow
 	volatile bool
+	control  bool
 
 	once    sync.Once
 	compact []byte // what Compact's function returned
@@ -25,6 +28,13 @@ const (
 	finText   = 0x81
 	finBinary = 0x82
 )
+
+// newControl encodes a packet of the protocol itself.
+func newControl(text []byte) *Packet {
+	p := newPacket(text, nil, false)
+	p.control = true
+	return p
+}
 
 // newPacket encodes text, which begins with the Engine.IO type "4", and its attachments.
 func newPacket(text []byte, attachments [][]byte, volatile bool) *Packet {
@@ -75,6 +85,21 @@ func (p *Packet) Attachment(i int) []byte {
 
 // Volatile reports whether the packet is to be dropped when it cannot be written now.
 func (p *Packet) Volatile() bool { return p.volatile }
+
+// Control reports whether the packet is an answer, or one of the protocol itself, and must not be
+// dropped.
+func (p *Packet) Control() bool { return p.control }
+
+// Overflow is what is to become of the packet when the queue is full. It counts only without Control.
+func (p *Packet) Overflow() Overflow { return p.overflow }
+
+// Key is what packets that replace each other have in common, "" for none: see [Terms].
+func (p *Packet) Key() string { return p.key }
+
+// setTerms is called before anybody else knows the packet.
+func (p *Packet) setTerms(t Terms) {
+	p.key, p.overflow, p.volatile, p.control = t.Key, t.Overflow, t.Volatile, t.Control
+}
 
 // Size is the number of bytes that the packet takes in a queue.
 func (p *Packet) Size() int { return len(p.frames) }

@@ -4,12 +4,20 @@ package hub
 // alone. The text begins with its Engine.IO type, "4" for a message; nil leaves the text out, so that
 // only the attachments are sent. Neither argument is kept.
 func NewPacket(text []byte, attachments [][]byte, volatile bool) *Packet {
+	return NewPacketOn(Terms{Volatile: volatile}, text, attachments)
+}
+
+// NewPacketOn is NewPacket with terms.
+func NewPacketOn(t Terms, text []byte, attachments [][]byte) *Packet {
+	var p *Packet
 	if text != nil {
-		return newPacket(text, attachments, volatile)
+		p = newPacket(text, attachments, false)
+	} else {
+		p = &Packet{binary: make([]span, len(attachments))}
+		for i, a := range attachments {
+			p.binary[i] = p.add(finBinary, a)
+		}
 	}
-	p := &Packet{binary: make([]span, len(attachments)), volatile: volatile}
-	for i, a := range attachments {
-		p.binary[i] = p.add(finBinary, a)
-	}
+	p.setTerms(t)
 	return p
 }

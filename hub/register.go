@@ -54,7 +54,7 @@ func (s *Socket) greet() error {
 	args := []any{struct {
 		Message string `json:"message"`
 	}{g.Message}}
-	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, false)
+	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, Terms{})
 }
 
 // Users are the IDs that the socket is registered for with Register.

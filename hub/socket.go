@@ -218,28 +218,30 @@ func (s *Socket) roomAt(i int) Room {
 // waits. Args are encoded as encoding/json does, except that a json.RawMessage stays as it is, HTML is
 // not escaped, and binary leaves as attachments: see [Binary]. The error is ErrDisconnected,
 // ErrReservedEvent, ErrUndeclaredEvent, one of encoding/json, or the transport's.
-func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, false) }
+func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, Terms{}) }
 
 // EmitVolatile is Emit for an event that is worth nothing later: it is dropped if the client is not
 // ready to take it now.
-func (s *Socket) EmitVolatile(event string, args ...any) error { return s.emit(event, args, true) }
+func (s *Socket) EmitVolatile(event string, args ...any) error {
+	return s.emit(event, args, Terms{Volatile: true})
+}
 
-func (s *Socket) emit(event string, args []any, volatile bool) error {
+func (s *Socket) emit(event string, args []any, t Terms) error {
 	if err := s.client.hub.post.check(event); err != nil {
 		return err
 	}
-	return s.send(socketio.Packet{Type: socketio.Event}, event, args, volatile)
+	return s.send(socketio.Packet{Type: socketio.Event}, event, args, t)
 }
 
 // send encodes and sends an event; head has its type and ID.
-func (s *Socket) send(head socketio.Packet, event string, args []any, volatile bool) error {
+func (s *Socket) send(head socketio.Packet, event string, args []any, t Terms) error {
 	e := newEncoder()
 	defer e.free()
 	if err := e.event(event, args); err != nil {
 		return err
 	}
 	head.Namespace = s.ns.name
-	p, err := e.packet(head, volatile)
+	p, err := e.packet(head, t)
 	if err != nil {
 		return err
 	}
@@ -320,7 +322,7 @@ func (s *Socket) kick() {
 
 func (s *Socket) sendDisconnect() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Disconnect, Namespace: s.ns.name})
-	s.conn.Send(newPacket(head, nil, false))
+	s.conn.Send(newControl(head))
 }
 
 // leave ends the socket because of its client or its connection.

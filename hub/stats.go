@@ -14,7 +14,7 @@ type Stats struct {
 	Received  uint64 // messages
 	Wasted    uint64 // messages for a room or a socket that had gone
 	Malformed uint64 // messages that no hub could have sent
-	Newer     uint64 // messages of a version, or a kind, that this node does not know
+	Newer     uint64 // messages of a version, a kind or a policy that this node does not know
 	Gaps      uint64 // times in which messages may have been missed
 
 	// To clients.
