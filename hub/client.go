@@ -48,11 +48,10 @@ func (h *Hub) Attach(conn Conn, r *http.Request) (*Client, error) {
 		h.attached.Add(-1)
 		return nil, ErrFull
 	}
-	now := time.Now()
-	c := &Client{hub: h, conn: conn, handshake: packHandshake(r, now)}
+	c := &Client{hub: h, conn: conn, handshake: packHandshake(r, h.options.Time())}
 	c.place = h.clients.reserve()
 	h.clients.put(c.place, c)
-	h.joining.set(c, now.Add(h.options.ConnectTimeout))
+	h.joining.set(c, time.Now().Add(h.options.ConnectTimeout))
 	if h.draining.Load() { // Run looks at the roster after it has set this
 		h.detach(c)
 		return nil, ErrDraining

@@ -16,16 +16,18 @@ import (
 // all nodes, who else is registered: a census. Who is ahead of whom is said by a stamp, the time of
 // the registration, and by the ID where two are equal.
 //
+// A registration that is through is ahead of every one that is not, whatever the clocks say, and a socket
+// that sees one takes a later stamp.
+//
 // EndOldest: each registration disconnects the oldest of those that it sees, beyond the limit. The one
 // that asks last sees all the others, so no more than the limit stay; and the newest are never the
 // oldest of too many, so no fewer do.
 //
 // RefuseNew: of two sockets that register at the same time, the one whose question is later is seen by
-// the other's node, which notes it down for the other: so each pair has one that knows of the other. A
-// registration that is through is ahead of every one that is not, whatever the clocks say, and a
-// socket that sees one takes a later stamp. So of the registrations that stay, the one with the last
-// stamp knows all the others, and it stays only if there is room for it. (Two that race for the last
-// place may both be refused if their clocks differ; they are never both let in.)
+// the other's node, which notes it down for the other: so each pair has one that knows of the other. So
+// of the registrations that stay, the one with the last stamp knows all the others, and it stays only if
+// there is room for it. (Two that race for the last place may both be refused if their clocks differ;
+// they are never both let in.)
 
 const (
 	censusTimeout = 2 * time.Second
@@ -175,22 +177,24 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 	defer d.mu.Unlock()
 	type ranked struct {
 		id    string
+		late  int // 0 for a registration that is through
 		stamp int64
 	}
-	if limit.Exceed == RefuseNew {
-		for _, o := range c.others {
-			if o.through {
-				c.stamp = max(c.stamp, o.stamp+1)
-			}
-		}
-	}
-	me := ranked{c.socket.id, c.stamp}
+	me := ranked{c.socket.id, 1, c.stamp}
 	all := []ranked{me}
 	for id, o := range c.others {
-		all = append(all, ranked{id, o.stamp})
+		r := ranked{id, 1, o.stamp}
+		if o.through {
+			r.late = 0
+			c.stamp = max(c.stamp, o.stamp+1)
+		}
+		all = append(all, r)
+	}
+	if limit.Exceed == RefuseNew {
+		me.stamp, all[0].stamp = c.stamp, c.stamp
 	}
 	slices.SortFunc(all, func(a, b ranked) int {
-		return cmp.Or(cmp.Compare(a.stamp, b.stamp), strings.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(a.late, b.late), cmp.Compare(a.stamp, b.stamp), strings.Compare(a.id, b.id))
 	})
 	rank := slices.Index(all, me)
 	switch limit.Exceed {

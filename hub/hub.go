@@ -225,7 +225,7 @@ func (h *Hub) childrenOf(pattern *Namespace) []*Namespace {
 // sweep does what has come due.
 func (h *Hub) sweep(now time.Time) {
 	h.joinDeadline(now)
-	for _, s := range h.expiring.passed(now) {
+	for _, s := range h.expiring.passed(h.options.Time()) {
 		h.counters.expired.Add(1)
 		s.Disconnect(false)
 	}

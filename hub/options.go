@@ -55,6 +55,11 @@ type Options struct {
 	// Limits of what a client may use.
 	Limits Limits
 
+	// Time is the wall clock, which may be set forwards and backwards at any moment: it decides when
+	// ExpireAt has come, orders the devices of a user, and dates handshakes. Durations are not measured
+	// by it. Nil: time.Now.
+	Time func() time.Time
+
 	// OnStart is called by Run once the broker is up. Its error ends Run. Nil: not called.
 	OnStart func(ctx context.Context, h *Hub) error
 
@@ -154,6 +159,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Time == nil {
+		o.Time = time.Now
 	}
 	orDuration(&o.ConnectTimeout, 45*time.Second)
 	orDuration(&o.HookTimeout, 10*time.Second)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"tether/internal/socketio"
 )
@@ -27,7 +26,7 @@ func (s *Socket) RegisterAs(ctx context.Context, user Room) error {
 	}
 	h := s.client.hub
 	limited := h.options.Devices.Max > 0 && !slices.Contains(s.Registrations(), user)
-	stamp := time.Now().UnixNano()
+	stamp := h.options.Time().UnixNano()
 	var c *census
 	if limited {
 		c = h.devices.open(s, s.ns.subject+string(user), stamp)

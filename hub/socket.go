@@ -264,14 +264,15 @@ func (s *Socket) push(p *Packet) error {
 func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Room()) }
 
 // ExpireAt disconnects the socket at t, as Disconnect(false) does: when its token expires, say. The
-// time is kept to a quarter of a second. The last call counts; the zero time means never.
+// time is kept to a quarter of a second. It is one of the wall clock: when that is set, the expiry comes
+// earlier or later. The last call counts; the zero time means never.
 func (s *Socket) ExpireAt(t time.Time) {
 	h := s.client.hub
 	if t.IsZero() {
 		h.expiring.unset(s)
 		return
 	}
-	h.expiring.set(s, t)
+	h.expiring.set(s, t.Round(0)) // without the monotonic reading that t may have
 	if s.state.Load() == stateGone {
 		h.expiring.unset(s)
 	}
