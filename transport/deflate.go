@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -80,16 +81,50 @@ func appendFrameHeader(dst []byte, first byte, n int) []byte {
 // inflateTail is what section 7.2.2 appends to a message, and an empty final block, which ends it.
 const inflateTail = "\x00\x00\xff\xff\x01\x00\x00\xff\xff"
 
+// compressed is a message as it came, and inflateTail behind it. As an [io.ByteReader] it is read no
+// further than the final block.
+type compressed struct {
+	data []byte
+	tail string
+}
+
+func (c *compressed) Read(p []byte) (n int, err error) {
+	if len(c.data) > 0 {
+		n = copy(p, c.data)
+		c.data = c.data[n:]
+		return n, nil
+	}
+	if len(c.tail) == 0 {
+		return 0, io.EOF
+	}
+	n = copy(p, c.tail)
+	c.tail = c.tail[n:]
+	return n, nil
+}
+
+func (c *compressed) ReadByte() (byte, error) {
+	var b [1]byte
+	_, err := c.Read(b[:])
+	return b[0], err
+}
+
+// over reports whether nothing of the message is left. A client may end it with a final block of its
+// own, behind which there is an empty one, section 7.2.3.4.
+func (c *compressed) over() bool {
+	return len(c.data) == 0 || len(c.data) == 1 && c.data[0] == 0
+}
+
 // inflate decompresses a message of at most max bytes. Memory grows with what comes out.
 func inflate(data []byte, max int) ([]byte, error) {
 	r := inflaters.Get().(io.ReadCloser)
 	defer inflaters.Put(r)
-	r.(flate.Resetter).Reset(io.MultiReader(bytes.NewReader(data), strings.NewReader(inflateTail)), nil)
+	c := &compressed{data, inflateTail}
+	r.(flate.Resetter).Reset(c, nil)
 	out, err := io.ReadAll(io.LimitReader(r, int64(max)+1))
 	switch {
 	case len(out) > max:
 		return nil, faultTooBig
-	case err != nil:
+	case err != nil || !c.over():
 		return nil, faultEncoding
 	}
 	return out, nil
@@ -111,35 +146,42 @@ func negotiate(h http.Header) string {
 }
 
 func takeOffer(offer string) (string, error) {
-	name, params, _ := strings.Cut(offer, ";")
+	name, params, more := strings.Cut(offer, ";")
 	if strings.TrimSpace(name) != "permessage-deflate" {
 		return "", errNoOffer
 	}
 	answer := "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+	if !more {
+		return answer, nil
+	}
 	seen := make(map[string]bool)
 	for param := range strings.SplitSeq(params, ";") {
-		key, value, _ := strings.Cut(strings.TrimSpace(param), "=")
-		if key == "" && params == "" {
-			break
-		}
+		key, value, valued := strings.Cut(param, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if seen[key] {
 			return "", errNoOffer
 		}
 		seen[key] = true
-		switch key {
-		case "server_no_context_takeover", "client_no_context_takeover":
-			if value != "" {
-				return "", errNoOffer
-			}
-		case "client_max_window_bits": // leaves the choice to this side, which has none
-		case "server_max_window_bits":
-			if strings.Trim(value, `"`) != "15" { // the compressor has one window size
-				return "", errNoOffer
-			}
+		switch {
+		case !valued && (key == "server_no_context_takeover" || key == "client_no_context_takeover"):
+		case key == "client_max_window_bits" && (!valued || windowBits(value) > 0): // leaves the choice to this side, which has none
+		case key == "server_max_window_bits" && windowBits(value) == 15: // the compressor has one window size
 			answer += "; server_max_window_bits=15"
 		default:
 			return "", errNoOffer
 		}
 	}
 	return answer, nil
+}
+
+// windowBits reads the value of a parameter, 8 to 15, section 7.1.2. Of anything else it is 0.
+func windowBits(value string) int {
+	if n := len(value); n > 2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 8 || n > 15 || strconv.Itoa(n) != value {
+		return 0
+	}
+	return n
 }

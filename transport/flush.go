@@ -33,9 +33,9 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		s.mu.Unlock()
 		return nil, r, false
 	}
-	if pong := s.pongLocked(); pong != nil {
-		w.buf = appendPongFrame(w.buf, pong)
-		s.extra.pong = nil
+	if pongs := s.pongsLocked(); pongs != nil {
+		w.buf = append(w.buf, pongs...)
+		s.extra.pongs = nil
 	}
 	if s.ping {
 		w.buf = append(w.buf, frameEnginePing...)
@@ -103,7 +103,7 @@ func (s *session) wrote(r round) (more bool) {
 
 // pendingLocked reports whether there is anything to write.
 func (s *session) pendingLocked() bool {
-	return s.state != stateEnded && (!s.queue.empty() || s.ping || s.pongLocked() != nil || s.state == stateClosing)
+	return s.state != stateEnded && (!s.queue.empty() || s.ping || s.pongsLocked() != nil || s.state == stateClosing)
 }
 
 // writeNow writes a packet in the goroutine of its Send, which holds the writing flag.

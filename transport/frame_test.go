@@ -2,8 +2,10 @@ package transport
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"tether/hub"
 )
@@ -132,7 +134,31 @@ func TestAPingIsAnsweredWithItsPayload(t *testing.T) {
 	c.wantText("4ab")
 }
 
-func TestManyPingsCostNoMoreThanOnePong(t *testing.T) {
+func TestPongsThatWaitAreLimited(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
+		c := pipe(t, h, "EIO=4&transport=websocket")
+		ping := func(i int) []byte { return clientFrame(bitFin|opPing, fmt.Appendf(nil, "%-125d", i)) }
+		for pings, answered := range map[int]int{16: 16, 17: 1, 20_000: 16} { // at the limit, past it, far past it
+			inFlight(t, last(), 3*drainChunk)
+			for i := range pings {
+				c.write(ping(i))
+			}
+			synctest.Wait()
+			if got := c.text(); len(got) < 2*drainChunk {
+				t.Fatalf("got %.20q", got)
+			}
+			for i := pings - answered; i < pings; i++ {
+				if first, got, err := c.frame(); first != bitFin|opPong || string(got) != fmt.Sprintf("%-125d", i) || err != nil {
+					t.Fatalf("of %d pings: got %#x %q, %v; want a pong %d", pings, first, got, err, i)
+				}
+			}
+			c.send("4more")
+			c.wantText("4more")
+		}
+	})
+}
+
+func TestAFloodOfPingsHoldsNothingUp(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.websocket()
 	c.write(bytes.Repeat(clientFrame(bitFin|opPing, []byte("p")), 20_000))

@@ -75,7 +75,7 @@ type session struct {
 
 // extra is what few sessions have. It is guarded by the session's lock.
 type extra struct {
-	pong   []byte        // payload of the last WebSocket ping if it waits for its answer, else nil
+	pongs  []byte        // frames that answer WebSocket pings and wait to be written; nil for none
 	gone   chan struct{} // closed at the end; nil unless somebody waits for it
 	reason hub.Reason    // of the end; set with state
 }
@@ -87,12 +87,12 @@ func (s *session) extraLocked() *extra {
 	return s.extra
 }
 
-// pongLocked is what a WebSocket ping is to be answered with, nil for nothing.
-func (s *session) pongLocked() []byte {
+// pongsLocked are the frames that WebSocket pings are to be answered with, nil for none.
+func (s *session) pongsLocked() []byte {
 	if s.extra == nil {
 		return nil
 	}
-	return s.extra.pong
+	return s.extra.pongs
 }
 
 // carrier is a WebSocket connection under a session.
@@ -283,7 +283,7 @@ func (s *session) endLocked(reason hub.Reason) ending {
 	}
 	s.state, s.due = stateEnded, never
 	s.queue.clear()
-	x.pong = nil
+	x.pongs = nil
 	s.h.wheel.remove(s)
 	if x.gone != nil {
 		close(x.gone)
@@ -417,12 +417,19 @@ func (s *session) tick() {
 	s.mu.Unlock()
 }
 
-// pinged has a WebSocket ping answered, RFC 6455 section 5.5.2: of several that came before an answer
-// could be written, the last is answered.
+// pongBytes limits the answers to pings that wait for a client: 16 of the largest.
+const pongBytes = 16 * (2 + maxControl)
+
+// pinged has a WebSocket ping answered, RFC 6455 section 5.5.2. Of more than fit while nothing could be
+// written the last are answered, as section 5.5.3 allows.
 func (s *session) pinged(payload []byte) {
 	s.mu.Lock()
 	if s.state == stateOpen {
-		s.extraLocked().pong = append(make([]byte, 0, len(payload)), payload...)
+		x := s.extraLocked()
+		if len(x.pongs)+2+len(payload) > pongBytes {
+			x.pongs = x.pongs[:0]
+		}
+		x.pongs = appendPongFrame(x.pongs, payload)
 		s.kickLocked()
 	}
 	s.mu.Unlock()
