@@ -11,7 +11,8 @@ import (
 )
 
 // OpenFunc opens the broker that a URL names. It must not put the URL, which may carry a password,
-// into an error.
+// into an error. What is wrong with the URL, or with the files that it names, comes before all else; and
+// when ctx is done nobody is connected to, and the error is ErrUnavailable or that of ctx.
 type OpenFunc func(ctx context.Context, u *url.URL) (Broker, error)
 
 // Mux opens brokers by the scheme of a URL. It is filled by the program that uses it; package
@@ -42,6 +43,21 @@ func ParseURL(rawURL string) (*url.URL, error) {
 		u.Host = hosts
 	}
 	return u, err
+}
+
+// Check reports what is wrong with rawURL itself, or with the files that it names: what no waiting will
+// mend. It connects to nobody.
+func (m Mux) Check(rawURL string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	b, err := m.Open(ctx, rawURL)
+	switch {
+	case err == nil:
+		return b.Close()
+	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled):
+		return nil
+	}
+	return err
 }
 
 // Open opens the broker that rawURL names. The caller closes it.

@@ -3,6 +3,7 @@ package drivers_test
 import (
 	"context"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,48 @@ func TestAURLThatIsNotUnderstoodIsRefusedWithoutItsPassword(t *testing.T) {
 			t.Errorf("%s: the error has the password: %v", url, err)
 		}
 	}
+}
+
+func TestCheckFindsWhatIsWrongWithAURLAndConnectsToNobody(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan struct{})
+	go func() { // ends with the listener
+		defer close(accepted)
+		if c, err := ln.Accept(); err == nil {
+			t.Errorf("%s has connected", c.RemoteAddr())
+			c.Close()
+		}
+	}()
+	here := ln.Addr().String()
+	for _, url := range []string{
+		"memory://", "memory://a", "redis://me:hunter2@" + here, "redis+sentinel://" + here + "/main", "redis+cluster://" + here,
+		"rediss://" + here, "nats://" + here, "tls://" + here, "redis://127.0.0.1:1", "nats://no.such.host.invalid", "redis:///no/such/socket",
+	} {
+		if err := drivers.Mux().Check(url); err != nil {
+			t.Errorf("%s: got %v", url, err)
+		}
+	}
+	for url, want := range map[string]string{
+		"hunter2":                           "unknown scheme",
+		"kafka://me:hunter2@" + here:        "unknown scheme",
+		"memory://a/b":                      "memory://NAME",
+		"redis://me:hunter2@" + here + "/7": "no databases",
+		"redis://me:hunter2@h?hunter=1":     `unknown key "hunter"`,
+		"redis://h:99999":                   "65535",
+		"redis+sentinel://me:hunter2@h":     "name of the master",
+		"rediss://h?ca=/no/such/file":       "/no/such/file",
+		"nats://me:hunter2@":                "has no name",
+		"nats://h?creds=/no/such/file":      "/no/such/file",
+	} {
+		if err := drivers.Mux().Check(url); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: got %v, want an error with %q", url, err, want)
+		}
+	}
+	ln.Close()
+	<-accepted
 }
 
 func TestDriversKnowNoHub(t *testing.T) {

@@ -49,6 +49,9 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // before the names of the servers are looked up
+	}
 	dial, connected := dialWithin(ctx)
 	defer connected()
 	options = append(options,

@@ -187,6 +187,9 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, unavailable(err)
+	}
 	b := opened(t, o)
 	if err := b.ping(ctx); err != nil {
 		b.Close()
