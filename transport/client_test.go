@@ -93,7 +93,11 @@ func (s *server) start(accept func(hub.Conn, *http.Request) (Receiver, error), o
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Epoll = o.Epoll || os.Getenv(onEpoll) != ""
-	s.h = NewEngine(accept, o)
+	s.startHandler(NewEngine(accept, o))
+}
+
+func (s *server) startHandler(h *Handler) {
+	s.h = h
 	hs := httptest.NewUnstartedServer(s.h)
 	hs.Config = NewServer("", s.h)
 	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)

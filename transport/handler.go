@@ -39,6 +39,7 @@ type Handler struct {
 	backlogs sync.Pool // of *backlog
 	buffers  buffers   // for reading
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
+	slow     slow
 
 	lastSend atomic.Int64            // in nanoseconds of now
 	lastTo   atomic.Pointer[session] // of the Sends since it was quiet

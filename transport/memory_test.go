@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/broker"
 	"tether/broker/memory"
 	"tether/hub"
 )
@@ -57,17 +58,22 @@ func TestIdleServer(t *testing.T) {
 
 // registering is a hub that registers every client as a user of its own, and runs until the test ends.
 func registering(t testing.TB) *hub.Hub {
-	b := memory.NewBus().Broker()
+	h := running(t, memory.NewBus().Broker())
+	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return s.Register(ctx, "user "+s.ID()) })
+	return h
+}
+
+// running is a hub that runs until the test ends, and then closes b.
+func running(t testing.TB, b broker.Broker) *hub.Hub {
 	started := make(chan struct{})
 	h, err := hub.New(b, hub.Options{DrainWindow: -1, ForgetHandshake: true,
 		OnStart: func(context.Context, *hub.Hub) error { close(started); return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return s.Register(ctx, "user "+s.ID()) })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- h.Run(ctx) }()
+	go func() { ended <- h.Run(ctx) }() // the cleanup waits for it
 	<-started
 	t.Cleanup(func() {
 		cancel()

@@ -12,13 +12,15 @@ const (
 	WebSocket = "websocket"
 )
 
-// Overflow says what becomes of a packet for a client whose queue is full.
+// Overflow says what becomes of a packet for a client whose queue is full, unless the packet says so
+// itself: [hub.Overflow]. Answers and packets of the protocol itself are never dropped: they may take a
+// quarter of QueueBytes more, and then the connection ends.
 type Overflow uint8
 
 const (
 	Close      Overflow = iota // the connection ends with hub.ReasonServerClose
 	DropNewest                 // the packet is dropped
-	DropOldest                 // packets that wait are dropped, the oldest first, until it fits
+	DropOldest                 // packets that wait and have this policy are dropped, the oldest first, until it fits
 )
 
 // Options configure a [Handler]. The zero value is the documented default of every field.

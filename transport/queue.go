@@ -10,9 +10,18 @@ type queue struct {
 	more  *backlog // behind first; nil when there is nothing behind it
 }
 
+// backlog is at least one packet. Some may have gone out of turn: nil stands where they were, up to
+// half of what there is room for.
 type backlog struct {
 	packets []*hub.Packet
-	head    int // of packets that are gone
+	head    int            // of packets that are gone; packets[head] is there
+	live    int            // packets that are there
+	keyed   map[string]int // where the packet with a key is; nil before the first
+
+	// Those that yield: see Handler.yields.
+	yielding      int // how many
+	yieldingBytes int // as queue.size
+	oldest        int // none of packets[:oldest] does
 }
 
 // maxBacklogKept is the largest capacity that a pooled backlog keeps.
@@ -21,7 +30,8 @@ const maxBacklogKept = 256
 func (q *queue) empty() bool { return q.first == nil }
 
 func (q *queue) push(p *hub.Packet, h *Handler) {
-	q.size += h.weight(p)
+	weight := h.weight(p)
+	q.size += weight
 	if q.first == nil {
 		q.first = p
 		return
@@ -32,11 +42,42 @@ func (q *queue) push(p *hub.Packet, h *Handler) {
 		}
 	}
 	b := q.more
-	if len(b.packets) == cap(b.packets) && b.head >= len(b.packets)/2 {
-		b.packets = b.packets[:copy(b.packets, b.packets[b.head:])]
-		b.head = 0
+	if len(b.packets) == cap(b.packets) && b.live <= len(b.packets)/2 {
+		b.compact()
+	}
+	if key := p.Key(); key != "" {
+		b.note(key, len(b.packets))
+	}
+	if h.yields(p) {
+		b.yielding++
+		b.yieldingBytes += weight
 	}
 	b.packets = append(b.packets, p)
+	b.live++
+}
+
+func (b *backlog) note(key string, i int) {
+	if b.keyed == nil {
+		b.keyed = make(map[string]int)
+	}
+	b.keyed[key] = i
+}
+
+// compact moves the packets to the front.
+func (b *backlog) compact() {
+	n := 0
+	for _, p := range b.packets[b.head:] {
+		if p == nil {
+			continue
+		}
+		if key := p.Key(); key != "" {
+			b.keyed[key] = n
+		}
+		b.packets[n] = p
+		n++
+	}
+	clear(b.packets[n:])
+	b.packets, b.head, b.oldest = b.packets[:n], 0, 0
 }
 
 // pop takes the oldest packet, nil if there is none.
@@ -49,16 +90,90 @@ func (q *queue) pop(h *Handler) *hub.Packet {
 	q.first = nil
 	if b := q.more; b != nil {
 		q.first = b.packets[b.head]
-		b.packets[b.head] = nil
-		if b.head++; b.head == len(b.packets) {
-			q.more = nil
-			if cap(b.packets) <= maxBacklogKept {
-				b.packets, b.head = b.packets[:0], 0
-				h.backlogs.Put(b)
-			}
-		}
+		q.unlist(b.head, h)
 	}
 	return p
+}
+
+// unlist takes a packet out of the backlog, which is given back when there is none left.
+func (q *queue) unlist(i int, h *Handler) {
+	b := q.more
+	p := b.packets[i]
+	b.packets[i] = nil
+	if p.Key() != "" {
+		delete(b.keyed, p.Key())
+	}
+	if h.yields(p) {
+		b.yielding--
+		b.yieldingBytes -= h.weight(p)
+	}
+	if b.live--; b.live == 0 {
+		q.more = nil
+		if cap(b.packets) <= maxBacklogKept {
+			*b = backlog{packets: b.packets[:0], keyed: b.keyed}
+			h.backlogs.Put(b)
+		}
+		return
+	}
+	for b.packets[b.head] == nil {
+		b.head++
+	}
+}
+
+// find is the packet with a key, nil if none waits, or the key is empty.
+func (q *queue) find(key string) *hub.Packet {
+	switch {
+	case key == "" || q.first == nil:
+		return nil
+	case q.first.Key() == key:
+		return q.first
+	case q.more != nil:
+		if i, ok := q.more.keyed[key]; ok {
+			return q.more.packets[i]
+		}
+	}
+	return nil
+}
+
+// cut takes out p, which find has found.
+func (q *queue) cut(p *hub.Packet, h *Handler) {
+	if p == q.first {
+		q.pop(h)
+		return
+	}
+	q.size -= h.weight(p)
+	q.unlist(q.more.keyed[p.Key()], h)
+}
+
+// yielding is how many bytes the packets have that may be dropped for another, and whether they are all
+// that waits.
+func (q *queue) yielding(h *Handler) (bytes int, all bool) {
+	if q.first == nil {
+		return 0, true
+	}
+	if all = h.yields(q.first); all {
+		bytes = h.weight(q.first)
+	}
+	if b := q.more; b != nil {
+		bytes += b.yieldingBytes
+		all = all && b.yielding == b.live
+	}
+	return bytes, all
+}
+
+// yield drops the oldest packet that may be dropped. There must be one.
+func (q *queue) yield(h *Handler) {
+	if h.yields(q.first) {
+		q.pop(h)
+		return
+	}
+	b := q.more
+	b.oldest = max(b.oldest, b.head)
+	for b.packets[b.oldest] == nil || !h.yields(b.packets[b.oldest]) {
+		b.oldest++
+	}
+	q.size -= h.weight(b.packets[b.oldest])
+	q.unlist(b.oldest, h)
 }
 
 // clear drops everything.
@@ -71,4 +186,22 @@ func (h *Handler) weight(p *hub.Packet) int {
 		return size
 	}
 	return 0
+}
+
+// policy is what becomes of p when a queue is full. It does not count for [hub.Packet.Control].
+func (h *Handler) policy(p *hub.Packet) Overflow {
+	switch p.Overflow() {
+	case hub.CloseSlow:
+		return Close
+	case hub.DropNewest:
+		return DropNewest
+	case hub.DropOldest:
+		return DropOldest
+	}
+	return h.o.Overflow
+}
+
+// yields reports whether p, while it waits, may be dropped to make room for another.
+func (h *Handler) yields(p *hub.Packet) bool {
+	return h.policy(p) == DropOldest && !p.Control()
 }

@@ -159,8 +159,8 @@ func (s *session) Send(p *hub.Packet) error {
 		s.writeNow(c, p)
 		return nil
 	}
-	if !s.queue.empty() && s.queue.size+size > s.h.o.QueueBytes {
-		fits, end := s.overflowLocked(size)
+	if !s.queue.empty() && (s.queue.size+size > s.h.o.QueueBytes || p.Key() != "") {
+		fits, end := s.admitLocked(p, size)
 		if !fits {
 			s.mu.Unlock()
 			end.do()
@@ -179,21 +179,6 @@ func (s *session) readyLocked() bool {
 		return false
 	}
 	return s.carrier != nil || s.poll != nil && s.poll.waiting
-}
-
-// overflowLocked makes room for size bytes as the policy has it, or reports that there is none.
-func (s *session) overflowLocked(size int) (bool, ending) {
-	switch s.h.o.Overflow {
-	case DropNewest:
-		return false, ending{}
-	case DropOldest:
-		for !s.queue.empty() && s.queue.size+size > s.h.o.QueueBytes {
-			s.queue.pop(s.h)
-		}
-		return true, ending{}
-	default:
-		return false, s.endLocked(hub.ReasonServerClose)
-	}
 }
 
 // kickLocked makes sure that what waits is going to be written.
@@ -384,7 +369,7 @@ func (s *session) tick() {
 		}
 		return
 	case now >= write: // a slow consumer
-		end := s.endLocked(hub.ReasonServerClose)
+		end := s.tooSlowLocked()
 		s.mu.Unlock()
 		end.do()
 		return

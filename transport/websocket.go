@@ -441,7 +441,7 @@ func (w *websocket) drainAll(rest []byte, r round) {
 			n := min(len(rest), drainChunk)
 			if err := w.writeWithin(rest[:n], s.h.o.WriteTimeout); err != nil {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
-					s.fail(hub.ReasonServerClose) // a slow consumer
+					s.tooSlow()
 				} else {
 					s.fail(hub.ReasonTransportError)
 				}

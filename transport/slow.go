@@ -1,0 +1,110 @@
+package transport
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"tether/hub"
+)
+
+// slowLogTime is how often the log tells of slow consumers at most.
+const slowLogTime = 10 * time.Second
+
+// slow counts what becomes of packets for clients that read too slowly.
+type slow struct {
+	dropped, replaced, closed atomic.Uint64
+
+	told                    atomic.Int64 // when the log was written, in nanoseconds of Handler.now; 0: never
+	toldDropped, toldClosed atomic.Uint64
+}
+
+// admitLocked makes room for p, of size bytes, behind what waits, or reports that there is none.
+func (s *session) admitLocked(p *hub.Packet, size int) (bool, ending) {
+	h, q := s.h, &s.queue
+	limit := h.o.QueueBytes
+	gain, all := q.yielding(h)
+	old := q.find(p.Key())
+	if old != nil && !h.yields(old) {
+		gain += h.weight(old)
+		all = all || old == q.first && q.more == nil
+	}
+	if all || q.size+size-gain <= limit {
+		if old != nil {
+			q.cut(old, h)
+			h.slow.replaced.Add(1)
+		}
+		for !q.empty() && q.size+size > limit {
+			q.yield(h)
+			h.tellDropped()
+		}
+		return true, ending{}
+	}
+	switch {
+	case p.Control() && q.size+size <= limit+limit/4:
+		return true, ending{}
+	case p.Control() || h.policy(p) == Close:
+		return false, s.tooSlowLocked()
+	}
+	h.tellDropped()
+	return false, ending{}
+}
+
+// tooSlowLocked ends the session of a client that does not read what is sent to it.
+func (s *session) tooSlowLocked() ending {
+	s.h.slow.closed.Add(1)
+	s.h.tellSlow()
+	return s.endLocked(hub.ReasonServerClose)
+}
+
+func (s *session) tooSlow() {
+	s.mu.Lock()
+	if s.state == stateEnded {
+		s.mu.Unlock()
+		return
+	}
+	end := s.tooSlowLocked()
+	s.mu.Unlock()
+	end.do()
+}
+
+func (h *Handler) tellDropped() {
+	h.slow.dropped.Add(1)
+	h.tellSlow()
+}
+
+// tellSlow writes to the log, now and then, how many clients were closed, and packets dropped, since
+// the last time.
+func (h *Handler) tellSlow() {
+	now, told := h.now(), h.slow.told.Load()
+	if told != 0 && now-told < int64(slowLogTime) || !h.slow.told.CompareAndSwap(told, now) {
+		return
+	}
+	h.spawn(func() { // who sends does not wait for a log
+		closed, dropped := h.slow.closed.Load(), h.slow.dropped.Load()
+		h.o.Logger.Warn("transport: clients read too slowly",
+			slog.Uint64("closed", closed-h.slow.toldClosed.Swap(closed)),
+			slog.Uint64("dropped", dropped-h.slow.toldDropped.Swap(dropped)))
+	})
+}
+
+// Stats are figures of a [Handler]. Those under "now" go up and down, the others count since it was made.
+type Stats struct {
+	// Now.
+	Sessions int
+
+	// Clients that read too slowly.
+	Dropped  uint64 // packets that were dropped because a queue was full
+	Replaced uint64 // packets that were replaced by a newer one with the same key
+	Slow     uint64 // sessions that ended because of it
+}
+
+// Stats reads all figures. They are not of one moment.
+func (h *Handler) Stats() Stats {
+	return Stats{
+		Sessions: h.Len(),
+		Dropped:  h.slow.dropped.Load(),
+		Replaced: h.slow.replaced.Load(),
+		Slow:     h.slow.closed.Load(),
+	}
+}
