@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -55,70 +54,21 @@ func (a *api) setKeys(keys []Secret) {
 
 // routes adds the routes to the mux.
 func (a *api) routes(mux *http.ServeMux) {
-	mux.Handle("POST /emit", a.guard(a.emit))
-	mux.Handle("POST /emit/batch", a.guard(a.emitBatch))
-	mux.Handle("POST /disconnect", a.guard(a.disconnect))
-	mux.Handle("GET /stats", a.guard(a.stats))
-}
-
-// target is whom a request is for. Exactly one of the three is set.
-type target struct {
-	User      *userID `json:"user"`
-	Room      *string `json:"room"`
-	Everyone  bool    `json:"everyone"`
-	Namespace string  `json:"namespace"` // default "/"
-}
-
-func (t target) room() (hub.Room, error) {
-	switch {
-	case t.User != nil && t.Room == nil && !t.Everyone:
-		return hub.User(string(*t.User)), nil
-	case t.Room != nil && t.User == nil && !t.Everyone:
-		if *t.Room == "" {
-			return "", errors.New(`"room" is empty; for all sockets say "everyone":true`)
-		}
-		return hub.Room(*t.Room), nil
-	case t.Everyone && t.User == nil && t.Room == nil:
-		return hub.Everyone, nil
+	for _, r := range []struct {
+		method, path string
+		serve        func(ctx context.Context, body []byte) (any, error)
+	}{
+		{http.MethodPost, "/emit", a.emit},
+		{http.MethodPost, "/emit/batch", a.emitBatch},
+		{http.MethodPost, "/disconnect", a.disconnect},
+		{http.MethodGet, "/stats", a.stats},
+	} {
+		mux.Handle(r.method+" "+r.path, a.guard(r.serve))
+		mux.HandleFunc(r.path, func(w http.ResponseWriter, _ *http.Request) { // any other method
+			w.Header().Set("Allow", r.method)
+			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "the method is " + r.method})
+		})
 	}
-	return "", errors.New(`one of "user", "room" and "everyone" is needed, and no more`)
-}
-
-// userID is the ID of a user, given as a string or as a number. The text of a number is the ID, as it
-// is in a token.
-type userID string
-
-func (u *userID) UnmarshalJSON(data []byte) error {
-	var text string
-	if data[0] == '"' {
-		if err := json.Unmarshal(data, &text); err != nil {
-			return err
-		}
-	} else {
-		var n json.Number
-		if err := json.Unmarshal(data, &n); err != nil {
-			return errors.New("a user is a string or a number")
-		}
-		text = n.String()
-	}
-	if text == "" {
-		return errors.New("a user is not empty")
-	}
-	*u = userID(text)
-	return nil
-}
-
-type event struct {
-	Event string            `json:"event"`
-	Args  []json.RawMessage `json:"args"`
-}
-
-func (e event) args() []any {
-	args := make([]any, len(e.Args))
-	for i, a := range e.Args {
-		args[i] = a
-	}
-	return args
 }
 
 func (a *api) emit(ctx context.Context, body []byte) (any, error) {
@@ -137,7 +87,11 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, badRequest(err)
 	}
-	receipt, err := e.Emit(ctx, room, in.Event, in.args()...)
+	name, args, err := in.parts()
+	if err != nil {
+		return nil, err
+	}
+	receipt, err := e.Emit(ctx, room, name, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +128,11 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 	case len(rooms) > a.config.MaxTargets:
 		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(rooms), a.config.MaxTargets))
 	}
-	receipts, err := e.EmitMany(ctx, rooms, in.Event, in.args()...)
+	name, args, err := in.parts()
+	if err != nil {
+		return nil, err
+	}
+	receipts, err := e.EmitMany(ctx, rooms, name, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -239,29 +197,6 @@ func (a *api) emitter(namespace string) (*hub.Emitter, error) {
 	return a.hub.Emitter().In(namespace), nil
 }
 
-// badRequest marks an error as the caller's, to be told with status 400.
-func badRequest(err error) error { return &requestError{http.StatusBadRequest, err} }
-
-type requestError struct {
-	status int
-	err    error
-}
-
-func (e *requestError) Error() string { return e.err.Error() }
-
-// decode reads exactly one JSON object without unknown members.
-func decode(body []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return badRequest(fmt.Errorf("the body is not what is wanted: %w", err))
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return badRequest(errors.New("the body goes on after the JSON object"))
-	}
-	return nil
-}
-
 // guard lets a request through to serve that has a key, fits, and does not come while too many others
 // are being served. It writes the answer, too.
 func (a *api) guard(serve func(ctx context.Context, body []byte) (any, error)) http.Handler {
@@ -291,7 +226,7 @@ func (a *api) guard(serve func(ctx context.Context, body []byte) (any, error)) h
 func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.Context, []byte) (any, error)) (any, error) {
 	if !a.hasKey(r) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
-		return nil, &requestError{http.StatusUnauthorized, errors.New("a bearer key is needed: Authorization: Bearer KEY")}
+		return nil, &requestError{http.StatusUnauthorized, errors.New("a good bearer key is needed, one of emit.keys: Authorization: Bearer KEY")}
 	}
 	select {
 	case a.active <- struct{}{}:

@@ -143,13 +143,18 @@ func TestWhatCannotBeEmittedIsRefusedWithAReason(t *testing.T) {
 		{"/emit", `{"user":"","event":"other"}`, 400, "empty"},
 		{"/emit", `{"user":{},"event":"other"}`, 400, "string or a number"},
 		{"/emit", `{"room":"","event":"other"}`, 400, "everyone"},
-		{"/emit", `{"user":"42"}`, 400, ""},
+		{"/emit", `{"user":"42"}`, 400, `"event" is needed`},
+		{"/emit", `{"user":"42","event":""}`, 400, `"event" is needed`},
+		{"/emit", `{"user":"42","event":7}`, 400, `"event" is not what is wanted: a number, where a string is right`},
+		{"/emit", `{"everyone":"yes","event":"other"}`, 400, `"everyone" is not what is wanted: a string, where true or false is right`},
 		{"/emit", `{"user":"42","event":"undeclared"}`, 400, "declared"},
 		{"/emit", `{"user":"42","event":"disconnect"}`, 400, "event"},
 		{"/emit", `{"user":"42","event":"other","namespace":"/nobody"}`, 400, "namespace"},
-		{"/emit", `{"user":"42","event":"other","args":{}}`, 400, "args"},
+		{"/emit", `{"user":"42","event":"other","args":{}}`, 400, `"args" is not what is wanted: an object, where an array is right`},
 		{"/emit", `{"user":"42","event":"other","args":["` + strings.Repeat("x", 3000) + `"]}`, 413, "2048"},
 		{"/emit/batch", `{"event":"other"}`, 400, "users"},
+		{"/emit/batch", `{"users":["1"]}`, 400, `"event" is needed`},
+		{"/emit/batch", `{"users":"1","event":"other"}`, 400, `"users"`},
 		{"/emit/batch", `{"users":["1","2","3"],"event":"other"}`, 400, "limit is 2"},
 		{"/emit/batch", `{"users":[""],"event":"other"}`, 400, "empty"},
 		{"/emit/batch", `{"rooms":[""],"event":"other"}`, 400, "everyone"},
@@ -161,8 +166,11 @@ func TestWhatCannotBeEmittedIsRefusedWithAReason(t *testing.T) {
 			t.Errorf("%s %.60s: got %v, want %d and %q", c.path, c.body, got, c.want, c.says)
 		}
 	}
-	if got := p.request(http.MethodGet, "/emit", "Bearer "+testEmitKey, ""); got.status != http.StatusMethodNotAllowed {
-		t.Errorf("GET /emit: got %v", got)
+	for path, method := range map[string]string{"/emit": "GET", "/emit/batch": "PUT", "/disconnect": "DELETE", "/stats": "POST"} {
+		got := p.request(method, path, "Bearer "+testEmitKey, "")
+		if got.status != http.StatusMethodNotAllowed || !strings.HasPrefix(got.body, `{"error":"the method is `) {
+			t.Errorf("%s %s: got %v", method, path, got)
+		}
 	}
 }
 

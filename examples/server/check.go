@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,6 +13,8 @@ import (
 
 	"tether/broker"
 	"tether/broker/drivers"
+	"tether/broker/memory"
+	"tether/hub"
 	"tether/token"
 	"tether/transport"
 )
@@ -42,7 +45,7 @@ func (c *checker) missing(key, what string) {
 }
 
 func (c *checker) checkGeneral() {
-	if _, port, err := net.SplitHostPort(c.Addr); err != nil || port == "" {
+	if !isAddress(c.Addr) {
 		c.wrong("addr", "%q is not an address; :3000 or 127.0.0.1:3000 is right", c.Addr)
 	}
 	if problem := checkBroker(c.Broker); problem != "" {
@@ -54,6 +57,11 @@ func (c *checker) checkGeneral() {
 	for _, n := range c.Namespaces {
 		if !strings.HasPrefix(n, "/") || strings.ContainsAny(n, ", ?") {
 			c.wrong("namespaces", "%q is not a namespace; / or /news is right", n)
+		}
+	}
+	for _, name := range c.Emit.Events {
+		if problem := checkEvent(name); problem != "" {
+			c.wrong("emit.events", "%s", problem)
 		}
 	}
 	if len(c.Client.Transports) == 0 {
@@ -126,7 +134,33 @@ func brokerURL(s Secret) (Secret, error) {
 	return urls[0], nil
 }
 
-// checkBroker opens nothing: a broker may be away when a server starts.
+// isAddress reports whether a server may listen there: host:port, with a number or the name of a service.
+func isAddress(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
+}
+
+// checkEvent asks an emitter with nobody to emit to.
+func checkEvent(name string) string {
+	b := memory.NewBus().Broker()
+	defer b.Close()
+	_, err := hub.NewEmitter(b, hub.EmitterOptions{}).Emit(context.Background(), "nobody", name)
+	switch {
+	case name == "":
+		return "a name is empty; /users/ping would be right"
+	case errors.Is(err, hub.ErrReservedEvent):
+		return fmt.Sprintf("%q is reserved by Socket.IO; /users/ping would be right", name)
+	case err != nil:
+		return err.Error()
+	}
+	return ""
+}
+
+// checkBroker connects to nobody: a broker may be away when a server starts.
 func checkBroker(s Secret) string {
 	known := slices.Sorted(maps.Keys(drivers.Mux()))
 	want := strings.Join(known, "://, ") + ":// is right"
@@ -140,6 +174,9 @@ func checkBroker(s Secret) string {
 	}
 	if !slices.Contains(known, u.Scheme) {
 		return fmt.Sprintf("unknown scheme %q; %s", u.Scheme, want)
+	}
+	if err := drivers.Mux().Check(string(raw)); err != nil {
+		return errors.Unwrap(err).Error() // without the URL, which the mux puts before it
 	}
 	return ""
 }

@@ -88,7 +88,7 @@ func TestExitCodes(t *testing.T) {
 		{"probe of what is not there", []string{"-probe=http://" + taken.Addr().String() + "0/readyz"}, nil, exitFailed, ""},
 		{"probe of what is not ready", []string{"-probe=" + running.url() + "/nothing"}, nil, exitFailed, "404"},
 		{"mistake", []string{"--log.level=loud"}, enough, exitMistake, "log.level"},
-		{"port is taken", []string{"--addr=" + taken.Addr().String()}, enough, exitFailed, "address already in use"},
+		{"port is taken", []string{"--addr=" + taken.Addr().String()}, enough, exitFailed, "addr (flag): " + taken.Addr().String() + " is taken by another program"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cmd := command(c.args, c.environ)

@@ -126,6 +126,9 @@ func (s *server) build(ctx context.Context) error {
 	s.http.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) // what clients do wrong
 	plain, err := net.Listen("tcp", c.Addr)
 	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = &mistake{Key: "addr", Source: s.loaded.sourceOf("addr"), Problem: c.Addr + " is taken by another program; give another address"}
+		}
 		return errors.Join(err, s.handler.Close(), b.Close())
 	}
 	if s.certificate != nil {

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"tether/hub"
+)
+
+// target is whom a request is for. Exactly one of the three is set.
+type target struct {
+	User      *userID `json:"user"`
+	Room      *string `json:"room"`
+	Everyone  bool    `json:"everyone"`
+	Namespace string  `json:"namespace"` // default "/"
+}
+
+func (t target) room() (hub.Room, error) {
+	switch {
+	case t.User != nil && t.Room == nil && !t.Everyone:
+		return hub.User(string(*t.User)), nil
+	case t.Room != nil && t.User == nil && !t.Everyone:
+		if *t.Room == "" {
+			return "", errors.New(`"room" is empty; for all sockets say "everyone":true`)
+		}
+		return hub.Room(*t.Room), nil
+	case t.Everyone && t.User == nil && t.Room == nil:
+		return hub.Everyone, nil
+	}
+	return "", errors.New(`one of "user", "room" and "everyone" is needed, and no more`)
+}
+
+// userID is the ID of a user, given as a string or as a number. The text of a number is the ID, as it
+// is in a token.
+type userID string
+
+func (u *userID) UnmarshalJSON(data []byte) error {
+	var text string
+	if data[0] == '"' {
+		if err := json.Unmarshal(data, &text); err != nil {
+			return err
+		}
+	} else {
+		var n json.Number
+		if err := json.Unmarshal(data, &n); err != nil {
+			return errors.New("a user is a string or a number")
+		}
+		text = n.String()
+	}
+	if text == "" {
+		return errors.New("a user is not empty")
+	}
+	*u = userID(text)
+	return nil
+}
+
+type event struct {
+	Event string            `json:"event"`
+	Args  []json.RawMessage `json:"args"`
+}
+
+// parts are the name, which may not be missing, and the arguments.
+func (e event) parts() (name string, args []any, err error) {
+	if e.Event == "" {
+		return "", nil, badRequest(errors.New(`"event" is needed, the name of the event`))
+	}
+	args = make([]any, len(e.Args))
+	for i, a := range e.Args {
+		args[i] = a
+	}
+	return e.Event, args, nil
+}
+
+// badRequest marks an error as the caller's, to be told with status 400.
+func badRequest(err error) error { return &requestError{http.StatusBadRequest, err} }
+
+type requestError struct {
+	status int
+	err    error
+}
+
+func (e *requestError) Error() string { return e.err.Error() }
+
+// decode reads exactly one JSON object without unknown members.
+func decode(body []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && wrong.Field != "" {
+		return badRequest(fmt.Errorf("%q is not what is wanted: %s, where %s is right",
+			wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:], withArticle(wrong.Value), jsonName(wrong.Type)))
+	} else if err != nil {
+		return badRequest(fmt.Errorf("the body is not what is wanted: %s", strings.TrimPrefix(err.Error(), "json: ")))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return badRequest(errors.New("the body goes on after the JSON object"))
+	}
+	return nil
+}
+
+// jsonName is what JSON calls the values of a type of Go.
+func jsonName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Slice:
+		return "an array"
+	case reflect.Bool:
+		return "true or false"
+	}
+	return "a string"
+}
+
+func withArticle(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an " + noun
+	}
+	return "a " + noun
+}
