@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,16 +27,21 @@ func main() {
 	serve.Main("auth", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) })
 }
 
+const usage = `Auth serves a page with a login: alice or bob, password "secret". The page fetches an encrypted
+token and connects with it, and the hub ends the connection when the token expires. With -cookie the
+session cookie of the login says who it is, and no token is needed.
+
+The key of the tokens is TOKEN_KEY, and one for this process if that is not set; OLD_TOKEN_KEY opens
+older ones.
+`
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("auth", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	addr := f.String("addr", "127.0.0.1:3000", "`address` to listen on")
 	brokerURL := f.String("broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
 	ttl := f.Duration("ttl", 10*time.Minute, "life of a token, and so of a connection")
 	byCookie := f.Bool("cookie", false, "know users by the session cookie instead of a token")
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := serve.Parse(f, usage, args, stderr); !ok {
 		return err
 	}
 	keys, err := loadKeys(os.Getenv("TOKEN_KEY"), os.Getenv("OLD_TOKEN_KEY"))

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -27,14 +26,18 @@ func main() {
 	serve.Main("chat", func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) })
 }
 
+const usage = `Chat serves a page with rooms: clients join and leave them, and what somebody says reaches
+everyone in the room, on whichever node. Open it in two windows. Over Redis or NATS, run it twice:
+
+  go run ./examples/chat -broker redis://127.0.0.1:6379
+  go run ./examples/chat -broker redis://127.0.0.1:6379 -addr 127.0.0.1:3001
+`
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("chat", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	addr := f.String("addr", "127.0.0.1:3000", "`address` to listen on")
 	brokerURL := f.String("broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := serve.Parse(f, usage, args, stderr); !ok {
 		return err
 	}
 

@@ -38,11 +38,15 @@ var suiteDefaults = map[string]string{
 	"ping-interval": "300ms", "ping-timeout": "200ms", "connect-timeout": "1s", "max-payload": "1000000", "cors": "*",
 }
 
+const usage = `Conformance is a Socket.IO server with fixed behaviours (echo, rooms, acknowledgements, binary, namespaces
+with and without access), for tests of clients. Beside /socket.io/ it serves GET /healthz, GET /readyz and
+POST /emit. It prints "listening on ADDRESS" when it is ready.
+`
+
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	var cors string
 	f := flag.NewFlagSet("conformance", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	f.StringVar(&o.addr, "addr", "127.0.0.1:3000", "`address` to listen on")
 	f.StringVar(&o.broker, "broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
 	f.StringVar(&o.hub.Node, "node", "A", "`name` of this node")
@@ -54,11 +58,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.tokenKey, "token-key", "", "`key` of the tokens of clients, in base64")
 	f.BoolVar(&o.suite, "suite", false, "the behaviours and timings of a protocol test suite")
 	f.BoolVar(&o.engine, "engine", false, "serve only /engine.io/: send every message back")
-	if err := f.Parse(args); err != nil {
+	if ok, err := serve.Parse(f, usage, args, stderr); err != nil {
 		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	} else if !ok {
+		return o, flag.ErrHelp
 	}
 	given := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { given[f.Name] = true })

@@ -25,6 +25,7 @@ var UserPing = hub.NewEvent[Ping]("/users/ping")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once
 	ln, err := net.Listen("tcp", cmp.Or(os.Getenv("ADDR"), "127.0.0.1:3000"))
 	if err != nil {
 		log.Fatal(err)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,22 +34,14 @@ node, log in as different users, and let them emit to each other.
 
 Over Redis or NATS, start it twice with different addresses: all nodes are one hub, and
 go run ./examples/worker emits to it from a process without connections.
-
 `
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() { fmt.Fprint(stderr, usage); f.PrintDefaults() }
 	addrs := f.String("addr", "127.0.0.1:3000,127.0.0.1:3001", "`addresses` to listen on, with commas between them: a node for each")
 	brokerURL := f.String("broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if ok, err := serve.Parse(f, usage, args, stderr); !ok {
 		return err
-	}
-	if f.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; -h explains", f.Arg(0))
 	}
 
 	listeners, err := listen(strings.Split(*addrs, ","))
@@ -108,20 +99,24 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	defer cancel()
 	var missing atomic.Int32
 	missing.Store(int32(len(c.listeners)))
-	errs := make([]error, len(c.listeners))
 	var nodes sync.WaitGroup
+	var once sync.Once
+	var failure error // the first one; the other nodes end because of it
 	for i := range c.listeners {
 		nodes.Go(func() {
 			defer cancel()
-			errs[i] = c.node(ctx, i, func() {
+			err := c.node(ctx, i, func() {
 				if missing.Add(-1) == 0 {
 					ready()
 				}
 			})
+			if err != nil {
+				once.Do(func() { failure = fmt.Errorf("node %s: %w", c.name(i), err) })
+			}
 		})
 	}
 	nodes.Wait()
-	return errors.Join(errs...)
+	return failure
 }
 
 // name is A for the first node, B for the second.

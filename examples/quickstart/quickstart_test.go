@@ -184,6 +184,20 @@ func TestHelpTeaches(t *testing.T) {
 	}
 }
 
+func TestOneCauseIsToldOnce(t *testing.T) {
+	err := run(context.Background(), []string{"-addr", "127.0.0.1:0,127.0.0.1:0", "-broker", "redis://127.0.0.1:1"}, io.Discard, io.Discard)
+	if err == nil || strings.Count(err.Error(), "broker: open") != 1 || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("got %v", err)
+	}
+	for _, args := range [][]string{{"-nope"}, {"127.0.0.1:3000"}} {
+		var out strings.Builder
+		err := run(context.Background(), args, io.Discard, &out)
+		if err == nil || !strings.HasSuffix(err.Error(), "; -h explains") || out.Len() > 0 {
+			t.Errorf("%v: got %v, and printed %q", args, err, out.String())
+		}
+	}
+}
+
 func TestAMistypedBrokerIsAnError(t *testing.T) {
 	for _, broker := range []string{"redos://localhost", "redis://user:secret@[", "localhost"} {
 		err := run(context.Background(), []string{"-addr", "127.0.0.1:0", "-broker", broker}, io.Discard, io.Discard)

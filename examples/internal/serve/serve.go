@@ -5,11 +5,14 @@ package serve
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,6 +55,26 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s is taken by another program; choose another address with -addr", addr)
 	}
 	return ln, err
+}
+
+// Parse parses a command line that has flags and nothing else. It reports false after -h, which it has
+// answered on w with the purpose of the program and its flags.
+func Parse(f *flag.FlagSet, purpose string, args []string, w io.Writer) (bool, error) {
+	f.SetOutput(io.Discard) // what is wrong is returned
+	err := f.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(w, "%s\n\n", strings.TrimSpace(purpose))
+		f.SetOutput(w)
+		f.PrintDefaults()
+		return false, nil
+	}
+	if err == nil && f.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w; -h explains", err)
+	}
+	return true, nil
 }
 
 // Main runs a program until the first Ctrl-C or SIGTERM, and exits with status 1 if it fails. A

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,13 +37,13 @@ var orderPlaced = hub.NewEvent[Order]("/orders/placed")
 func main() {
 	addr := flag.String("addr", "127.0.0.1:3000", "address to listen on")
 	brokerURL := flag.String("broker", "memory://", "URL of the broker")
-	key := flag.String("key", token.GenerateKey(), "key of the tokens")
+	key := flag.String("key", "", "key of the tokens, in base64; empty: one for this process")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	listener, err := net.Listen("tcp", *addr)
 	if err == nil {
-		err = run(ctx, listener, *brokerURL, *key)
+		err = run(ctx, listener, *brokerURL, cmp.Or(*key, token.GenerateKey()))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
