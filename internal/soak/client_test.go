@@ -43,6 +43,8 @@ type client struct {
 	said      chan struct{} // closed when it is connected
 	done      chan struct{} // closed when it has ended
 	connected atomic.Bool
+	got       atomic.Int64 // messages
+	skipped   atomic.Int64 // that others were emitted before it came
 	leaving   atomic.Bool
 	farewell  bool // the server has sent a close frame; valid after done
 	err       error
@@ -199,6 +201,7 @@ func (c *client) packet(p []byte, answer func(string) error) error {
 		if err := json.Unmarshal(args[1], &m); err != nil {
 			return err
 		}
+		c.got.Add(1)
 		if c.rec != nil {
 			c.rec.Got(m)
 		}
