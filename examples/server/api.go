@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,8 @@ type api struct {
 
 	keys   atomic.Pointer[[]keyHash] // replaced as a whole by a reload
 	active chan struct{}             // one token for each request that is being served
+
+	failures throttle
 }
 
 type keyHash [sha256.Size]byte
@@ -209,18 +212,42 @@ func (a *api) guard(serve func(ctx context.Context, body []byte) (any, error)) h
 			out = map[string]string{"error": messageOf(err)}
 		}
 		writeJSON(w, status, out)
-		level := slog.LevelDebug
-		if status >= 500 {
-			level = slog.LevelWarn
-		}
-		if a.log.Enabled(r.Context(), level) {
-			attrs := []slog.Attr{slog.String("path", r.URL.Path), slog.Int("status", status), slog.Float64("ms", float64(time.Since(began).Microseconds())/1000)}
-			if status >= 500 {
-				attrs = append(attrs, slog.Any("error", err))
-			}
-			a.log.LogAttrs(r.Context(), level, "API request", attrs...)
-		}
+		a.logRequest(r, status, time.Since(began), err)
 	})
+}
+
+// logRequest logs at level debug, and failures of ours as warnings, one a second: while a broker is away
+// there may be thousands, and each says the same.
+func (a *api) logRequest(r *http.Request, status int, took time.Duration, err error) {
+	level := slog.LevelDebug
+	attrs := []slog.Attr{slog.String("path", r.URL.Path), slog.Int("status", status), slog.Float64("ms", float64(took.Microseconds())/1000)}
+	if status >= 500 {
+		attrs = append(attrs, slog.Any("error", err))
+		if alike, ok := a.failures.pass(time.Now()); ok {
+			level = slog.LevelWarn
+			attrs = append(attrs, slog.Int("alike", alike))
+		}
+	}
+	a.log.LogAttrs(r.Context(), level, "API request", attrs...)
+}
+
+// throttle lets one event a second pass, and counts the others.
+type throttle struct {
+	mu   sync.Mutex
+	last time.Time // when one passed; guarded by mu
+	held int       // since then; guarded by mu
+}
+
+// pass says whether the event passes, and if so, how many before it did not.
+func (t *throttle) pass(now time.Time) (held int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.last) < time.Second {
+		t.held++
+		return 0, false
+	}
+	held, t.last, t.held = t.held, now, 0
+	return held, true
 }
 
 func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.Context, []byte) (any, error)) (any, error) {

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"tether/broker"
 	"tether/examples/server/internal/client"
 )
 
@@ -208,6 +213,41 @@ func TestRequestsBeyondTheLimitAreToldToComeBack(t *testing.T) {
 	if code := <-first; code != http.StatusOK {
 		t.Errorf("got %d", code)
 	}
+}
+
+func TestFailuresAreLoggedOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		c := &Config{Emit: EmitConfig{MaxActive: 1, MaxBody: 1024, Timeout: time.Second}}
+		a := newAPI(c, nil, newLogger(&out, "json", &slog.LevelVar{}))
+		a.setKeys([]Secret{testEmitKey})
+		handler := a.guard(func(context.Context, []byte) (any, error) { return nil, broker.ErrUnavailable })
+		for range 3 {
+			for range 100 {
+				w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/emit", strings.NewReader("{}"))
+				r.Header.Set("Authorization", "Bearer "+testEmitKey)
+				handler.ServeHTTP(w, r)
+				if w.Code != http.StatusServiceUnavailable {
+					t.Fatalf("got %d", w.Code)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		var alike []int
+		for line := range strings.Lines(out.String()) {
+			var in struct {
+				Level string
+				Alike int
+			}
+			if err := json.Unmarshal([]byte(line), &in); err != nil || in.Level != "WARN" {
+				t.Errorf("got %s %v", line, err)
+			}
+			alike = append(alike, in.Alike)
+		}
+		if want := []int{0, 99, 99}; !slices.Equal(alike, want) {
+			t.Errorf("got %v, want %v", alike, want)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {

@@ -141,17 +141,14 @@ func (s *server) build(ctx context.Context) error {
 
 func hubOptions(c *Config, log *slog.Logger) hub.Options {
 	o := hub.Options{
-		Node:           c.Node,
-		Prefix:         c.Prefix,
-		Events:         c.Emit.Events,
-		Logger:         log,
-		ConnectTimeout: c.Client.ConnectTimeout,
-		DrainWindow:    c.Drain.Window,
-		Devices:        hub.Devices{Max: c.Devices.Max},
-		Limits:         hub.Limits{Connections: c.Client.MaxConnections},
-		OnGap: func(g broker.Gap) {
-			log.Warn("messages may have been missed", "from", g.From, "to", g.To, "subjects", len(g.Subjects), "cause", g.Cause)
-		},
+		Node:            c.Node,
+		Prefix:          c.Prefix,
+		Events:          c.Emit.Events,
+		Logger:          log,
+		ConnectTimeout:  c.Client.ConnectTimeout,
+		DrainWindow:     c.Drain.Window,
+		Devices:         hub.Devices{Max: c.Devices.Max},
+		Limits:          hub.Limits{Connections: c.Client.MaxConnections},
 		ForgetHandshake: true,
 	}
 	if o.DrainWindow == 0 {
