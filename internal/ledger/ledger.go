@@ -151,6 +151,7 @@ type Message struct {
 	call   Moment
 	end    Moment
 	failed bool // it may or may not have been sent
+	waived bool // nobody has to get it
 	nodes  int
 	bound  broker.Bound
 	noted  bool // there is a receipt
@@ -172,6 +173,14 @@ func (l *Ledger) Send(publisher string, to, except []string) *Message {
 	l.messages = append(l.messages, m)
 	l.counts.Sent++
 	return m
+}
+
+// Waive notes that nobody has to get the message: because it is volatile, or carries no mark and only
+// its receipt counts.
+func (l *Ledger) Waive(m *Message) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m.waived = true
 }
 
 // Sent closes the entry of a message with what the publisher was told.

@@ -145,6 +145,20 @@ func (r *Receiver) WasIn(room string, m Moment) bool {
 	return r.surelyLocked(room, m, m)
 }
 
+// MayHaveBeenIn reports whether the socket may have been in the room at some moment in between.
+func (r *Receiver) MayHaveBeenIn(room string, from, to Moment) bool {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	return r.perhapsLocked(room, from, to)
+}
+
+// Known reports whether the socket knows that it is in the room, or was.
+func (s *Stay) Known() bool {
+	s.receiver.ledger.mu.Lock()
+	defer s.receiver.ledger.mu.Unlock()
+	return s.sure.happened()
+}
+
 // Got notes that the socket has received a message.
 func (r *Receiver) Got(mark Mark) {
 	l := r.ledger
@@ -281,7 +295,7 @@ func (l *Ledger) Forget(age time.Duration) {
 func (l *Ledger) missingLocked(m *Message) bool {
 	for _, room := range m.to {
 		for _, r := range l.rooms[room] {
-			if _, ok := r.got[m.Mark.Number]; !ok && !m.failed && r.mustLocked(room, m, l.latency) &&
+			if _, ok := r.got[m.Mark.Number]; !ok && !m.failed && !m.waived && r.mustLocked(room, m, l.latency) &&
 				!l.excusedLocked(r.node, m.call.At, m.end.At.Add(l.latency)) {
 				return true
 			}
@@ -317,7 +331,7 @@ func (l *Ledger) settleLocked(m *Message) {
 			if r.surelyLocked(room, m.call, m.end) && !l.excusedLocked(r.node, m.call.At, m.end.At) {
 				there = r.String()
 			}
-			if seen[r] || m.failed || !r.mustLocked(room, m, l.latency) {
+			if seen[r] || m.failed || m.waived || !r.mustLocked(room, m, l.latency) {
 				continue
 			}
 			seen[r] = true

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -15,7 +14,7 @@ import (
 	"tether/internal/ledger"
 )
 
-// client is one connection of a user's device, in one namespace, for as long as it lasts.
+// client is one user's device in one namespace, from its CONNECT to its end.
 type client struct {
 	w         *world
 	n         int
@@ -23,119 +22,99 @@ type client struct {
 	namespace string
 	user      string
 	wire      *wire
-	hc        *hub.Client
 	rec       *ledger.Receiver
-	done      chan struct{} // closed when it has ended
+	asked     ledger.Moment // when it sent CONNECT
 
-	hesitation time.Duration // of the hub's goroutine, before the answer to CONNECT
-
-	saying sync.Mutex // held while something is said, so that it is said in order
+	answered, seen bool // guarded by the wire's mu; the hub has answered CONNECT, and it knows
 
 	mu        sync.Mutex
-	rng       *rand.Rand               // guarded by mu
-	stays     map[string]*ledger.Stay  // guarded by mu; rooms that it is in or about to be
-	known     ledger.Moment            // guarded by mu; since when it knows that it is connected
-	sid       string                   // guarded by mu; "" until it is connected
-	moved     map[string]time.Time     // guarded by mu; when it last asked to leave a room
-	stall     time.Duration            // guarded by mu; that it will not read for
-	greeted   int                      // guarded by mu
-	kicked    bool                     // guarded by mu; has got DISCONNECT
-	refused   bool                     // guarded by mu
-	left      bool                     // guarded by mu; has said or decided that it leaves
-	asked     int                      // guarded by mu; the number of its next question
-	echoed    int                      // guarded by mu; the next answer that is due
-	questions map[string]func(ok bool) // guarded by mu; by ID
-	onConnect []func(c *client)        // guarded by mu
-	pending   map[string]*ledger.Stay  // guarded by mu; that the answer to CONNECT makes sure
+	rng       *rand.Rand                // guarded by mu
+	stays     map[string]*ledger.Stay   // guarded by mu; rooms that it is in or about to be
+	gone      map[string]bool           // guarded by mu; rooms that it has left for certain
+	moves     map[string]int            // guarded by mu; requests to join or leave a room that are not answered
+	known     time.Time                 // guarded by mu; since when it knows that it is connected
+	sid       string                    // guarded by mu; "" until it is connected
+	moved     map[string]time.Time      // guarded by mu; when it last asked to leave a room
+	greeted   int                       // guarded by mu
+	kicked    bool                      // guarded by mu; has got DISCONNECT
+	refused   bool                      // guarded by mu
+	left      time.Time                 // guarded by mu; since when it leaves, by itself or with its connection
+	quits     bool                      // guarded by mu; has left the namespace alone
+	over      bool                      // guarded by mu; the connection has ended, and the hub knows
+	overAt    time.Time                 // guarded by mu; since when
+	questions map[string]func(k packet) // guarded by mu; by ID
+	asks      int                       // guarded by mu; the number of its next question
+	echoed    int                       // guarded by mu; the next answer that is due
+	replies   map[int]time.Time         // guarded by mu; when it has answered the hub's questions, by number
+	onConnect []func(c *client)         // guarded by mu
+	pending   map[string]*ledger.Stay   // guarded by mu; that the answer to CONNECT makes sure
 }
 
 // auth is what a client says when it connects, and what the hub's hook does about it.
 type auth struct {
+	N      int           `json:"n"` // of the client
 	User   string        `json:"user"`
 	Rooms  []string      `json:"rooms,omitempty"`
 	Refuse bool          `json:"refuse,omitempty"`
 	Pause  time.Duration `json:"pause,omitempty"`  // before it registers
 	Linger time.Duration `json:"linger,omitempty"` // after it has
 	Emit   bool          `json:"emit,omitempty"`   // to itself, from within the hook
+	Expire time.Duration `json:"expire,omitempty"` // from now on, on the node's wall clock
 }
 
 func (c *client) String() string {
-	return fmt.Sprintf("client %d (user %q, %s)", c.n, c.user, c.namespace)
+	return fmt.Sprintf("client %d (user %.20q, %s)", c.n, c.user, c.namespace)
 }
 
 func (c *client) room(name string) string { return c.namespace + "," + name }
 
-// connect dials a node. It reports false when the node does not take connections.
-func (w *world) connect(n *node, namespace string, a auth, rng *rand.Rand) *client {
+// connect joins a namespace over a connection.
+func (w *world) connect(k *wire, namespace string, a auth) *client {
 	c := &client{
-		w: w, n: w.nextClient(), node: n, namespace: namespace, user: a.User,
-		done: make(chan struct{}), rng: rng,
-		hesitation: time.Duration(rng.IntN(3)) * 5 * time.Millisecond / 2,
-		stays:      make(map[string]*ledger.Stay),
-		moved:      make(map[string]time.Time),
-		pending:    make(map[string]*ledger.Stay),
-		questions:  make(map[string]func(bool)),
+		w: w, n: w.nextClient(), node: k.node, namespace: namespace, user: a.User, wire: k, rng: w.fork(),
+		stays:     make(map[string]*ledger.Stay),
+		gone:      make(map[string]bool),
+		moves:     make(map[string]int),
+		moved:     make(map[string]time.Time),
+		pending:   make(map[string]*ledger.Stay),
+		questions: make(map[string]func(packet)),
+		replies:   make(map[int]time.Time),
 	}
-	c.wire = &wire{client: c, queue: make(chan sent, wireSize), closed: make(chan struct{})}
-	c.rec = w.book.Receiver(fmt.Sprintf("client %d, user %q", c.n, c.user), n.name)
-	var conn hub.Conn = c.wire
-	if w.plan.Conn != nil {
-		conn = w.plan.Conn(conn)
-	}
-	r, _ := http.NewRequest("GET", "/socket.io/?EIO=4&transport=websocket", nil)
-	r.RemoteAddr = "127.0.0.1:1"
-	hc, err := n.hub.Attach(conn, r)
-	if err != nil {
-		if !n.ending() {
-			w.violate("%s: Attach to %s: %v", c, n.name, err)
-		}
-		return nil
-	}
-	c.hc = hc
+	c.rec = w.book.Receiver(fmt.Sprintf("client %d, user %q", c.n, c.user), k.node.name)
+	c.asked = w.book.Now()
 	rooms := append([]string{string(hub.User(a.User)), string(hub.Everyone)}, a.Rooms...)
 	for _, name := range rooms {
 		stay := c.rec.Ask(c.room(name))
 		c.stays[name], c.pending[name] = stay, stay
 	}
 	w.clients = append(w.clients, c)
-	w.readers.Go(c.wire.read)
+	w.mu.Lock()
+	w.rivals[c.room(c.user)] = append(w.rivals[c.room(c.user)], rival{c, time.Now()})
+	w.mu.Unlock()
+	k.mu.Lock()
+	k.clients = append(k.clients, c)
+	open := k.reason == ""
+	k.mu.Unlock()
+	if !open { // it has just been closed
+		c.ended(hub.ReasonTransportClose)
+		return c
+	}
+	a.N = c.n
 	text, _ := json.Marshal(a)
-	c.saying.Lock()
-	defer c.saying.Unlock()
-	c.say("0", "", text)
+	c.say("0", "", string(text))
 	return c
 }
 
-// say sends a packet: its kind, its ID, its data. The caller holds saying.
-func (c *client) say(kind, id string, data []byte) {
-	text := kind
-	if c.namespace != "/" {
-		text += c.namespace + ","
-	}
-	text += id
-	if err := c.hc.Text(append([]byte(text), data...)); err != nil {
-		if c.wire.closedFor() == "" {
-			c.w.violate("%s: %s was refused: %v", c, text, err)
-		}
-		c.wire.Close(hub.ReasonOf(err))
-	}
+// say sends a packet: its kind, its ID, its data, its attachments.
+func (c *client) say(kind, id, data string, attachments ...[]byte) {
+	c.wire.say(c.text(kind, id, data), attachments...)
 }
 
-// latency is how long the client takes for the next packet.
-func (c *client) latency() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch c.rng.IntN(4) {
-	case 0, 1:
-		return 0
-	case 2:
-		return time.Duration(c.rng.Int64N(int64(time.Millisecond)))
+func (c *client) text(kind, id, data string) string {
+	if c.namespace != "/" {
+		kind += c.namespace + ","
 	}
-	if d := c.stall; d > 0 {
-		c.stall = 0
-		return d
-	}
-	return time.Duration(c.rng.Int64N(int64(4 * time.Millisecond)))
+	return kind + id + data
 }
 
 // took handles one packet.
@@ -169,7 +148,9 @@ func (c *client) took(k packet) {
 		c.mu.Lock()
 		c.refused = true
 		c.mu.Unlock()
-		c.wire.Close(hub.ReasonTransportClose)
+		c.w.refusal(c, k)
+		c.leaveNow()
+		c.rec.End()
 	default:
 		c.w.violate("%s got a packet of kind %c", c, k.kind)
 	}
@@ -187,7 +168,7 @@ func (c *client) connected(k packet) {
 	c.mu.Lock()
 	again := c.sid != ""
 	c.sid = answer.Sid
-	c.known = c.w.book.Now()
+	c.known = time.Now()
 	pending, then := c.pending, c.onConnect
 	c.pending, c.onConnect = nil, nil
 	c.mu.Unlock()
@@ -247,26 +228,30 @@ func (c *client) event(k packet) {
 		if len(args) != 2 || json.Unmarshal(args[1], &user) != nil || user != c.user {
 			c.w.violate("%s got an event that was for another socket: %s", c, k.data)
 		}
+	case "ask":
+		c.reply(k, args)
+	case "probe": // its receipt is all that counts
 	default:
 		c.w.violate("%s got %s", c, k.data)
 	}
 }
 
-// ask sends an event and calls then, once, with the answer, or when the connection has ended without.
-func (c *client) ask(event, arg string, then func(ok bool)) {
-	c.saying.Lock()
-	defer c.saying.Unlock()
+// ask sends an event and calls then, once, with the answer.
+func (c *client) ask(event, arg string, then func(k packet), attachments ...[]byte) {
 	c.mu.Lock()
-	if c.sid == "" || c.left || c.kicked {
+	if c.sid == "" || !c.left.IsZero() || c.kicked {
 		c.mu.Unlock()
 		return
 	}
-	id := strconv.Itoa(c.asked)
-	c.asked++
+	id := strconv.Itoa(c.asks)
+	c.asks++
 	c.questions[id] = then
-	data, _ := json.Marshal([]string{event, arg})
+	kind, data := "2", fmt.Sprintf("[%q,%s]", event, arg)
+	if len(attachments) > 0 {
+		kind = "5" + strconv.Itoa(len(attachments)) + "-"
+	}
+	c.say(kind, id, data, attachments...) // in the order of the IDs
 	c.mu.Unlock()
-	c.say("2", id, data)
 }
 
 func (c *client) answer(k packet) {
@@ -280,21 +265,24 @@ func (c *client) answer(k packet) {
 		c.w.violate("%s got the answer %s, %s was due", c, k.id, due)
 		return
 	}
-	then(string(k.data) == `["ok"]`)
+	then(k)
 }
 
 // join asks to be in a room, leave to leave it. Both are events that a handler of the hub answers.
 func (c *client) join(name string) {
 	c.mu.Lock()
-	if c.sid == "" || c.stays[name] != nil || c.left || c.kicked {
+	if c.sid == "" || c.stays[name] != nil || !c.left.IsZero() || c.kicked {
 		c.mu.Unlock()
 		return
 	}
 	stay := c.rec.Ask(c.room(name))
 	c.stays[name] = stay
+	c.moves[name]++
+	delete(c.gone, name)
 	c.mu.Unlock()
-	c.ask("join", name, func(ok bool) {
-		if ok {
+	c.ask("join", quote(name), func(k packet) {
+		c.settled(name)
+		if string(k.data) == `["ok"]` {
 			stay.Sure()
 		}
 	})
@@ -303,15 +291,32 @@ func (c *client) join(name string) {
 func (c *client) leave(name string) {
 	c.mu.Lock()
 	stay := c.stays[name]
-	if c.sid == "" || stay == nil || c.left || c.kicked {
+	if c.sid == "" || stay == nil || !c.left.IsZero() || c.kicked {
 		c.mu.Unlock()
 		return
 	}
 	delete(c.stays, name)
 	c.moved[name] = time.Now()
+	c.moves[name]++
 	stay.Leave()
 	c.mu.Unlock()
-	c.ask("leave", name, func(bool) { stay.Gone() })
+	c.ask("leave", quote(name), func(packet) {
+		stay.Gone()
+		c.settled(name)
+	})
+}
+
+// settled notes that a request to join or leave a room has been answered.
+func (c *client) settled(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moves[name]--
+	c.gone[name] = c.moves[name] == 0 && c.stays[name] == nil
+}
+
+func quote(s string) string {
+	text, _ := json.Marshal(s)
+	return string(text)
 }
 
 // rooms are those that the client is in, or about to be, beside the fixed ones.
@@ -328,49 +333,78 @@ func (c *client) rooms() []string {
 	return names
 }
 
+// leaveNow notes that the client means to leave from now on. It reports whether it did already.
+func (c *client) leaveNow() (already bool) {
+	c.mu.Lock()
+	already = !c.left.IsZero()
+	if !already {
+		c.left = time.Now()
+	}
+	c.mu.Unlock()
+	if !already {
+		c.rec.Leave("*", c.w.book.Now())
+	}
+	return already
+}
+
 // hangUp ends the connection: properly, with DISCONNECT first, or as a lost network would.
 func (c *client) hangUp(properly bool) {
 	c.mu.Lock()
-	was := c.left
-	c.left = true
-	connected := c.sid != "" && !c.kicked
+	connected := c.sid != "" && !c.kicked && c.left.IsZero()
 	c.mu.Unlock()
-	if was {
+	for _, o := range c.wire.all() {
+		o.leaveNow()
+	}
+	if !properly {
+		c.wire.breakOff(hub.ReasonTransportError)
 		return
 	}
-	c.rec.Leave("*", c.w.book.Now())
-	if properly && connected {
-		c.saying.Lock()
-		c.say("1", "", nil)
-		c.saying.Unlock()
+	if connected {
+		c.say("1", "", "")
 	}
-	if properly {
+	c.w.jobs.Go(func() {
+		pause(c.wire.latency(), c.wire.closed) // so that it may or may not be told
 		c.wire.Close(hub.ReasonTransportClose)
-	} else {
-		c.wire.breakOff(hub.ReasonTransportError)
+	})
+}
+
+// quit leaves the namespace and keeps the connection.
+func (c *client) quit() {
+	c.mu.Lock()
+	c.quits = true
+	c.mu.Unlock()
+	if !c.leaveNow() {
+		c.wire.sayThen(c.text("1", "", ""), func() { c.wire.part(c) })
 	}
 }
 
+func (c *client) hasQuit() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.quits
+}
+
 // ended is called when the hub has been told that the connection has ended.
-func (c *client) ended() {
+func (c *client) ended(reason hub.Reason) {
 	c.rec.End()
 	c.mu.Lock()
-	c.left = true
-	c.questions = make(map[string]func(bool))
-	kicked, connected := c.kicked, c.sid != ""
+	if c.left.IsZero() {
+		c.left = time.Now()
+	}
+	c.over, c.overAt = true, time.Now()
+	c.questions = make(map[string]func(packet))
+	kicked, connected, quits := c.kicked, c.sid != "", c.quits
 	c.mu.Unlock()
-	reason := c.wire.closedFor()
-	if reason == hub.ReasonServerDisconnect && connected && !kicked && !c.wire.isBroken() {
+	if reason == hub.ReasonServerDisconnect && connected && !kicked && !c.wire.isBroken() && !quits {
 		c.w.violate("%s was disconnected by the server without DISCONNECT", c)
 	}
-	close(c.done)
 }
 
 // alive reports whether the client is connected and means to stay.
 func (c *client) alive() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sid != "" && !c.left && !c.kicked && c.wire.closedFor() == ""
+	return c.sid != "" && c.left.IsZero() && !c.kicked && c.wire.closedFor() == ""
 }
 
 // stayed reports whether the client has not asked to leave a room since a moment.

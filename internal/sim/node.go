@@ -2,8 +2,6 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -18,6 +16,8 @@ const (
 	drainWindow = 300 * time.Millisecond
 	hookTimeout = 10 * time.Second
 	drainLimit  = drainWindow + hookTimeout + 5*time.Second // that Hub.Run promises
+	joinTimeout = 45 * time.Second
+	maxAcks     = 4 // that are awaited from one socket
 )
 
 // node is one process with a hub in it.
@@ -30,6 +30,9 @@ type node struct {
 	broker broker.Broker
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when Run has returned
+	clock  clock
+	expiry expiries
+	guests guests
 
 	mu       sync.Mutex
 	stopping bool  // guarded by mu
@@ -42,11 +45,16 @@ type node struct {
 func (w *world) start() *node {
 	n := &node{w: w, name: fmt.Sprintf("node-%d", len(w.nodes)), ended: make(chan struct{})}
 	n.broker = w.broker(n.name, n)
+	if w.chance(3) {
+		n.clock.off = w.upTo(2*time.Hour) - time.Hour
+	}
 	h, err := hub.New(n.broker, hub.Options{
 		Node:        n.name,
 		DrainWindow: drainWindow,
 		HookTimeout: hookTimeout,
 		Devices:     w.devices,
+		Time:        n.clock.now,
+		Limits:      hub.Limits{Events: 8, Acks: maxAcks},
 		OnGap: func(g broker.Gap) {
 			n.mu.Lock()
 			n.gaps++
@@ -59,9 +67,9 @@ func (w *world) start() *node {
 		return nil
 	}
 	n.hub = h
-	serve(h.Of("/"))
-	serve(h.Of("/b"))
-	serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
+	n.serve(h.Of("/"))
+	n.serve(h.Of("/b"))
+	n.serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	w.readers.Go(func() {
@@ -98,59 +106,7 @@ func (w *world) broker(name string, n *node) broker.Broker {
 	if w.plan.Broker != nil {
 		b = w.plan.Broker(b)
 	}
-	return b
-}
-
-// serve gives a namespace what the clients expect.
-func serve(n *hub.Namespace) {
-	n.OnConnect(func(ctx context.Context, s *hub.Socket) error {
-		var a auth
-		if err := json.Unmarshal(s.Handshake().Auth, &a); err != nil {
-			return err
-		}
-		if err := wait(ctx, a.Pause); err != nil {
-			return err
-		}
-		if a.Refuse {
-			return hub.Refuse("no", nil)
-		}
-		if err := s.Register(ctx, a.User); err != nil {
-			return err
-		}
-		for _, r := range a.Rooms {
-			if err := s.Join(ctx, hub.Room(r)); err != nil {
-				return err
-			}
-		}
-		if a.Emit {
-			if err := s.Emit("mine", a.User); err != nil && !errors.Is(err, hub.ErrDisconnected) {
-				return err
-			}
-		}
-		return wait(ctx, a.Linger)
-	})
-	answer := func(m *hub.Message, err error) error {
-		if err != nil {
-			return m.Ack("failed")
-		}
-		return m.Ack("ok")
-	}
-	n.On("join", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
-		var room string
-		if err := m.Decode(0, &room); err != nil {
-			return err
-		}
-		return answer(m, s.Join(ctx, hub.Room(room)))
-	})
-	n.On("leave", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
-		var room string
-		if err := m.Decode(0, &room); err != nil {
-			return err
-		}
-		s.Leave(hub.Room(room))
-		return answer(m, nil)
-	})
-	n.On("echo", func(_ context.Context, _ *hub.Socket, m *hub.Message) error { return answer(m, nil) })
+	return &stutter{Broker: b, rng: w.fork()}
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -192,9 +148,9 @@ func (n *node) kill() {
 	n.mu.Lock()
 	n.dead = true
 	n.mu.Unlock()
-	for _, c := range n.w.clients {
-		if c.node == n {
-			c.wire.breakOff(hub.ReasonTransportError)
+	for _, k := range n.w.wires {
+		if k.node == n {
+			k.breakOff(hub.ReasonTransportError)
 		}
 	}
 	n.bury()
@@ -291,4 +247,38 @@ func (k *watch) subscriptions() map[string]bool {
 		all[s] = true
 	}
 	return all
+}
+
+const kindDisconnect = 2 // in the second byte of the hub's messages
+
+// stutter is a broker that says some things twice that may be said twice: that it is well, and that
+// somebody is to be disconnected.
+type stutter struct {
+	broker.Broker
+
+	mu  sync.Mutex
+	rng *rand.Rand // guarded by mu
+}
+
+func (s *stutter) again() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rng.IntN(3) == 0
+}
+
+func (s *stutter) Run(ctx context.Context, h broker.Handler) error {
+	deliver, state := h.Deliver, h.State
+	h.Deliver = func(m broker.Message) {
+		deliver(m)
+		if len(m.Data) > 1 && m.Data[1] == kindDisconnect && s.again() {
+			deliver(m)
+		}
+	}
+	h.State = func(err error) {
+		state(err)
+		if s.again() {
+			state(err)
+		}
+	}
+	return s.Broker.Run(ctx, h)
 }

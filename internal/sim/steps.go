@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 
 	"tether/hub"
@@ -45,6 +46,15 @@ var actions = []action{
 	{1, (*world).doStopBroker},
 	{3, (*world).doStartBroker},
 	{1, (*world).doJump},
+	{3, (*world).doSetClock},
+	{3, (*world).doExpire},
+	{4, (*world).doQuestion},
+	{3, (*world).doBlob},
+	{3, (*world).doBroadcast},
+	{3, (*world).doVolatile},
+	{4, (*world).doProbe},
+	{5, (*world).doQuit},
+	{1, (*world).doLurk},
 }
 
 // step does one thing.
@@ -79,6 +89,9 @@ func (w *world) auth() auth {
 	if w.chance(3) {
 		a.Linger = w.upTo(20 * time.Millisecond)
 	}
+	if w.chance(12) {
+		a.Expire = w.upTo(time.Minute) - time.Second
+	}
 	return a
 }
 
@@ -96,10 +109,21 @@ func (w *world) dial() *client {
 	n, namespace, a := pick(w, live), pick(w, namespaces), w.auth()
 	// Whoever emits at once is chosen now, since the moment itself comes in another goroutine.
 	p, also := w.publisherOf(), w.rng.IntN(6)
-	c := w.connect(n, namespace, a, w.fork())
-	if c == nil {
+	var k *wire
+	if w.chance(3) { // another namespace of a connection that there is
+		k, namespace = w.roomy(namespace)
+	}
+	if k == nil {
+		k = w.attach(n)
+	}
+	if k == nil {
 		return nil
 	}
+	n = k.node
+	if len(k.all()) > 0 && w.chance(4) {
+		a.Refuse = true
+	}
+	c := w.connect(k, namespace, a)
 	w.note("%s connects to %s: %+v", c, n.name, a)
 	var to string
 	switch also {
@@ -126,6 +150,36 @@ func (w *world) dial() *client {
 		})
 	})
 	return c
+}
+
+// roomy finds a connection that has not joined a namespace, or has left it for certain.
+func (w *world) roomy(namespace string) (*wire, string) {
+	var free []*wire
+	for _, k := range w.wires {
+		if k.closedFor() == "" && !k.node.ending() && k.free(namespace) {
+			free = append(free, k)
+		}
+	}
+	if len(free) == 0 {
+		return nil, namespace
+	}
+	return pick(w, free), namespace
+}
+
+// free reports whether the connection may send CONNECT to a namespace.
+func (w *wire) free(namespace string) bool {
+	for _, c := range w.all() {
+		if c.namespace != namespace {
+			continue
+		}
+		c.mu.Lock()
+		free := c.kicked || c.refused || c.quits && c.sid != ""
+		c.mu.Unlock()
+		if !free {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) client() *client {
@@ -156,7 +210,7 @@ func (w *world) doFlap() bool {
 	properly, after := w.chance(2), w.upTo(10*time.Millisecond)
 	w.note("%s flaps", c)
 	w.jobs.Go(func() {
-		pause(after, c.done)
+		pause(after, c.wire.done)
 		c.hangUp(properly)
 	})
 	return true
@@ -267,9 +321,10 @@ func (w *world) doAsk() bool {
 		return false
 	}
 	for range 1 + w.rng.IntN(20) {
-		c.ask("echo", "x", func(ok bool) {
-			if !ok {
-				w.violate("%s got another answer than it asked for", c)
+		d := strconv.FormatInt(w.rng.Int64N(int64(2*time.Millisecond)), 10)
+		c.ask("echo", d, func(k packet) {
+			if string(k.data) != "["+d+"]" {
+				w.violate("%s got another answer than it asked for: %s", c, k.data)
 			}
 		})
 	}
@@ -295,9 +350,9 @@ func (w *world) doStall() bool {
 	}
 	d := w.upTo(3 * time.Second)
 	w.note("%s does not read for %v", c, d)
-	c.mu.Lock()
-	c.stall = d
-	c.mu.Unlock()
+	c.wire.mu.Lock()
+	c.wire.stall = d
+	c.wire.mu.Unlock()
 	p, sid := w.publisherOf(), c.id()
 	if sid != "" && w.chance(2) {
 		w.emit(p, c.namespace, []string{sid}, nil, wireSize+5, false)
@@ -344,6 +399,61 @@ func (w *world) doJump() bool {
 	}
 	w.note("%v pass", d)
 	time.Sleep(d)
+	return true
+}
+
+// doSetClock sets the wall clock of a node, forwards or backwards. Nothing but what is dated by it may
+// notice.
+func (w *world) doSetClock() bool {
+	live := w.live()
+	if len(live) == 0 {
+		return false
+	}
+	n, most := pick(w, live), pick(w, []time.Duration{2 * time.Second, time.Minute, time.Hour, 48 * time.Hour})
+	d := w.upTo(2*most) - most
+	w.note("the wall clock of %s jumps by %v", n.name, d)
+	n.clock.jump(d)
+	return true
+}
+
+// doExpire gives a socket a time to go, on the wall clock of its node, or takes it away again.
+func (w *world) doExpire() bool {
+	c := w.client()
+	if c == nil || !c.alive() {
+		return false
+	}
+	d := w.upTo(20*time.Second) - time.Second
+	switch w.rng.IntN(4) {
+	case 0:
+		d = 0
+	case 1:
+		d = w.upTo(3 * time.Hour)
+	}
+	w.note("%s expires in %v", c, d)
+	c.ask("expire", strconv.FormatInt(int64(d), 10), func(packet) {})
+	return true
+}
+
+// doQuit leaves a namespace and keeps the connection.
+func (w *world) doQuit() bool {
+	c := w.client()
+	if c == nil || !c.alive() {
+		return false
+	}
+	w.note("%s quits its namespace", c)
+	c.quit()
+	return true
+}
+
+// doLurk connects, and says nothing.
+func (w *world) doLurk() bool {
+	live := w.live()
+	if len(live) == 0 {
+		return false
+	}
+	n := pick(w, live)
+	w.note("somebody lurks on %s", n.name)
+	w.attach(n)
 	return true
 }
 

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
+	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,18 +17,34 @@ import (
 	"tether/internal/ledger"
 )
 
-// wire is a client's connection: a bounded queue, and a reader that takes its time. It is the hub.Conn
-// of a transport that keeps its promises.
+// wire is a connection: a bounded queue, a reader that takes its time, and a writer that waits while
+// the hub is busy. It is the hub.Conn of a transport that keeps its promises. A connection has a client
+// for each namespace.
 type wire struct {
-	client *client
-	queue  chan sent
-	closed chan struct{} // Close was called, or the queue has overflown
+	w          *world
+	node       *node
+	hc         *hub.Client
+	hesitation time.Duration // of the hub's goroutine, before the answer to CONNECT
+	attached   time.Time
+	queue      chan sent
+	closed     chan struct{} // Close was called, or the queue has overflown
+	turn       chan struct{} // of one: held by who calls the hub, one at a time
+	done       chan struct{} // closed when the hub has been told
 
 	mu       sync.Mutex
-	reason   hub.Reason    // guarded by mu; "" while open
-	broken   bool          // guarded by mu; what is queued does not arrive
-	head     ledger.Moment // guarded by mu; when the oldest packet that is not read was sent
-	farewell time.Time     // guarded by mu; when DISCONNECT was sent
+	rng      *rand.Rand           // guarded by mu
+	reason   hub.Reason           // guarded by mu; "" while open
+	broken   bool                 // guarded by mu; what is queued does not arrive
+	head     ledger.Moment        // guarded by mu; when the oldest packet that is not read was sent
+	stall    time.Duration        // guarded by mu; that it will not read for
+	clients  []*client            // guarded by mu; in the order of their CONNECTs
+	serving  map[string]*client   // guarded by mu; by namespace: whom the hub has answered
+	reading  map[string]*client   // guarded by mu; by namespace: who has got the answer
+	farewell map[string]time.Time // guarded by mu; by namespace: when DISCONNECT was sent
+	idle     time.Time            // guarded by mu; since when nobody is connected
+	joined   []*client            // guarded by mu; that the hub has told that they are connected, and not left
+	out      []said               // guarded by mu; what waits to be told to the hub
+	speaking bool                 // guarded by mu; somebody tells it
 }
 
 // sent is a packet in the queue, and what it looked like.
@@ -35,28 +54,100 @@ type sent struct {
 	at  ledger.Moment
 }
 
+// said is a packet of a client's.
+type said struct {
+	text        []byte
+	attachments [][]byte
+	then        func() // called when the hub has taken it; nil: nothing
+}
+
 const wireSize = 64
+
+// attach opens a connection to a node. It returns nil when the node does not take it.
+func (w *world) attach(n *node) *wire {
+	k := &wire{
+		w: w, node: n, rng: w.fork(), attached: time.Now(), idle: time.Now(),
+		queue: make(chan sent, wireSize), closed: make(chan struct{}), turn: make(chan struct{}, 1), done: make(chan struct{}),
+		serving: make(map[string]*client), reading: make(map[string]*client), farewell: make(map[string]time.Time),
+	}
+	k.hesitation = time.Duration(k.rng.IntN(3)) * 5 * time.Millisecond / 2
+	var conn hub.Conn = k
+	if w.plan.Conn != nil {
+		conn = w.plan.Conn(conn)
+	}
+	r, _ := http.NewRequest("GET", "/socket.io/?EIO=4&transport=websocket", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	hc, err := n.hub.Attach(conn, r)
+	if err != nil {
+		if !n.ending() {
+			w.violate("Attach to %s: %v", n.name, err)
+		}
+		return nil
+	}
+	k.hc = hc
+	w.wires = append(w.wires, k)
+	w.readers.Go(k.read)
+	return k
+}
 
 func (w *wire) ID() string        { return "secret" }
 func (w *wire) Transport() string { return "websocket" }
 
+// Behind is never asked: no handler in the simulation waits.
+func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
+
+// namespaceOf is the namespace of a packet of the hub's, "40/b,{}" say.
+func namespaceOf(text []byte) string {
+	rest := bytes.TrimLeft(text, "0123456789-")
+	if len(rest) == 0 || rest[0] != '/' {
+		return "/"
+	}
+	name, _, _ := bytes.Cut(rest, []byte(","))
+	return string(name)
+}
+
 func (w *wire) Send(p *hub.Packet) error {
-	if bytes.HasPrefix(p.Text(), []byte("40")) {
+	text := p.Text()
+	if bytes.HasPrefix(text, []byte("40")) {
 		// As if the goroutine had lost its processor here: much can happen around this packet.
-		time.Sleep(w.client.hesitation)
+		time.Sleep(w.hesitation)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.reason != "" {
 		return hub.ErrDisconnected
 	}
-	now := w.client.w.book.Now()
-	if !w.farewell.IsZero() && now.At.After(w.farewell) {
-		w.client.w.violate("%s was sent %q after DISCONNECT", w.client, p.Text())
+	now, namespace := w.w.book.Now(), namespaceOf(text)
+	c := w.serving[namespace]
+	if at := w.farewell[namespace]; !at.IsZero() && now.At.After(at) && text[1] != '0' && text[1] != '4' {
+		w.w.violate("%v was sent %q after DISCONNECT", c, text)
 	}
-	if bytes.HasPrefix(p.Text(), []byte("41")) {
-		w.farewell = now.At
-		w.client.rec.Leave("*", now)
+	switch text[1] {
+	case '0':
+		delete(w.farewell, namespace)
+		if i := slices.IndexFunc(w.clients, func(c *client) bool { return c.namespace == namespace && !c.answered }); i >= 0 {
+			w.clients[i].answered = true
+			w.serving[namespace] = w.clients[i]
+			w.idle, w.joined = time.Time{}, append(w.joined, w.clients[i])
+		} else {
+			w.w.violate("%q answers nobody", text)
+		}
+	case '1':
+		w.farewell[namespace] = now.At
+		if c == nil {
+			w.w.violate("%q is for nobody", text)
+			break
+		}
+		c.rec.Leave("*", now)
+		w.w.judge(c, now)
+		w.partLocked(c)
+	case '4':
+		if i := slices.IndexFunc(w.clients, func(c *client) bool { return c.namespace == namespace && !c.answered }); i >= 0 {
+			w.clients[i].answered = true
+		}
+	}
+	if p.Volatile() && len(w.queue) > 0 {
+		return nil
 	}
 	select {
 	case w.queue <- sent{p, crc32.ChecksumIEEE(p.Frames()), now}:
@@ -65,6 +156,21 @@ func (w *wire) Send(p *hub.Packet) error {
 	}
 	w.breakLocked(hub.ReasonServerClose)
 	return hub.ErrSlowConsumer
+}
+
+// part notes that the hub knows that a client has left.
+func (w *wire) part(c *client) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partLocked(c)
+}
+
+func (w *wire) partLocked(c *client) {
+	if i := slices.Index(w.joined, c); i >= 0 {
+		if w.joined = slices.Delete(w.joined, i, i+1); len(w.joined) == 0 {
+			w.idle = time.Now()
+		}
+	}
 }
 
 func (w *wire) Close(reason hub.Reason) {
@@ -78,7 +184,13 @@ func (w *wire) closeLocked(reason hub.Reason) {
 		return
 	}
 	w.reason = reason
-	w.client.rec.Leave("*", w.client.w.book.Now())
+	now := w.w.book.Now()
+	for _, c := range w.clients {
+		c.rec.Leave("*", now)
+	}
+	if reason == hub.ReasonForcedClose && (w.idle.IsZero() || time.Since(w.idle) < joinTimeout-time.Second) {
+		w.w.violate("a connection to %s was given up after %v, idle since %v: %v", w.node.name, time.Since(w.attached), w.idle, w.clients)
+	}
 	close(w.closed)
 }
 
@@ -92,7 +204,9 @@ func (w *wire) breakOff(reason hub.Reason) {
 func (w *wire) breakLocked(reason hub.Reason) {
 	w.broken = true
 	if w.head != (ledger.Moment{}) {
-		w.client.rec.Leave("*", w.head)
+		for _, c := range w.clients {
+			c.rec.Leave("*", w.head)
+		}
 	}
 	w.closeLocked(reason)
 }
@@ -107,6 +221,77 @@ func (w *wire) closedFor() hub.Reason {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.reason
+}
+
+// all are the clients of the connection.
+func (w *wire) all() []*client {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.clients)
+}
+
+// say tells the hub something, after what was said before, once it is ready for that.
+func (w *wire) say(text string, attachments ...[]byte) {
+	w.enqueue(said{[]byte(text), attachments, nil})
+}
+
+// sayThen is say, and calls then when the hub has taken it.
+func (w *wire) sayThen(text string, then func()) { w.enqueue(said{[]byte(text), nil, then}) }
+
+func (w *wire) enqueue(s said) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out = append(w.out, s)
+	if !w.speaking {
+		w.speaking = true
+		w.w.readers.Go(w.speak)
+	}
+}
+
+func (w *wire) speak() {
+	for {
+		select {
+		case w.turn <- struct{}{}:
+		case <-w.done:
+			return
+		}
+		w.mu.Lock()
+		if len(w.out) == 0 || w.reason != "" {
+			w.speaking = false
+			w.mu.Unlock()
+			<-w.turn
+			return
+		}
+		s := w.out[0]
+		w.out = w.out[1:]
+		w.mu.Unlock()
+		err := w.hc.Text(s.text)
+		for _, a := range s.attachments {
+			if err == nil {
+				err = w.hc.Binary(a)
+				clear(a) // the hub may not keep it
+			}
+		}
+		clear(s.text)
+		<-w.turn
+		if err == nil && s.then != nil {
+			s.then()
+		}
+		if err != nil {
+			if w.closedFor() == "" {
+				w.w.violate("a packet to %s was refused: %v", w.node.name, err)
+			}
+			w.Close(hub.ReasonOf(err))
+			return
+		}
+		for busy := w.hc.Busy(); busy != nil; busy = w.hc.Busy() {
+			select {
+			case <-busy:
+			case <-w.done:
+				return
+			}
+		}
+	}
 }
 
 // packet is what a client understands of a packet, by a parser that has nothing in common with the
@@ -188,7 +373,6 @@ func parse(s sent) (packet, error) {
 
 // read takes packets from the queue until the connection has ended, and then tells the hub.
 func (w *wire) read() {
-	c := w.client
 	for {
 		select {
 		case s := <-w.queue:
@@ -201,16 +385,38 @@ func (w *wire) read() {
 		}
 		break
 	}
-	c.hc.Closed(w.closedFor())
-	c.ended()
+	reason := w.closedFor()
+	w.turn <- struct{}{}
+	w.hc.Closed(reason)
+	w.hc.Closed(hub.ReasonParseError) // only the first call counts
+	for _, c := range w.all() {
+		c.ended(reason)
+	}
+	close(w.done)
+}
+
+// latency is how long the client takes for the next packet.
+func (w *wire) latency() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch w.rng.IntN(4) {
+	case 0, 1:
+		return 0
+	case 2:
+		return time.Duration(w.rng.Int64N(int64(time.Millisecond)))
+	}
+	if d := w.stall; d > 0 {
+		w.stall = 0
+		return d
+	}
+	return time.Duration(w.rng.Int64N(int64(4 * time.Millisecond)))
 }
 
 func (w *wire) take(s sent) {
-	c := w.client
 	w.mu.Lock()
 	w.head = s.at
 	w.mu.Unlock()
-	if d := c.latency(); d > 0 {
+	if d := w.latency(); d > 0 {
 		pause(d, w.closed)
 	}
 	if w.isBroken() {
@@ -218,8 +424,8 @@ func (w *wire) take(s sent) {
 	}
 	k, err := parse(s)
 	if err != nil {
-		c.w.violate("%s: %v", c, err)
-	} else {
+		w.w.violate("%v: %v", w.all(), err)
+	} else if c := w.whose(k); c != nil {
 		c.took(k)
 	}
 	w.mu.Lock()
@@ -227,6 +433,26 @@ func (w *wire) take(s sent) {
 		w.head = ledger.Moment{}
 	}
 	w.mu.Unlock()
+}
+
+// whose is the client that a packet is for: an answer to CONNECT is for the next of its namespace.
+func (w *wire) whose(k packet) *client {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if k.kind == '0' || k.kind == '4' {
+		for _, c := range w.clients {
+			if c.namespace == k.namespace && !c.seen {
+				c.seen = true
+				w.reading[k.namespace] = c
+				break
+			}
+		}
+	}
+	c := w.reading[k.namespace]
+	if c == nil {
+		w.w.violate("%v got a packet of kind %c of %s", w.clients, k.kind, k.namespace)
+	}
+	return c
 }
 
 // pause waits for d, or until stop is closed.

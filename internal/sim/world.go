@@ -50,16 +50,19 @@ type world struct {
 	bus       *memory.Bus // nil in a run on the simulated one
 	devices   hub.Devices
 	nodes     []*node
+	wires     []*wire
 	clients   []*client
 	workers   []*publisher
-	kicks     []*kick
 	users     []string
+	questions int
 	disturbed bool // something has been broken since the last checkpoint
 
 	readers sync.WaitGroup // clients and nodes, which last
 	jobs    sync.WaitGroup // what has been asked for, and ends by itself
 
 	mu         sync.Mutex
+	kicks      []*kick                  // guarded by mu
+	rivals     map[string][]rival       // guarded by mu; by user's room
 	violations []string                 // guarded by mu
 	protocol   []string                 // guarded by mu
 	streams    map[string]chan struct{} // guarded by mu; a token each
@@ -76,8 +79,11 @@ type publisher struct {
 // kick is one Emitter.Disconnect that was taken.
 type kick struct {
 	namespace, room string
+	closing         bool      // the connections too
 	clients         []*client // that were in the room for certain
+	at              ledger.Moment
 	from, to        time.Time
+	verified        bool
 }
 
 const maxViolations = 20
@@ -137,6 +143,7 @@ func Run(p Plan) Report {
 		rng:     rand.New(rand.NewPCG(p.Seed, 0)),
 		began:   time.Now(),
 		streams: make(map[string]chan struct{}),
+		rivals:  make(map[string][]rival),
 	}
 	kind := w.furnish()
 	for i := range p.Steps {
@@ -216,12 +223,9 @@ func (w *world) live() []*node {
 
 func (w *world) present() []*client {
 	return slices.DeleteFunc(slices.Clone(w.clients), func(c *client) bool {
-		select {
-		case <-c.done:
-			return true
-		default:
-			return false
-		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.over || c.refused || c.kicked || c.quits
 	})
 }
 
@@ -311,13 +315,12 @@ func (w *world) checkpoint() {
 	time.Sleep(2 * time.Second)
 	synctest.Wait()
 	w.note("checkpoint")
+	var devices []map[string]int
 	for _, n := range w.live() {
-		w.inspect(n)
+		devices = append(devices, w.inspect(n))
 	}
-	for _, k := range w.kicks {
-		w.verify(k)
-	}
-	w.kicks = nil
+	w.inspectDevices(devices)
+	w.verifyKicks()
 	w.setDisturbed(false)
 }
 
@@ -342,8 +345,8 @@ func (w *world) end() {
 		}
 	}
 	w.jobs.Wait()
-	for _, c := range w.clients {
-		c.wire.Close(hub.ReasonTransportClose) // only those of killed nodes can still be open
+	for _, k := range w.wires {
+		k.Close(hub.ReasonTransportClose) // only those of killed nodes can still be open
 	}
 	w.readers.Wait()
 	for _, n := range w.nodes {
@@ -352,9 +355,10 @@ func (w *world) end() {
 	}
 	for _, c := range w.clients {
 		c.mu.Lock()
-		if c.sid != "" && c.greeted == 0 && !c.kicked && !c.wire.isBroken() {
+		if c.sid != "" && c.greeted == 0 && !c.kicked && !c.wire.isBroken() && !c.left.Equal(c.known) {
 			w.violate("%s was never greeted", c)
 		}
 		c.mu.Unlock()
+		w.inspectOver(c)
 	}
 }
