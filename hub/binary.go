@@ -45,7 +45,7 @@ func cutMarked(text []byte) (before, value, after []byte, ok bool) {
 	if end < 0 {
 		return text, nil, nil, false
 	}
-	value, err := base64.StdEncoding.AppendDecode(nil, rest[:end])
+	value, err := base64.StdEncoding.AppendDecode([]byte{}, rest[:end]) // never nil, which would be null
 	if err != nil {
 		return text, nil, nil, false
 	}

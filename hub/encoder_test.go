@@ -26,3 +26,15 @@ func TestForgedPlaceholderIsRefusedBesideBinaryOnly(t *testing.T) {
 		e.free()
 	}
 }
+
+func TestBinaryOfNoBytesIsBinary(t *testing.T) {
+	e := newEncoder()
+	defer e.free()
+	if err := e.event("e", []any{Binary{}, map[string]any{"x": []Binary{{}, nil, {1}}}}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `["e",{"_placeholder":true,"num":0},{"x":[{"_placeholder":true,"num":1},null,{"_placeholder":true,"num":2}]}]`
+	if got := e.buf.String(); got != want || len(e.attachments) != 3 {
+		t.Errorf("got %s with %d attachments, want %s", got, len(e.attachments), want)
+	}
+}
