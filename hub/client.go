@@ -271,17 +271,22 @@ func (c *Client) forget(s *Socket, was uint32, kicked bool) {
 		c.kicked = append(c.kicked, s.ns.name)
 	}
 	c.mu.Unlock()
-	if was != stateConnecting {
-		c.rearm()
-	}
+	c.rearm(was != stateConnecting)
 }
 
-// rearm gives a connection whose last namespace is gone as long for another as it had for the first.
-func (c *Client) rearm() {
+// rearm gives a connection whose last namespace is gone as long for another as it had for the first. One
+// that was only refused another has what is left of its time, if it has a deadline; it has none if the
+// namespace that it was in has gone meanwhile.
+func (c *Client) rearm(fresh bool) {
 	if !c.idle() {
 		return
 	}
-	c.hub.joining.set(c, time.Now().Add(c.hub.options.ConnectTimeout))
+	when := time.Now().Add(c.hub.options.ConnectTimeout)
+	if fresh {
+		c.hub.joining.set(c, when)
+	} else {
+		c.hub.joining.add(c, when)
+	}
 	c.mu.Lock()
 	closed := c.closed
 	c.mu.Unlock()

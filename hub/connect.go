@@ -198,7 +198,7 @@ func (s *Socket) welcome() {
 	h.counters.connected.Add(1)
 	h.joining.unset(s.client)
 	if s.state.Load() == stateGone {
-		s.client.rearm() // it was set when the socket went, and has just been unset
+		s.client.rearm(true) // it was set when the socket went, and has just been unset
 	}
 
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})

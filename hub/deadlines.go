@@ -22,6 +22,10 @@ type deadline[K comparable] struct {
 func (d *deadlines[K]) set(what K, when time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.setLocked(what, when)
+}
+
+func (d *deadlines[K]) setLocked(what K, when time.Time) {
 	if i, ok := d.at[what]; ok {
 		d.heap[i].when = when
 		d.fixLocked(i)
@@ -33,6 +37,15 @@ func (d *deadlines[K]) set(what K, when time.Time) {
 	d.heap = append(d.heap, deadline[K]{when, what})
 	d.at[what] = len(d.heap) - 1
 	d.fixLocked(len(d.heap) - 1)
+}
+
+// add is set for what has no deadline; it changes none that is there.
+func (d *deadlines[K]) add(what K, when time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.at[what]; !ok {
+		d.setLocked(what, when)
+	}
 }
 
 // unset removes what, if it is there.
