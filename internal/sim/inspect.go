@@ -69,7 +69,8 @@ func (w *world) look() {
 	for _, k := range w.wires {
 		k.mu.Lock()
 		idle := k.idle
-		if !idle.IsZero() && k.reason == "" && !k.node.ending() && time.Since(idle) > joinTimeout+time.Second {
+		if !idle.IsZero() && k.reason == "" && !k.node.ending() && time.Since(idle) > joinTimeout+hookTimeout+time.Second {
+			k.idle = time.Time{} // said once
 			w.violate("a connection to %s has had no namespace for %v: %v", k.node.name, time.Since(idle), k.clients)
 		}
 		k.mu.Unlock()

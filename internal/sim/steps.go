@@ -55,6 +55,7 @@ var actions = []action{
 	{4, (*world).doProbe},
 	{5, (*world).doQuit},
 	{1, (*world).doLurk},
+	{2, (*world).doChange},
 }
 
 // step does one thing.
@@ -441,6 +442,23 @@ func (w *world) doQuit() bool {
 		return false
 	}
 	w.note("%s quits its namespace", c)
+	c.quit()
+	return true
+}
+
+// doChange goes from one namespace of a connection to another, and is perhaps refused there.
+func (w *world) doChange() bool {
+	c := w.client()
+	if c == nil || !c.alive() || c.node.ending() {
+		return false
+	}
+	namespace, a := pick(w, namespaces), w.auth()
+	if !c.wire.free(namespace) {
+		return false
+	}
+	a.Refuse, a.Pause = w.chance(2), w.upTo(20*time.Millisecond)
+	w.note("%s goes to %s: %+v", c, namespace, a)
+	w.connect(c.wire, namespace, a)
 	c.quit()
 	return true
 }
