@@ -90,6 +90,17 @@ func (a *acks) flush() bool {
 	return ok
 }
 
+// drop forgets what is owed.
+func (a *acks) drop() {
+	if !a.owed {
+		return
+	}
+	for _, to := range a.to {
+		to.pairs = to.pairs[:0]
+	}
+	a.owed, a.lost = false, false
+}
+
 // trim forgets publishers, once in a while, so that those that are gone are not kept.
 func (a *acks) trim() {
 	if !a.owed {

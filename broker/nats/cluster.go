@@ -89,13 +89,19 @@ type cluster struct {
 
 // server is another server, where somebody is or was. Its fields are guarded by cluster.mu.
 type server struct {
-	present  bool  // somebody is there
-	lapsed   bool  // it was not, since it last answered
-	sent     int64 // stamp of the last mark sent to it
-	answered int64 // stamp of the last mark that came back; 0 if none
+	present  bool      // somebody is there
+	lapsed   bool      // it was not, since it last answered
+	left     time.Time // when it last ceased to be
+	sent     int64     // stamp of the last mark sent to it
+	answered int64     // stamp of the last mark that came back; 0 if none
 }
 
-func (s *server) leave() { s.present, s.lapsed = false, true }
+func (s *server) leave() {
+	if s.present {
+		s.left = time.Now()
+	}
+	s.present, s.lapsed = false, true
+}
 
 func newCluster(b *Broker) *cluster {
 	return &cluster{
@@ -392,6 +398,47 @@ func (c *cluster) answers(stamp int64, again, enough bool) (own bool, missing in
 		}
 	}
 	return own, missing, unsent, c.changed
+}
+
+// intact reports whether every server where somebody was since a time has been within reach, as far as can
+// be told after a message to each, or a while without an answer. On a single server it always is.
+func (c *cluster) intact(e epoch, since time.Time, closed <-chan struct{}) bool {
+	if !c.isClustered() {
+		return true
+	}
+	c.mu.Lock()
+	stamp := c.nowLocked()
+	c.mu.Unlock()
+	patience := time.NewTimer(joinPatience)
+	defer patience.Stop()
+	for waiting := true; waiting; {
+		_, missing, unsent, changed := c.answers(stamp, false, false)
+		if missing == 0 {
+			break
+		}
+		for _, id := range unsent {
+			if c.conn.PublishRequest(c.hello+"."+id, c.reply(stamp, "."+id), nil) != nil {
+				return false
+			}
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			waiting = false
+		case <-e.down:
+			return false
+		case <-closed:
+			return false
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.servers {
+		if !s.left.Before(since) {
+			return false
+		}
+	}
+	return true
 }
 
 // loop answers the others, and reads their answers, until gone.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	natsio "github.com/nats-io/nats.go"
 
@@ -20,21 +18,33 @@ var (
 	errCut      = errors.New("nats: the connection was replaced")
 )
 
-// pump moves messages from nats.go to the backlog.
+// pump moves messages from nats.go to the backlog, and puts lost before each that may be the first after
+// something was dropped.
 func (r *run) pump() {
+	doubtful := 0 // messages
 	for {
 		select {
 		case m := <-r.in:
 			if len(r.in) >= cap(r.in)-1 {
-				// It was full, or nearly, and only we take from it: nats.go may have dropped something.
+				// It was full, or nearly, and only we take from it: nats.go may have dropped something
+				// that came after all that is in it.
 				r.gaps.open(r.pulse.Time(r.pulse.Last()), "", errOverflow)
+				doubtful = cap(r.in) + 1
 			}
-			isBeat := m.Subject == r.subject
-			if isBeat {
+			if doubtful > 0 {
+				doubtful--
+				r.backlog.put(r.lost, true)
+			}
+			isOurs := m.Subject == r.subject || m == r.replaced
+			if isOurs {
 				r.see(m.Data)
 			}
-			if !r.backlog.put(m, isBeat) {
+			if isQuestion(m.Reply) {
+				continue // it is for the server
+			}
+			if !r.backlog.put(m, isOurs) {
 				r.overflow(m)
+				doubtful = max(doubtful, 1) // it may have been a cancellation
 			}
 		case <-r.done:
 			return
@@ -58,8 +68,8 @@ func (r *run) overflow(m *natsio.Msg) {
 // burst is the number of messages that are acknowledged together, at most.
 const burst = 256
 
-// feed moves messages from the backlog to the dispatcher, and acknowledges them. The acknowledgement
-// goes first: a message that was delivered has been counted.
+// feed acknowledges the messages of the backlog, and moves them to the dispatcher when the server has the
+// acknowledgements: a message that was delivered has been counted.
 func (r *run) feed() {
 	var msgs []*natsio.Msg
 	for {
@@ -83,55 +93,110 @@ func (r *run) feed() {
 	}
 }
 
-// taken is a message on its way to the dispatcher.
-type taken struct {
-	m broker.Message
-	s *subscription
-}
-
-// pass acknowledges a few messages and puts them. A false says that Run is over.
+// pass takes a few messages from the backlog. A false says that Run is over.
 func (r *run) pass(msgs []*natsio.Msg) bool {
-	good := r.passing[:0]
-	bytes := 0
+	aw := &r.awaiting
+	aw.begin()
+	bytes := 0 // of what is not kept
 	for _, m := range msgs {
-		bytes += cost(m)
-		if m.Subject == r.subject {
-			r.back(m.Data)
-			continue
+		kept := false
+		switch {
+		case m.Subject == r.subject:
+			if mark, ok := markOf(m.Data); !ok {
+				r.back(m.Data)
+			} else if !r.confirmed(mark) {
+				return false
+			}
+		case m == r.replaced:
+			r.drop(errCut)
+		case m == r.lost:
+			r.drop(errOverflow)
+		default:
+			kept = r.take(m)
 		}
-		if isQuestion(m.Reply) {
-			continue
-		}
-		s := r.b.interest.lookup(m.Subject)
-		if s == nil || !s.live.Load() {
-			continue
-		}
-		data, ok := r.dataOf(m, s)
-		if !ok {
-			continue
-		}
-		if stamp := r.pulse.Last(); !r.pulse.Fresh(stamp) {
-			r.stale(stamp)
-			continue
-		}
-		r.acks.add(m.Reply)
-		good = append(good, taken{broker.Message{Subject: s.subject, Data: data}, s})
-	}
-	if !r.acks.flush() {
-		// The connection is gone. Who has published will hear that nobody was here.
-		r.gaps.open(r.pulse.Time(r.pulse.Last()), "", errCut)
-		clear(good)
-		good = good[:0]
-	}
-	for _, t := range good {
-		if !r.out.Put(r.session, t.m, &t.s.live) {
-			return false
+		if !kept {
+			bytes += cost(m)
 		}
 	}
 	r.backlog.done(bytes)
-	clear(good)
-	r.passing = good
+	if !r.acks.flush() || !aw.mark(r.b.conn, r.subject) {
+		// The connection is gone. Who has published will hear that nobody was here, or nothing.
+		r.drop(errCut)
+	}
 	return true
+}
+
+// take acknowledges a message, and keeps it if it is to be delivered. A message that came for a
+// subscription which has ended since is acknowledged too: the node was counted in when the server passed
+// it on.
+func (r *run) take(m *natsio.Msg) (kept bool) {
+	if reply, ok := cancelled(m.Reply); ok {
+		if !r.awaiting.cancel(reply) {
+			r.drop(errCancelled)
+		}
+		return false
+	}
+	s := r.b.interest.lookup(m.Subject)
+	if s == nil || s.sub != m.Sub || !s.live.Load() {
+		r.acks.add(m.Reply)
+		return false
+	}
+	data, ok := r.dataOf(m, s)
+	if !ok {
+		return false
+	}
+	stamp := r.pulse.Last()
+	if !r.pulse.Fresh(stamp) {
+		r.stale(stamp)
+		return false
+	}
+	r.acks.add(m.Reply)
+	r.awaiting.add(taken{broker.Message{Subject: s.subject, Data: data}, s, m.Reply, stamp, cost(m)})
+	return true
+}
+
+// confirmed puts the messages whose acknowledgements are with the server, up to a mark. A false says that
+// Run is over.
+func (r *run) confirmed(mark uint64) bool {
+	for {
+		g, ok := r.awaiting.next(mark)
+		if !ok {
+			return true
+		}
+		bytes := 0
+		for i := range g {
+			t := &g[i]
+			bytes += t.cost
+			switch {
+			case r.awaiting.isCancelled(t.reply):
+				r.gaps.open(r.pulse.Time(t.stamp), t.m.Subject, errCancelled)
+			case !r.pulse.Fresh(t.stamp):
+				r.stale(t.stamp)
+			case !r.out.Put(r.session, t.m, &t.s.live):
+				return false
+			}
+		}
+		r.backlog.done(bytes)
+		r.awaiting.release(g)
+	}
+}
+
+// drop drops what awaits confirmation, into a gap.
+func (r *run) drop(cause error) {
+	r.acks.drop()
+	for {
+		g, ok := r.awaiting.next(noMark)
+		if !ok {
+			return
+		}
+		bytes := 0
+		for i := range g {
+			bytes += g[i].cost
+		}
+		r.gaps.open(r.pulse.Time(g[0].stamp), "", cause) // the first is the oldest
+		r.backlog.done(bytes)
+		r.awaiting.release(g)
+	}
 }
 
 // dataOf returns what was published, unless it was published on another subject with the same hash.
@@ -174,53 +239,3 @@ func (r *run) back(data []byte) {
 	default:
 	}
 }
-
-// backlog is the queue between pump and feed, bounded by bytes.
-type backlog struct {
-	max  int64
-	held atomic.Int64  // bytes that wait, here or with feed
-	wake chan struct{} // capacity 1; there are messages
-
-	mu   sync.Mutex
-	msgs []*natsio.Msg // guarded by mu
-}
-
-func newBacklog(max int) *backlog {
-	return &backlog{max: int64(max), wake: make(chan struct{}, 1)}
-}
-
-// cost is what a message counts for: its bytes and about what nats.go needs besides.
-func cost(m *natsio.Msg) int { return len(m.Subject) + len(m.Reply) + len(m.Data) + 192 }
-
-// put reports false if there is no room. There is always room for a beat.
-func (q *backlog) put(m *natsio.Msg, isBeat bool) bool {
-	n := int64(cost(m))
-	if q.held.Load()+n > q.max && !isBeat {
-		return false
-	}
-	q.held.Add(n)
-	q.mu.Lock()
-	q.msgs = append(q.msgs, m)
-	first := len(q.msgs) == 1
-	q.mu.Unlock()
-	if first {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
-	}
-	return true
-}
-
-// take returns what waits, and takes a slice to use next.
-func (q *backlog) take(spare []*natsio.Msg) []*natsio.Msg {
-	clear(spare)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	msgs := q.msgs
-	q.msgs = spare[:0]
-	return msgs
-}
-
-// done says that feed holds so many bytes less.
-func (q *backlog) done(bytes int) { q.held.Add(-int64(bytes)) }

@@ -3,7 +3,9 @@ package nats
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,10 +88,11 @@ func linkOf(conn *natsio.Conn) (*link, error) {
 type link struct {
 	dial func(network, address string) (net.Conn, error) // immutable
 
-	mu    sync.Mutex
-	now   epoch // guarded by mu
-	wire  *wire // guarded by mu; nil before the first
-	cause error // guarded by mu; why the current one has ended
+	mu        sync.Mutex
+	now       epoch                  // guarded by mu
+	wire      *wire                  // guarded by mu; nil before the first
+	cause     error                  // guarded by mu; why the current one has ended
+	followers map[*follower]struct{} // guarded by mu
 }
 
 // epoch is the time of one network connection.
@@ -142,13 +145,42 @@ func (l *link) Dial(network, address string) (net.Conn, error) {
 	}
 	w := &wire{Conn: c, link: l}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if !l.now.ended() {
 		l.now.close()
 	}
-	l.now = epoch{n: l.now.n + 1, since: time.Now(), down: make(chan struct{}), end: new(time.Time)}
+	n := l.now.n + 1
+	l.now = epoch{n: n, since: time.Now(), down: make(chan struct{}), end: new(time.Time)}
 	l.wire, l.cause = w, nil
+	followers := slices.Collect(maps.Keys(l.followers))
+	l.mu.Unlock()
+	for _, f := range followers {
+		f.replaced(n)
+	}
 	return w, nil
+}
+
+// follower is told of each new network connection. That is between what nats.go has read from the one
+// before, all of which is in the channels of its subscriptions by then, and what it reads from the new
+// one: nats.go waits for its reading goroutine to end before it dials.
+type follower struct {
+	replaced func(n uint64) // may block for a moment
+}
+
+// follow tells f of each network connection from now on, and returns the number of the current one.
+func (l *link) follow(f *follower) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.followers == nil {
+		l.followers = make(map[*follower]struct{})
+	}
+	l.followers[f] = struct{}{}
+	return l.now.n
+}
+
+func (l *link) unfollow(f *follower) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.followers, f)
 }
 
 func (l *link) current() epoch {

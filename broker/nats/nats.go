@@ -139,9 +139,9 @@ func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
 		gone:       make(chan struct{}),
 	}
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
-	b.receipts = newReceipts(conn, l, b.lanes.Alive, b.spawn)
 	b.interest = newInterest()
 	b.cluster = newCluster(b)
+	b.receipts = newReceipts(b)
 	return b, nil
 }
 

@@ -14,84 +14,99 @@ import (
 	"tether/broker/internal/lane"
 )
 
-const (
-	// ackWait is how long a publisher waits for an acknowledgement after the server has taken the
-	// message. A receiver delivers a message at most 3 seconds after that (beat.Fresh), and
-	// acknowledges it before it delivers.
-	ackWait = 3500 * time.Millisecond
+const inboxQueue = 1 << 15 // answers that nats.go has read and we have not
 
-	// ackTick is the time between two looks at who has waited too long.
-	ackTick = 100 * time.Millisecond
-
-	// askAfter is how long a message may stay unacknowledged before its publisher asks the server
-	// whether anybody is subscribed still: whoever has unsubscribed in the meantime will not answer.
-	askAfter = 100 * time.Millisecond
-
-	maxAsked = 1024 // questions at a time
-
-	inboxQueue = 1 << 15 // answers that nats.go has read and we have not
-)
-
-// receipts reads what comes back for what we published. It has one inbox, and everything about one
-// batch of messages has the batch's number in base 36:
+// receipts reads what comes back for what we published. It has one inbox. Numbers are in base 36, whose
+// letters are small:
 //
-//	inbox.BATCH          the mark that we publish behind the batch: the server has taken all of it
+//	inbox.BATCH          the mark that we publish behind a batch: the server has taken all of it
 //	inbox.BATCH.INDEX    the reply subject of one message, for the server's "no responders"
-//	inbox.BATCH.INDEX._  the same of a question, which is an empty message that nobody delivers
+//	inbox.BATCH.INDEX._  the same of a question, and
+//	inbox.BATCH.INDEX.-  of a cancellation; see verdict
 //	inbox._              acknowledgements of receivers, as pairs of uvarints
+//	inbox.R.NUMBER       the mark of a round, which gathers acknowledgements
+//	inbox.V.NUMBER       the mark of a verdict
+//	inbox.P              a probe: the link is alive
+//
+// All that has to do with one receipt comes through this inbox on one connection, in the order in which
+// the server has sent it, and loop reads it in that order.
 type receipts struct {
-	conn  *natsio.Conn
-	link  *link
-	alive func() // tells the lanes that publishers wait for other nodes, not for the backend
-	inbox string // with the dot at its end
-	in    chan *natsio.Msg
-	wake  chan struct{}     // capacity 1; the first batch has begun to wait
-	spawn func(func()) bool // runs a goroutine that Close waits for; false after Close
-	busy  atomic.Bool       // questions are being sent
+	conn      *natsio.Conn
+	link      *link
+	alive     func()                              // tells the lanes that publishers wait for other nodes, not for the backend
+	clustered func() bool                         // cluster.isClustered
+	intact    func(e epoch, since time.Time) bool // cluster.intact
+	spawn     func(func()) bool                   // runs a goroutine that Close waits for; false after Close
+	inbox     string                              // with the dot at its end
+	in        chan *natsio.Msg                    // immutable after start
+	wake      chan struct{}                       // capacity 1; the first batch has begun to wait
+	busy      atomic.Bool                         // an inquiry is being sent
+	out       []answer                            // owned by loop; to be given
 
 	mu      sync.Mutex
 	started bool                 // guarded by mu
 	sub     *natsio.Subscription // guarded by mu; nil before start
-	last    uint64               // guarded by mu; number of the last batch
+	last    uint64               // guarded by mu; the last number given out
 	open    map[uint64]*batch    // guarded by mu; those that something is still missing of
 	waiting []*batch             // guarded by mu; for acknowledgements, by deadline
+	fresh   []ref                // guarded by mu; acknowledged, and in no round yet
+	rounds  []round              // guarded by mu; under way, by number
+	verdict *verdict             // guarded by mu; under way, or nil
 }
 
 // fate is what is known of one message.
 type fate uint8
 
 const (
-	unknown fate = iota
-	nobody       // the server said so
-	acknowledged
-	failed // not sent
+	unknown      fate = iota
+	nobody            // the server said so, and it is certain
+	absent            // our own server of a cluster says so now; see verdict
+	acknowledged      // by some nodes
+	answered          // the publisher has been told
+	failed            // not sent
 )
 
 // batch is what was sent with one mark; its other fields are guarded by receipts.mu.
 type batch struct {
 	id     uint64
+	begun  time.Time
 	marked chan struct{} // closed when the mark is back
 
 	isMarked bool
 	fates    []fate
+	nodes    []uint16       // that have acknowledged it, by message
 	wires    []string       // by message; nil until the batch is written
 	pending  []lane.Pending // by message; nil until the batch waits for acknowledgements
-	left     int            // unknown fates, while it waits
-	asked    bool
-	deadline time.Time
-	epoch    uint64
-	dropped  int // answers that nats.go had dropped when the batch was sent
+	left     int            // messages that are not answered, while it waits
+	deadline time.Time      // for acknowledgements
+	asks     int            // how often it was asked about
+	epoch    uint64         // 0 if an acknowledgement may have been lost
+	dropped  int            // answers that nats.go had dropped when the batch was sent
 }
 
-func newReceipts(conn *natsio.Conn, l *link, alive func(), spawn func(func()) bool) *receipts {
+// ref is one message of a batch.
+type ref struct {
+	b *batch
+	i int
+}
+
+// answer is what a publisher is to be told.
+type answer struct {
+	lane.Pending
+	reach broker.Reach
+}
+
+func newReceipts(b *Broker) *receipts {
 	return &receipts{
-		conn:  conn,
-		link:  l,
-		alive: alive,
-		inbox: conn.NewInbox() + ".",
-		wake:  make(chan struct{}, 1),
-		spawn: spawn,
-		open:  make(map[uint64]*batch),
+		conn:      b.conn,
+		link:      b.link,
+		alive:     b.lanes.Alive,
+		clustered: func() bool { return b.cluster.isClustered() },
+		intact:    func(e epoch, since time.Time) bool { return b.cluster.intact(e, since, b.closed) },
+		spawn:     b.spawn,
+		inbox:     b.conn.NewInbox() + ".",
+		wake:      make(chan struct{}, 1),
+		open:      make(map[uint64]*batch),
 	}
 }
 
@@ -131,12 +146,17 @@ func (r *receipts) end() {
 
 // begin opens a batch of n messages.
 func (r *receipts) begin(n int) *batch {
+	b := &batch{begun: time.Now(), marked: make(chan struct{}), fates: make([]fate, n), nodes: make([]uint16, n)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last++
-	b := &batch{id: r.last, marked: make(chan struct{}), fates: make([]fate, n), dropped: r.droppedLocked()}
+	b.id, b.dropped = r.numberLocked(), r.droppedLocked()
 	r.open[b.id] = b
 	return b
+}
+
+func (r *receipts) numberLocked() uint64 {
+	r.last++
+	return r.last
 }
 
 func (r *receipts) droppedLocked() int {
@@ -171,19 +191,35 @@ func (r *receipts) wrote(b *batch, wires []string) {
 	b.wires = wires
 }
 
-// settle answers the messages whose fate is known. If sent, the others wait for acknowledgements;
-// else the lane fails them.
-func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
+// fail says that a message of a batch was not sent.
+func (r *receipts) fail(b *batch, i int) {
 	r.mu.Lock()
-	fates := append([]fate(nil), b.fates...)
-	for i, f := range fates {
-		if f == unknown && sent {
+	defer r.mu.Unlock()
+	b.fates[i] = failed
+}
+
+// settle answers the messages whose fate is known when the mark of their batch is back. If sent, the
+// others wait for acknowledgements; else the lane fails them.
+func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
+	n := len(b.fates)
+	reach := make([]broker.Reach, n)
+	known := make([]bool, n)
+	r.mu.Lock()
+	for i, f := range b.fates {
+		switch {
+		case f == nobody:
+			known[i] = true
+		case f == acknowledged:
+			reach[i], known[i] = b.reach(i), true
+		case f == unknown && sent:
 			if b.pending == nil {
-				b.pending = make([]lane.Pending, len(fates))
+				b.pending = make([]lane.Pending, n)
 			}
 			b.pending[i] = lb.Later(i)
 			b.left++
+			continue
 		}
+		b.fates[i] = answered
 	}
 	first := false
 	if b.left > 0 {
@@ -195,12 +231,9 @@ func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
 	}
 	r.mu.Unlock()
 
-	for i, f := range fates {
-		switch f {
-		case nobody:
-			lb.Took(i, broker.Reach{})
-		case acknowledged:
-			lb.Took(i, broker.Reach{Nodes: 1, Bound: broker.AtLeast})
+	for i := range known {
+		if known[i] {
+			lb.Took(i, reach[i])
 		}
 	}
 	if first {
@@ -211,201 +244,172 @@ func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
 	}
 }
 
-// fail says that a message of a batch was not sent.
-func (r *receipts) fail(b *batch, i int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b.fates[i] = failed
+// reach is what the acknowledgements of a message say.
+func (b *batch) reach(i int) broker.Reach {
+	return broker.Reach{Nodes: int(b.nodes[i]), Bound: broker.AtLeast}
 }
 
 // loop reads the inbox until gone.
 func (r *receipts) loop(gone <-chan struct{}) {
-	tick := time.NewTicker(ackTick)
+	tick := time.NewTicker(askTick)
 	tick.Stop()
 	defer tick.Stop()
 	for {
 		select {
 		case m := <-r.in:
 			r.read(m)
+			for range len(r.in) { // nobody else takes from it
+				r.read(<-r.in)
+			}
+			r.beginRound()
 		case <-r.wake:
-			tick.Reset(ackTick)
+			tick.Reset(askTick)
 		case <-tick.C:
-			if !r.expire(time.Now()) {
+			if !r.look(time.Now()) {
 				tick.Stop()
 			}
 		case <-gone:
 			return
 		}
+		for _, a := range r.out {
+			a.Took(a.reach)
+		}
+		clear(r.out)
+		r.out = r.out[:0]
 	}
 }
 
 func (r *receipts) read(m *natsio.Msg) {
-	id, index, isReply := strings.Cut(m.Subject[len(r.inbox):], ".")
+	id, rest, isLonger := strings.Cut(m.Subject[len(r.inbox):], ".")
 	switch {
 	case id == "_":
 		r.acknowledge(m.Data)
-	case isReply:
-		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-			if i, err := strconv.ParseUint(strings.TrimSuffix(index, question), 36, 31); err == nil {
-				r.learn(id, int(i), nobody)
-			}
-		}
-	default:
-		r.marked(id)
+	case !isLonger && id == probe:
+		r.alive()
+	case !isLonger:
+		r.marked(number(id))
+	case id == roundMark:
+		r.endRound(number(rest))
+	case id == verdictMark:
+		r.alive()
+		r.judge(number(rest))
+	case len(m.Data) == 0 && m.Header.Get("Status") == "503":
+		r.noResponders(number(id), rest)
 	}
 }
 
-func (r *receipts) marked(id string) {
-	n, err := strconv.ParseUint(id, 36, 64)
+// number reads a number; 0, which is none, if there is something else.
+func number(s string) uint64 {
+	n, err := strconv.ParseUint(s, 36, 64)
 	if err != nil {
-		return
+		return 0
 	}
+	return n
+}
+
+func (r *receipts) marked(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b := r.open[n]; b != nil && !b.isMarked {
+	if b := r.open[id]; b != nil && !b.isMarked {
 		b.isMarked = true
 		close(b.marked)
 	}
 }
 
-func (r *receipts) learn(id string, i int, f fate) {
-	if n, err := strconv.ParseUint(id, 36, 64); err == nil {
-		r.set(n, i, f)
-	}
-}
-
 // acknowledge reads pairs of batch and index. What makes no sense is left out: anybody may have sent it.
 func (r *receipts) acknowledge(data []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for len(data) > 0 {
 		id, n := binary.Uvarint(data)
 		if n <= 0 {
 			return
 		}
 		i, k := binary.Uvarint(data[n:])
-		if k <= 0 || i > 1<<31 {
+		if k <= 0 {
 			return
 		}
-		r.set(id, int(i), acknowledged)
 		data = data[n+k:]
+		if b := r.open[id]; b != nil && i < uint64(len(b.fates)) {
+			r.acknowledgeLocked(ref{b, int(i)})
+		}
 	}
 }
 
-// set records the first thing that is learned of a message.
-func (r *receipts) set(id uint64, i int, f fate) {
+func (r *receipts) acknowledgeLocked(m ref) {
+	b := m.b
+	switch b.fates[m.i] {
+	case unknown, absent:
+		b.fates[m.i], b.nodes[m.i] = acknowledged, 1
+		if b.pending != nil {
+			r.fresh = append(r.fresh, m)
+		} // else settle will tell
+	case acknowledged:
+		if b.nodes[m.i] < 1<<16-1 {
+			b.nodes[m.i]++
+		}
+	}
+}
+
+// answerLocked has the publisher of a message told, once, and forgets a batch without others.
+func (r *receipts) answerLocked(m ref, reach broker.Reach) {
+	b := m.b
+	if b.pending == nil || b.fates[m.i] == answered || b.fates[m.i] == failed {
+		return
+	}
+	b.fates[m.i] = answered
+	r.out = append(r.out, answer{b.pending[m.i], reach})
+	if b.left--; b.left == 0 {
+		delete(r.open, b.id)
+	}
+}
+
+// round waits, after the first acknowledgement of a few messages, for as long as a message takes to the
+// server and back: the other nodes that took them have mostly acknowledged them by then, and are counted.
+type round struct {
+	number uint64
+	begun  time.Time
+	msgs   []ref
+}
+
+const (
+	probe       = "P"
+	roundMark   = "R"
+	verdictMark = "V"
+)
+
+// beginRound begins a round for what has been acknowledged since the last.
+func (r *receipts) beginRound() {
 	r.mu.Lock()
-	b := r.open[id]
-	if b == nil || i >= len(b.fates) || b.fates[i] != unknown {
+	if len(r.fresh) == 0 {
 		r.mu.Unlock()
 		return
 	}
-	b.fates[i] = f
-	if b.pending == nil {
-		r.mu.Unlock()
-		return // settle will tell
-	}
-	p := b.pending[i]
-	if b.left--; b.left == 0 {
-		delete(r.open, id)
-	}
+	n := r.numberLocked()
+	r.rounds = append(r.rounds, round{n, time.Now(), r.fresh})
+	r.fresh = nil
 	r.mu.Unlock()
-	if f == nobody {
-		p.Took(broker.Reach{})
-	} else {
-		p.Took(broker.Reach{Nodes: 1, Bound: broker.AtLeast})
+	if r.conn.Publish(r.inbox+roundMark+"."+strconv.FormatUint(n, 36), nil) != nil {
+		r.endRound(n)
 	}
 }
 
-// expire answers those that nobody has acknowledged in time, and reports whether others wait. Where an
-// acknowledgement may have been lost with the connection, nothing is known.
-func (r *receipts) expire(now time.Time) bool {
-	e := r.link.current()
-	up := !e.ended()
+// endRound ends the rounds up to a number.
+func (r *receipts) endRound(number uint64) {
 	r.mu.Lock()
-	dropped := r.droppedLocked()
-	var due []*batch
-	keep := r.waiting[:0]
-	for _, b := range r.waiting {
-		lost := !up || b.epoch != e.n || b.dropped != dropped
-		switch {
-		case b.left == 0:
-		case lost || now.After(b.deadline):
-			delete(r.open, b.id)
-			if lost {
-				b.epoch = 0
-			}
-			due = append(due, b)
-		default:
-			keep = append(keep, b)
-		}
+	defer r.mu.Unlock()
+	if number > r.last {
+		return
 	}
-	clear(r.waiting[len(keep):])
-	r.waiting = keep
-	more := len(keep) > 0
-	asks := r.asksLocked(now)
-	r.mu.Unlock()
-	if len(asks) > 0 && !r.spawn(func() { r.ask(asks) }) { // it may block
-		r.busy.Store(false)
+	for len(r.rounds) > 0 && r.rounds[0].number <= number {
+		r.endRoundLocked()
 	}
-
-	for _, b := range due { // ours alone: set no longer finds them
-		reach := broker.Reach{Bound: broker.Exact}
-		if b.epoch == 0 {
-			reach.Bound = broker.Unknown
-		}
-		for i, f := range b.fates {
-			if f == unknown {
-				b.pending[i].Took(reach)
-			}
-		}
-	}
-	if more {
-		r.alive()
-	}
-	return more
 }
 
-// question is the end of a question's reply subject.
-const question = "._"
-
-// ask is a question to the server: is anybody subscribed? If it says no before an acknowledgement has
-// come, no node took the message: a node acknowledges before it delivers, on the connection on which it
-// unsubscribes later.
-type ask struct{ wire, reply string }
-
-func isQuestion(reply string) bool { return strings.HasSuffix(reply, question) }
-
-// asksLocked returns questions about what has not been acknowledged for long, each once, and sets busy
-// if there are any.
-func (r *receipts) asksLocked(now time.Time) []ask {
-	if r.busy.Load() {
-		return nil // next time
+func (r *receipts) endRoundLocked() {
+	for _, m := range r.rounds[0].msgs {
+		r.answerLocked(m, m.b.reach(m.i))
 	}
-	var asks []ask
-	for _, b := range r.waiting {
-		if b.asked || b.deadline.Sub(now) > ackWait-askAfter {
-			continue
-		}
-		if len(asks) >= maxAsked {
-			break
-		}
-		b.asked = true
-		replies := r.replies(b)
-		for i, f := range b.fates {
-			if f == unknown {
-				asks = append(asks, ask{b.wires[i], replies + strconv.FormatUint(uint64(i), 36) + question})
-			}
-		}
-	}
-	r.busy.Store(len(asks) > 0)
-	return asks
-}
-
-// ask sends questions. One goroutine does at a time.
-func (r *receipts) ask(asks []ask) {
-	defer r.busy.Store(false)
-	for _, a := range asks {
-		if r.conn.PublishRequest(a.wire, a.reply, nil) != nil {
-			return // no more will be known of these than without
-		}
-	}
+	r.rounds[0] = round{}
+	r.rounds = r.rounds[1:]
 }

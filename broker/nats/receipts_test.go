@@ -6,6 +6,14 @@ import (
 	natsio "github.com/nats-io/nats.go"
 )
 
+// reading returns receipts that read and send nothing.
+func reading() *receipts {
+	return &receipts{
+		link: newLink(nil), inbox: "_INBOX.x.", open: make(map[uint64]*batch),
+		alive: func() {}, clustered: func() bool { return false },
+	}
+}
+
 // FuzzInboxTakesAnything reads what anybody may send to an inbox.
 func FuzzInboxTakesAnything(f *testing.F) {
 	f.Add("_", []byte{1, 0, 1, 1, 1, 2}, "")
@@ -17,8 +25,13 @@ func FuzzInboxTakesAnything(f *testing.F) {
 	f.Add("1.-1", []byte(nil), "503")
 	f.Add("zzzzzzzzzzzzzzzzzzz.1", []byte("x"), "503")
 	f.Add("1.0.2", []byte(nil), "503")
+	f.Add("1.0._", []byte(nil), "503")
+	f.Add("R.1", []byte(nil), "")
+	f.Add("R.zzzzzzzzzz", []byte(nil), "")
+	f.Add("V.1", []byte(nil), "")
+	f.Add("P", []byte(nil), "")
 	f.Fuzz(func(t *testing.T, tail string, data []byte, status string) {
-		r := &receipts{inbox: "_INBOX.x.", open: make(map[uint64]*batch)}
+		r := reading()
 		b := r.begin(2)
 		for range 2 { // also twice
 			r.read(&natsio.Msg{Subject: r.inbox + tail, Data: data, Header: natsio.Header{"Status": []string{status}}})
@@ -32,7 +45,7 @@ func FuzzInboxTakesAnything(f *testing.F) {
 }
 
 func TestTheFirstThingThatIsLearnedOfAMessageCounts(t *testing.T) {
-	r := &receipts{inbox: "_INBOX.x.", open: make(map[uint64]*batch)}
+	r := reading()
 	b := r.begin(3)
 	r.read(&natsio.Msg{Subject: r.inbox + "_", Data: []byte{byte(b.id), 1, byte(b.id), 2, byte(b.id), 9, 99, 0}})
 	r.read(&natsio.Msg{Subject: r.inbox + "1.0", Header: natsio.Header{"Status": []string{"503"}}})

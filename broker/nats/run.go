@@ -30,21 +30,26 @@ const (
 //
 //	nats.go -> in -> pump -> backlog -> feed -> dispatcher -> Handler.Deliver
 //
-// pump never blocks, so that nats.go never drops; feed waits for Deliver.
+// pump never blocks, so that nats.go never drops; feed waits for Deliver. Marks, of acknowledgements, go
+// the same way up to feed.
 type run struct {
 	b       *Broker
 	h       broker.Handler
-	subject string // of our beats
+	subject string // of our beats and marks
 
-	in      chan *natsio.Msg
-	backlog *backlog
-	gaps    gaps
-	pulse   *beat.Pulse // of what feed has read
-	session *dispatch.Session
-	out     *dispatch.Dispatcher
-	acks    *acks
-	epoch   uint64  // owned by feed; of the last fresh beat, or of the beginning
-	passing []taken // owned by feed
+	in       chan *natsio.Msg
+	backlog  *backlog
+	gaps     gaps
+	pulse    *beat.Pulse // of what feed has read
+	session  *dispatch.Session
+	out      *dispatch.Dispatcher
+	acks     *acks
+	epoch    uint64 // owned by feed; of the last fresh beat, or of the beginning
+	awaiting awaiting
+
+	// What is put between the messages:
+	replaced *natsio.Msg // what follows is from a new connection
+	lost     *natsio.Msg // something may be missing here
 
 	seen  atomic.Int64  // stamp of the last beat that pump has seen: the link is alive
 	good  atomic.Uint64 // epoch of the last fresh beat that feed has read
@@ -81,16 +86,21 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 		backlog: newBacklog(b.maxPending),
 		pulse:   beat.NewPulse(),
 		acks:    newAcks(b.conn),
-		epoch:   b.link.current().n,
 		fresh:   make(chan struct{}, 1),
 		fatal:   make(chan error, 1),
 		done:    done,
+
+		replaced: new(natsio.Msg),
+		lost:     new(natsio.Msg),
 	}
 	r.session = &dispatch.Session{Pulse: r.pulse, Stale: r.stale, Done: done}
 	r.out = dispatch.New(h.Deliver)
 
 	var goroutines sync.WaitGroup
 	goroutines.Go(r.pump)
+	connections := &follower{r.cut}
+	r.epoch = b.link.follow(connections)
+	defer b.link.unfollow(connections)
 	goroutines.Go(r.feed)
 	goroutines.Go(r.beat)
 	b.cluster.tell(func(since time.Time, cause error) { r.gaps.open(since, "", cause) })
@@ -143,6 +153,14 @@ func (r *run) beat() {
 			r.fatal <- natsio.ErrConnectionClosed
 			<-r.done
 		}
+	}
+}
+
+// cut is told of a new connection before anything is read from it; see follower.
+func (r *run) cut(uint64) {
+	select {
+	case r.in <- r.replaced: // pump does not block
+	case <-r.done:
 	}
 }
 
