@@ -46,6 +46,8 @@ func (*extra) ID() string        { return "simulated" }
 func (*extra) Transport() string { return "websocket" }
 func (*extra) Close(hub.Reason)  {}
 
+func (*extra) Behind() (<-chan struct{}, error) { return nil, nil }
+
 func (x *extra) Send(*hub.Packet) error {
 	if !x.answered.Load() && x.answered.CompareAndSwap(false, true) {
 		x.c.connected <- struct{}{}

@@ -16,9 +16,12 @@ import (
 // sink is a connection that takes everything and keeps nothing.
 type sink struct{ taken int }
 
-func (*sink) ID() string           { return "secret" }
-func (*sink) Transport() string    { return "websocket" }
-func (*sink) Close(Reason)         {}
+func (*sink) ID() string        { return "secret" }
+func (*sink) Transport() string { return "websocket" }
+func (*sink) Close(Reason)      {}
+
+func (*sink) Behind() (<-chan struct{}, error) { return nil, nil }
+
 func (k *sink) Send(*Packet) error { k.taken++; return nil }
 
 // deaf is a broker on which nothing arrives: benchmarks deliver by hand.

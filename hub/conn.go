@@ -16,6 +16,10 @@ type Conn interface {
 	// same goroutine.
 	Send(p *Packet) error
 
+	// Behind returns no channel when less than half of the queue is in use. Otherwise the channel is closed
+	// once that is so again, or the session has ended. The error says that nothing is sent any more.
+	Behind() (<-chan struct{}, error)
+
 	// Close ends the session for the given reason once everything that was queued before has left,
 	// or the write deadline has passed. It returns at once and may be called more than once; the
 	// first reason counts. The transport calls Client.Closed when the session has ended.

@@ -163,8 +163,17 @@ func (c *Client) forgetHandshake(s *Socket) {
 type entry struct {
 	cancel   context.CancelFunc // ends the hooks' context
 	held     packets
-	answered bool // the answer to CONNECT is on its way
-	farewell bool // DISCONNECT has to follow the answer; the socket is gone already
+	over     chan struct{} // closed when the socket is connected, or gone; nil unless somebody waits for it
+	answered bool          // the answer to CONNECT is on its way
+	farewell bool          // DISCONNECT has to follow the answer; the socket is gone already
+}
+
+// end tells who waits for it that the socket is not connecting any more. It is called once e is not the
+// socket's entry any more.
+func (e *entry) end() {
+	if e.over != nil {
+		close(e.over)
+	}
 }
 
 // settle makes the socket reachable: after it, everything that is emitted to it, to everyone, and to
@@ -220,6 +229,7 @@ func (s *Socket) welcome() {
 	if s.entry != nil {
 		s.entry = nil
 		s.state.Store(stateConnected)
+		entry.end()
 	}
 	farewell := entry.farewell
 	s.mu.Unlock()

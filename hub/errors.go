@@ -19,7 +19,8 @@ var (
 	ErrDisconnected = errors.New("hub: socket is disconnected")
 
 	// ErrConnecting is returned by [Socket.EmitAck] inside a connect hook: the client answers only
-	// after it has been told that it is connected, and that waits for the hook.
+	// after it has been told that it is connected, and that waits for the hook. [Socket.Wait] returns it
+	// for the same reason.
 	ErrConnecting = errors.New("hub: socket is still connecting")
 
 	// ErrSlowConsumer says that a client reads more slowly than it is written to. Transports return

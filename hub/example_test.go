@@ -19,8 +19,11 @@ type wire struct {
 	events   chan string   // what it gets then
 }
 
-func (w *wire) ID() string              { return "engine.io session" }
-func (w *wire) Transport() string       { return "websocket" }
+func (w *wire) ID() string        { return "engine.io session" }
+func (w *wire) Transport() string { return "websocket" }
+
+func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
+
 func (w *wire) Close(reason hub.Reason) { go w.client.Closed(reason) }
 
 func (w *wire) Send(p *hub.Packet) error {

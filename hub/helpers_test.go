@@ -18,6 +18,7 @@ import (
 type wire struct {
 	client  *Client       // set before anything is sent
 	before  func(*Packet) // called before a packet is taken; nil: nothing
+	behind  chan struct{} // what Behind returns
 	packets chan *Packet  // what was sent, in order
 	ended   chan struct{} // closed when the client has been told that the connection has ended
 	tasks   sync.WaitGroup
@@ -36,6 +37,13 @@ func newWireOf(size int) *wire {
 
 func (w *wire) ID() string        { return "secret" }
 func (w *wire) Transport() string { return "websocket" }
+
+func (w *wire) Behind() (<-chan struct{}, error) {
+	if w.closedFor() != "" {
+		return nil, ErrDisconnected
+	}
+	return w.behind, nil
+}
 
 func (w *wire) Send(p *Packet) error {
 	if w.before != nil {

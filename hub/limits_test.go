@@ -181,14 +181,16 @@ func TestLimitOfHeldPackets(t *testing.T) {
 	for _, limits := range []Limits{{Held: 3}, {HeldBytes: 3 * 11}} {
 		h := alone(t, Options{Limits: limits})
 		var errs [4]error
-		emit := 3
+		emit, hooked := 3, make(chan struct{}, 2)
 		h.Of("/").OnConnect(func(_ context.Context, s *Socket) error {
 			for i := range emit {
 				errs[i] = s.Emit("e", i) // eleven bytes with the frame's header
 			}
+			hooked <- struct{}{}
 			return nil
 		})
 		p, _ := connect(t, h)
+		<-hooked
 		p.want(`42["e",0]`, `42["e",1]`, `42["e",2]`)
 		if err := errors.Join(errs[:]...); err != nil {
 			t.Errorf("at the limit: %v", err)
@@ -197,6 +199,7 @@ func TestLimitOfHeldPackets(t *testing.T) {
 		p = dial(t, h)
 		p.say("0")
 		<-p.ended
+		<-hooked
 		if !errors.Is(errs[3], ErrSlowConsumer) || p.closedFor() != ReasonServerClose {
 			t.Errorf("past the limit: %v, closed for %q", errs[3], p.closedFor())
 		}

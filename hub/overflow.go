@@ -1,6 +1,9 @@
 package hub
 
-import "slices"
+import (
+	"context"
+	"slices"
+)
 
 // Overflow says what becomes of an event for a client whose queue is full. It is the event's own: no
 // other event, whatever its policy, can have one dropped that was not emitted to be. Answers, and
@@ -47,6 +50,56 @@ func (t *Terms) check() error {
 		return ErrTerms
 	}
 	return nil
+}
+
+// Wait returns once less than half of the queue of the client's connection is in use, which is at once
+// for a client that keeps up. A handler that has much to say to one client calls it before each event, or
+// now and then, instead of being cut off: an event of half of transport.Options.QueueBytes has room then,
+// if nobody else emits to the client meanwhile. The error is the context's, ErrDisconnected, or, in a
+// connect hook, ErrConnecting: what a hook emits leaves when it has returned, and half of what may be
+// held until then, Limits.Held and HeldBytes, is in use.
+func (s *Socket) Wait(ctx context.Context) error {
+	for {
+		behind, err := s.behind(ctx)
+		if behind == nil {
+			return err
+		}
+		select {
+		case <-behind:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// behind returns what is to be waited for before the socket is looked at again, if anything.
+func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
+	s.mu.Lock()
+	entry := s.entry
+	switch {
+	case s.state.Load() == stateGone:
+		s.mu.Unlock()
+		return nil, ErrDisconnected
+	case entry == nil:
+		s.mu.Unlock()
+		behind, err := s.conn.Behind()
+		if err != nil {
+			err = ErrDisconnected
+		}
+		return behind, err
+	}
+	defer s.mu.Unlock()
+	if s.state.Load() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
+		limits := &s.client.hub.options.Limits
+		if 2*len(entry.held.list) >= limits.Held || 2*entry.held.bytes >= limits.HeldBytes {
+			return nil, ErrConnecting
+		}
+		return nil, nil
+	}
+	if entry.over == nil {
+		entry.over = make(chan struct{})
+	}
+	return entry.over, nil
 }
 
 // Sender emits events to one socket of this node on terms that [Socket.Emit] does not have. It is a

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"tether/broker"
 	"tether/broker/memory"
@@ -203,4 +204,60 @@ func TestTermsCountWhileASocketIsConnecting(t *testing.T) {
 	if got := p.closedFor(); got != ReasonServerClose {
 		t.Errorf("closed for %q", got)
 	}
+}
+
+func TestWaitReturnsWhenThereIsRoom(t *testing.T) {
+	h := alone(t, Options{})
+	p, s := connect(t, h)
+	if err := s.Wait(t.Context()); err != nil { // nothing to wait for
+		t.Error(err)
+	}
+	behind := make(chan struct{})
+	p.behind = behind
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	waited := make(chan error)
+	go func() { waited <- s.Wait(context.Background()) }()
+	select {
+	case err := <-waited:
+		t.Fatalf("did not wait: %v", err)
+	case <-time.After(time.Millisecond):
+	}
+	p.end(ReasonTransportClose) // a transport closes the channel then
+	close(behind)
+	if err := <-waited; !errors.Is(err, ErrDisconnected) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Wait(t.Context()); !errors.Is(err, ErrDisconnected) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestWaitWhileASocketIsConnecting waits in the hook, and beside it.
+func TestWaitWhileASocketIsConnecting(t *testing.T) {
+	h := alone(t, Options{Limits: Limits{Held: 4}})
+	inHook, beside := make(chan error, 3), make(chan error)
+	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
+		for range 3 { // up to half, and past it
+			inHook <- s.Wait(ctx)
+			s.Emit("e")
+		}
+		go func() { beside <- s.Wait(context.Background()) }()
+		return nil
+	})
+	p, s := connect(t, h)
+	for i, want := range []error{nil, nil, ErrConnecting} {
+		if err := <-inHook; !errors.Is(err, want) {
+			t.Errorf("event %d: %v, want %v", i, err, want)
+		}
+	}
+	if err := <-beside; err != nil {
+		t.Error(err)
+	}
+	p.want(`42["e"]`, `42["e"]`, `42["e"]`)
+	s.Disconnect(true)
+	<-p.ended
 }

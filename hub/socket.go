@@ -346,7 +346,9 @@ func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
 	}
 	s.state.Store(stateGone)
 	var acks *acks
-	entry, s.entry = s.entry, nil
+	if entry, s.entry = s.entry, nil; entry != nil {
+		entry.end()
+	}
 	acks, s.acks = s.acks, nil
 	s.mu.Unlock()
 

@@ -50,6 +50,7 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		w.packets = append(w.packets, s.queue.pop(s.h))
 		gathered += size
 	}
+	s.roomLocked()
 	r.final = s.state == stateClosing && s.queue.empty()
 	if len(w.buf) == 0 && len(w.packets) == 0 && !r.final {
 		s.writing = false

@@ -2,10 +2,12 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -400,4 +402,112 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// TestWhoWaitsForRoomIsTold fills a queue to a byte less than half, and half, and has the client read.
+func TestWhoWaitsForRoomIsTold(t *testing.T) {
+	for _, transport := range []string{Polling, WebSocket} {
+		s := serve(t, Options{QueueBytes: 2000, WriteTimeout: wait})
+		connect := func() (next func() string, e *echo) {
+			if transport == Polling {
+				next = s.stuckPolling()
+			} else {
+				next = s.stuckWebSocket()
+			}
+			e = s.session()
+			fly(t, e)
+			return next, e
+		}
+		next, e := connect()
+		behind := func(want bool) <-chan struct{} {
+			t.Helper()
+			c, err := e.c.Behind()
+			if err != nil || (c != nil) != want {
+				t.Fatalf("%s: behind is %v, %v; want %v", transport, c != nil, err, want)
+			}
+			return c
+		}
+		behind(false)
+		e.c.Send(termed("a", 999, hub.Terms{}))
+		behind(false)
+		e.c.Send(termed("b", 7, hub.Terms{}))
+		told := []<-chan struct{}{behind(true), behind(true)}
+		next()
+		next()
+		for _, c := range told {
+			receive(t, c)
+		}
+		behind(false)
+
+		for name, end := range map[string]func(){
+			"Close": func() { e.c.Close(hub.ReasonServerDisconnect) },
+			"slow":  func() { e.c.Send(termed("past", 1500, hub.Terms{})) },
+			"fail":  func() { e.c.(*session).fail(hub.ReasonTransportError) },
+		} {
+			_, e = connect()
+			e.c.Send(termed("a", 1000, hub.Terms{}))
+			c := behind(true)
+			end()
+			receive(t, c)
+			if _, err := e.c.Behind(); err == nil {
+				t.Errorf("%s, %s: nothing says that it has ended", transport, name)
+			}
+		}
+	}
+}
+
+// TestAHandlerThatWaitsIsNotCutOff has one emit a hundred times what the queue holds, in events of half of
+// it, to a client that reads slowly.
+func TestAHandlerThatWaitsIsNotCutOff(t *testing.T) {
+	const events, size = 200, 8 << 10
+	h := running(t, memory.NewBus().Broker())
+	ended := make(chan error, 1)
+	h.Of("/").On("go", func(ctx context.Context, s *hub.Socket, _ *hub.Message) error {
+		big := strings.Repeat("x", size-100)
+		for i := range events {
+			if err := s.Wait(ctx); err != nil {
+				ended <- err
+				return nil
+			}
+			if err := s.Emit("e", i, big); err != nil {
+				ended <- err
+				return nil
+			}
+		}
+		ended <- nil
+		return nil
+	})
+	s := &server{t: t}
+	s.startHandler(NewHandler(h, Options{QueueBytes: 2 * size, Epoll: os.Getenv(onEpoll) != ""}))
+	poll, ws := s.polling(), s.websocket()
+	poll.post("40")
+	if _, body := poll.get(); !strings.HasPrefix(body, `40{"sid"`) {
+		t.Fatalf("got %q", body)
+	}
+	ws.send("40")
+	if text := ws.text(); !strings.HasPrefix(text, `40{"sid"`) {
+		t.Fatalf("got %q", text)
+	}
+	poll.post(`42["go"]`)
+	for got := 0; got < events; {
+		_, body := poll.get()
+		for packet := range strings.SplitSeq(body, "\x1e") {
+			if want := fmt.Sprintf(`42["e",%d,`, got); !strings.HasPrefix(packet, want) {
+				t.Fatalf("got %.20q, want %q", packet, want)
+			}
+			got++
+		}
+	}
+	if err := receive(t, ended); err != nil {
+		t.Error(err)
+	}
+	ws.send(`42["go"]`)
+	for got := range events {
+		if text, want := ws.text(), fmt.Sprintf(`42["e",%d,`, got); !strings.HasPrefix(text, want) {
+			t.Fatalf("got %.20q, want %q", text, want)
+		}
+	}
+	if err := receive(t, ended); err != nil {
+		t.Error(err)
+	}
 }

@@ -141,6 +141,7 @@ func (s *session) takePayload() ([]byte, round) {
 			p := s.queue.pop(s.h)
 			packets = append(packets, p)
 		}
+		s.roomLocked()
 		// The close goes into a response of its own: clients look at the end of a session before they
 		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.
 		rd.final = s.state == stateClosing && len(packets) == 0

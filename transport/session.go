@@ -77,6 +77,7 @@ type session struct {
 type extra struct {
 	pongs  []byte        // frames that answer WebSocket pings and wait to be written; nil for none
 	gone   chan struct{} // closed at the end; nil unless somebody waits for it
+	room   chan struct{} // closed when there is room in the queue, or at the end; nil unless somebody waits for it
 	reason hub.Reason    // of the end; set with state
 }
 
@@ -208,6 +209,7 @@ func (s *session) Close(reason hub.Reason) {
 		return
 	}
 	s.state, s.extraLocked().reason = stateClosing, reason
+	s.roomLocked()
 	wait := s.h.o.WriteTimeout
 	if s.poll != nil && s.carrier == nil {
 		wait = pollCloseWait
@@ -235,6 +237,7 @@ func (s *session) shut(reason hub.Reason, code uint16) {
 		return
 	}
 	s.state, s.code, s.extraLocked().reason = stateClosing, code, reason
+	s.roomLocked()
 	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
 	s.kickLocked()
 	s.mu.Unlock()
@@ -273,6 +276,7 @@ func (s *session) endLocked(reason hub.Reason) ending {
 	if x.gone != nil {
 		close(x.gone)
 	}
+	s.roomLocked()
 	e := ending{s: s, carrier: s.carrier}
 	if s.poll != nil {
 		e.probe, s.poll.probe = s.poll.probe, nil

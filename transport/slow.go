@@ -50,6 +50,39 @@ func (s *session) admitLocked(p *hub.Packet, size int) (bool, ending) {
 	return false, ending{}
 }
 
+// behindLocked reports whether half of the queue or more is in use. A packet that is larger than the
+// queue is all of it, while it waits.
+func (s *session) behindLocked() bool {
+	q := &s.queue
+	return 2*q.size >= s.h.o.QueueBytes || q.first != nil && q.first.Size() > s.h.o.QueueBytes
+}
+
+// Behind implements [hub.Conn].
+func (s *session) Behind() (<-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state != stateOpen:
+		return nil, errClosed
+	case !s.behindLocked():
+		return nil, nil
+	}
+	x := s.extraLocked()
+	if x.room == nil {
+		x.room = make(chan struct{})
+	}
+	return x.room, nil
+}
+
+// roomLocked tells who waits for room in the queue that there is some, or that there will be none any
+// more.
+func (s *session) roomLocked() {
+	if x := s.extra; x != nil && x.room != nil && (s.state != stateOpen || !s.behindLocked()) {
+		close(x.room)
+		x.room = nil
+	}
+}
+
 // tooSlowLocked ends the session of a client that does not read what is sent to it.
 func (s *session) tooSlowLocked() ending {
 	s.h.slow.closed.Add(1)
