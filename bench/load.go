@@ -18,7 +18,9 @@ const loadText = `
 bench load -url URL [flags] connects many clients to any Socket.IO v4 server over WebSocket, keeps
 them for a while, and reports: handshakes, what came, how fast it came, who was thrown out. Clients
 answer heartbeats. One process has as many as its descriptors allow; more are started as needed, and
-source addresses are spread over 127.0.0.0/8, so that ports do not run short.
+source addresses are spread over 127.0.0.0/8, so that ports do not run short. With https:// each client
+costs this machine TLS and one more way through the kernel, so latencies and numbers are for comparing
+servers with TLS, not TLS with none; -slow needs http://.
 
   bench load -url http://127.0.0.1:3000 -conns 20000
   bench load -url http://127.0.0.1:3000 -auth '{"token":"{user}"}' -emit echo -rate 2000 -ack
@@ -43,7 +45,8 @@ type loadFlags struct {
 func (c cli) load(ctx context.Context, args []string) error {
 	f := c.flags("load", loadText)
 	var o loadFlags
-	f.StringVar(&o.URL, "url", "", "the server: http://HOST:PORT, with a path unless it is /socket.io/")
+	f.StringVar(&o.URL, "url", "", "the server: http://HOST:PORT or https://HOST:PORT, with a path unless it is /socket.io/")
+	f.BoolVar(&o.Insecure, "insecure", false, "with https://, believe any certificate")
 	f.BoolVar(&o.Remote, "remote", false, "allow a server that is not on a loopback address; only ever your own")
 	f.IntVar(&o.Conns, "conns", 1000, "connections")
 	f.Float64Var(&o.Rate, "ramp", 0, "new connections a second; 0: as fast as -in-flight allows")
@@ -98,7 +101,7 @@ func (c cli) drive(ctx context.Context, o loadFlags, args []string) error {
 	}
 	files := proc.Descriptors()
 	if o.perProcess <= 0 {
-		o.perProcess = max(files-500, 100)
+		o.perProcess = max((files-500)/o.Descriptors(), 100)
 	}
 	group := proc.NewGroup()
 	defer group.Close()

@@ -82,6 +82,10 @@ func prepare(fd int, from netip.AddrPort, slow bool) error {
 	if !from.IsValid() {
 		return nil
 	}
+	return bind(fd, from)
+}
+
+func bind(fd int, from netip.AddrPort) error {
 	// Without this the port is chosen at bind, where it must be unique for all destinations.
 	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 		return err

@@ -42,6 +42,10 @@ type Loop struct {
 	timers    timers
 	stop      bool
 
+	dialing context.Context // of tunnels; ends with Run
+	undial  context.CancelFunc
+	tunnels sync.WaitGroup
+
 	churning bool
 	window   [2]int64
 	emission *emission
@@ -69,6 +73,7 @@ func New(o Options) (*Loop, error) {
 		o: o, buf: make([]byte, 256<<10), rng: rand.New(rand.NewPCG(uint64(o.Run), uint64(o.First))),
 		broadcasts: map[broadcastKey]*Broadcast{}, failures: map[string]uint64{}, settled: func() {},
 	}
+	l.dialing, l.undial = context.WithCancel(context.Background())
 	var err error
 	if l.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
@@ -139,6 +144,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	for _, c := range l.conns {
 		l.dismiss(c)
 	}
+	l.undial()
+	l.tunnels.Wait()
 	l.release()
 	return nil
 }
@@ -261,7 +268,12 @@ func (l *Loop) open(c *conn, due int64) {
 	l.stats.Opened++
 	l.stats.InFlight++
 	c.state = connecting
-	fd, err := connect(l.o.address, from, c.slow)
+	fd, err := -1, error(nil)
+	if l.o.tls != nil {
+		fd, err = l.tunnel(c, from)
+	} else {
+		fd, err = connect(l.o.address, from, c.slow)
+	}
 	if err != nil {
 		l.lost(c, err.Error())
 		return

@@ -3,6 +3,10 @@ package load
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -200,12 +204,53 @@ func TestChurningClientsComeBackAndSlowOnesStopReading(t *testing.T) {
 	}
 }
 
+func TestAServerWithTLSIsReached(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: "+wsAccept+"\r\n\r\n")
+		h := &wire{Conn: c, r: rw.Reader}
+		h.greet()
+		h.text("2") // a ping, answered by an event that is counted
+		if _, pong := h.next(); pong == "3" {
+			h.text(`42["pinged"]`)
+		}
+		h.untilGone()
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // a client that does not believe it says so
+	server.StartTLS()
+	defer server.Close()
+
+	l := clients(t, Options{URL: server.URL, Insecure: true, Conns: 20})
+	grow(t, l, 20)
+	r := eventually(t, l, "all have answered a ping", func(r *Result) bool { return r.Snapshot.Events == 20 })
+	if r.Snapshot.Up != 20 || r.Snapshot.Failed != 0 {
+		t.Errorf("got %+v, failures %v", r.Snapshot, r.Failures)
+	}
+	l.Do(func() { l.lost(l.conns[0], "dropped by the test") })
+	eventually(t, l, "one has gone", func(r *Result) bool { return r.Snapshot.Closed == 1 && r.Snapshot.Up == 19 })
+
+	suspicious := clients(t, Options{URL: server.URL, Conns: 1})
+	grow(t, suspicious, 1)
+	r = eventually(t, suspicious, "its certificate is not believed", func(r *Result) bool { return r.Snapshot.Failed == 1 })
+	for why := range r.Failures {
+		if !strings.Contains(why, "TLS") || !strings.Contains(why, "certificate") {
+			t.Errorf("got %q", why)
+		}
+	}
+}
+
 func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 	for _, tt := range []struct {
 		o    Options
 		want error
 	}{
-		{Options{URL: "https://127.0.0.1:1"}, ErrScheme},
+		{Options{URL: "ftp://127.0.0.1:1"}, ErrScheme},
+		{Options{URL: "https://127.0.0.1:1"}, nil},
 		{Options{URL: "http://192.0.2.1:1"}, ErrRemote},
 		{Options{URL: "http://192.0.2.1:1", Remote: true}, nil},
 		{Options{URL: "http://[::1]:1/x/"}, nil},
@@ -214,7 +259,7 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 			t.Errorf("Resolve(%+v) = %v, want %v", tt.o, err, tt.want)
 		}
 	}
-	for _, o := range []Options{{}, {URL: "nothing"}, {URL: "http://127.0.0.1:x"}, {URL: "http://127.0.0.1:1", Auth: "{"}, {URL: "http://127.0.0.1:1", Conns: -1}} {
+	for _, o := range []Options{{}, {URL: "nothing"}, {URL: "http://127.0.0.1:x"}, {URL: "http://127.0.0.1:1", Auth: "{"}, {URL: "http://127.0.0.1:1", Conns: -1}, {URL: "https://127.0.0.1:1", SlowEvery: 2}} {
 		if _, err := o.Resolve(); err == nil {
 			t.Errorf("Resolve(%+v) accepts it", o)
 		}

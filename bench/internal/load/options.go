@@ -4,6 +4,8 @@
 package load
 
 import (
+	"cmp"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +19,9 @@ import (
 
 // Options say what the clients of one process do. [Options.Resolve] fills in the defaults.
 type Options struct {
-	URL    string `json:"url"`              // of the server: http://HOST:PORT, and a path unless it is /socket.io/
-	Remote bool   `json:"remote,omitempty"` // allow a server that is not on a loopback address
+	URL      string `json:"url"`                // of the server: http://HOST:PORT or https://HOST:PORT, and a path unless it is /socket.io/
+	Remote   bool   `json:"remote,omitempty"`   // allow a server that is not on a loopback address
+	Insecure bool   `json:"insecure,omitempty"` // believe any certificate
 
 	Conns int    `json:"conns"`           // connections of this process
 	First int    `json:"first,omitempty"` // number of the first connection's user
@@ -42,12 +45,13 @@ type Options struct {
 	host    string
 	path    string
 	address netip.AddrPort
+	tls     *tls.Config // nil without TLS
 }
 
 // Errors of [Options.Resolve].
 var (
 	ErrRemote = errors.New("the server is not on a loopback address; -remote allows that, and only use it on machines that are yours")
-	ErrScheme = errors.New("the URL must begin with http:// (the generator speaks no TLS)")
+	ErrScheme = errors.New("the URL must begin with http:// or https://")
 )
 
 // Resolve checks o, fills in the defaults and finds the address of the server.
@@ -56,14 +60,23 @@ func (o Options) Resolve() (Options, error) {
 	if err != nil || u.Host == "" {
 		return o, fmt.Errorf("load: %q is no URL of a server", o.URL)
 	}
-	if u.Scheme != "http" && u.Scheme != "ws" {
+	port := "80"
+	switch u.Scheme {
+	case "http", "ws":
+	case "https", "wss":
+		port = "443"
+		o.tls = &tls.Config{ServerName: u.Hostname(), InsecureSkipVerify: o.Insecure}
+		if o.SlowEvery > 0 {
+			return o, errors.New("load: clients that stop reading need http://, because something else reads for them with TLS")
+		}
+	default:
 		return o, fmt.Errorf("load: %w", ErrScheme)
 	}
 	o.host, o.path = u.Host, u.Path
 	if o.path == "" || o.path == "/" {
 		o.path = "/socket.io/"
 	}
-	if o.address, err = lookup(u.Hostname(), u.Port()); err != nil {
+	if o.address, err = lookup(u.Hostname(), cmp.Or(u.Port(), port)); err != nil {
 		return o, fmt.Errorf("load: %w", err)
 	}
 	if !o.address.Addr().IsLoopback() && !o.Remote {
@@ -108,9 +121,6 @@ func orDuration(d, other time.Duration) time.Duration {
 
 // lookup prefers IPv4, because a whole network of it is loopback.
 func lookup(host, port string) (netip.AddrPort, error) {
-	if port == "" {
-		port = "80"
-	}
 	ips, err := net.LookupIP(host)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -118,6 +128,14 @@ func lookup(host, port string) (netip.AddrPort, error) {
 	slices.SortStableFunc(ips, func(a, b net.IP) int { return len(b.To4()) - len(a.To4()) })
 	a, _ := netip.AddrFromSlice(ips[0])
 	return netip.ParseAddrPort(net.JoinHostPort(a.Unmap().String(), port))
+}
+
+// Descriptors is how many a connection needs.
+func (o Options) Descriptors() int {
+	if strings.HasPrefix(o.URL, "https:") || strings.HasPrefix(o.URL, "wss:") {
+		return 3
+	}
+	return 1
 }
 
 // user is the number of the user behind connection slot.
