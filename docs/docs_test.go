@@ -80,24 +80,46 @@ func TestTheCodeInTheGuidesIsThatOfTheExamples(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)#:"]+)(#[^)]*)?\)`)
+var (
+	link    = regexp.MustCompile(`\]\(([^)#:"]*)(?:#([^)]*))?\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	unfit   = regexp.MustCompile(`[^\pL\pN\- ]`)
+)
 
-func TestLinksLeadToFiles(t *testing.T) {
+// anchors are the names that the headings of a page have in links.
+func anchors(page string) []string {
+	var names []string
+	for _, h := range heading.FindAllStringSubmatch(page, -1) {
+		names = append(names, strings.ReplaceAll(unfit.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
+	}
+	return names
+}
+
+func TestLinksLeadToFilesAndHeadings(t *testing.T) {
 	pages, err := filepath.Glob("*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(pages, "../README.md", "../DESIGN.md") {
+	pages = append(pages, "../README.md", "../DESIGN.md", "../CHANGELOG.md", "../bench/README.md", "../examples/server/README.md")
+	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, l := range link.FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(l[1], "://") {
+			target := page
+			if l[1] != "" {
+				target = filepath.Join(filepath.Dir(page), l[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: link to %s: %v", page, l[1], err)
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(page), l[1])); err != nil {
-				t.Errorf("%s: link to %s: %v", page, l[1], err)
+			if l[2] == "" {
+				continue
+			}
+			if text, err := os.ReadFile(target); err != nil || !slices.Contains(anchors(string(text)), l[2]) {
+				t.Errorf("%s: link to %s: no heading is called #%s (%v)", page, l[1], l[2], err)
 			}
 		}
 	}
