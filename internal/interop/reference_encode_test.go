@@ -19,6 +19,8 @@ type wire struct{ packets chan *hub.Packet }
 func (w *wire) ID() string        { return "secret" }
 func (w *wire) Transport() string { return "websocket" }
 func (w *wire) Close(hub.Reason)  {}
+
+func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 func (w *wire) Send(p *hub.Packet) error {
 	w.packets <- p
 	return nil
