@@ -2,6 +2,7 @@ package soak
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,7 +30,10 @@ import (
 // A node in a process of its own, which can be frozen and killed: this test binary, told by its
 // environment to be one. It writes one JSON object a line and ends with its standard input.
 
-const childEnv = "TETHER_SOAK_NODE"
+const (
+	childEnv  = "TETHER_SOAK_NODE"   // the URL of its broker
+	listenEnv = "TETHER_SOAK_LISTEN" // where it listens. Default: a loopback port
+)
 
 // report is a line of a child's.
 type report struct {
@@ -75,7 +79,7 @@ func serveChild(brokerURL string) error {
 	handler := transport.NewHandler(h, transport.Options{Logger: slog.New(slog.DiscardHandler)})
 	server := transport.NewServer("", handler)
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", cmp.Or(os.Getenv(listenEnv), "127.0.0.1:0"))
 	if err != nil {
 		return err
 	}
@@ -109,8 +113,15 @@ func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string) *chil
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{cmd: exec.Command(exe), done: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), childEnv+"="+brokerURL)
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+brokerURL)
+	return runChild(t, book, name, cmd, func(io.Writer) {})
+}
+
+// runChild starts a node by a command of the caller's; prepare is called when it runs.
+func runChild(t *testing.T, book *ledger.Ledger, name string, cmd *exec.Cmd, prepare func(stdin io.Writer)) *child {
+	t.Helper()
+	c := &child{cmd: cmd, done: make(chan struct{})}
 	c.cmd.Stderr = os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
@@ -124,6 +135,7 @@ func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string) *chil
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	prepare(in)
 	addr := make(chan string, 1)
 	go func() { // the cleanup waits for it
 		defer close(c.done)
