@@ -12,10 +12,10 @@ import (
 
 // wholeFrames cuts in behind the last frame that is whole, up to the first that breaks a rule, which
 // stays. It reports whether there was such a one.
-func wholeFrames(in []byte, max int) (frames []byte, broken bool) {
+func wholeFrames(in []byte, max int, compression bool) (frames []byte, broken bool) {
 	var check frameCheck
 	for at := 0; ; {
-		f, ok, err := check.next(in[at:], max, false)
+		f, ok, err := check.next(in[at:], max, compression)
 		switch {
 		case err != nil:
 			return in, true
@@ -43,9 +43,13 @@ type outcome struct {
 }
 
 // converse sends in, in pieces of step bytes, and reads until the end.
-func converse(t *testing.T, s *server, in []byte, step int) (o outcome) {
+func converse(t *testing.T, s *server, in []byte, step int, compression bool) (o outcome) {
 	s = s.with(t)
-	c := s.upgrade("EIO=4&transport=websocket", "")
+	var header []string
+	if compression {
+		header = []string{"Sec-WebSocket-Extensions: permessage-deflate"}
+	}
+	c := s.upgrade("EIO=4&transport=websocket", "", header...)
 	c.text()
 	e := s.session()
 	go func() {
@@ -62,6 +66,9 @@ func converse(t *testing.T, s *server, in []byte, step int) (o outcome) {
 				t.Errorf("the connection ended with %v", err)
 			}
 			break
+		}
+		if compression {
+			first &^= bitRSV1
 		}
 		switch first {
 		case bitFin | opText, bitFin | opBinary:
@@ -96,23 +103,27 @@ func FuzzCarriersAgree(f *testing.F) {
 		frameBytes(bitFin|opText, "2"),
 		frameBytes(bitFin|opText, "4"+string(make([]byte, 4000))) + frameBytes(bitFin|opText, "4x"),
 	} {
-		f.Add([]byte(seed), uint16(0))
-		f.Add([]byte(seed), uint16(6))
-		f.Add([]byte(seed), uint16(5000))
+		f.Add([]byte(seed), uint16(0), false)
+		f.Add([]byte(seed), uint16(6), true)
+		f.Add([]byte(seed), uint16(5000), false)
 	}
-	portable := serve(f, Options{MaxPayload: 4096})
-	ours := serve(f, Options{MaxPayload: 4096, Epoll: true})
+	for _, seed := range []string{"\xf2\x48\xcd\xc9\xc9\x07\x00", "\xf3\x48\xcd\xc9\xc9\x07\x00\x00", "\x00", "", "\xff\xff", string(squeeze(f, make([]byte, 5000)))} {
+		f.Add([]byte(frameBytes(bitFin|bitRSV1|opBinary, seed)), uint16(2), true)
+		f.Add([]byte(inFragments(bitRSV1|opText, seed, 2)+text("4x")), uint16(0), true)
+	}
+	portable := serve(f, Options{MaxPayload: 4096, Compress: true})
+	ours := serve(f, Options{MaxPayload: 4096, Compress: true, Epoll: true})
 	portable.h.o.Epoll = false // whatever the environment says
-	f.Fuzz(func(t *testing.T, in []byte, step uint16) {
+	f.Fuzz(func(t *testing.T, in []byte, step uint16, compression bool) {
 		if len(in) > 16<<10 || len(in)/(int(step)+1) > 500 {
 			return
 		}
-		in, broken := wholeFrames(in, 4096)
+		in, broken := wholeFrames(in, 4096, compression)
 		if !broken {
 			in = append(slices.Clone(in), clientFrame(bitFin|opClose, []byte{0x03, 0xe8})...)
 		}
-		want := converse(t, portable, in, int(step)+1)
-		got := converse(t, ours, in, int(step)+1)
+		want := converse(t, portable, in, int(step)+1, compression)
+		got := converse(t, ours, in, int(step)+1, compression)
 		if !slices.Equal(got.messages, want.messages) || got.code != want.code || got.reason != want.reason {
 			t.Errorf("epoll: %.200q; portable: %.200q", []any{got.messages, got.code, got.reason}, []any{want.messages, want.code, want.reason})
 		}

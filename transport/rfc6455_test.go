@@ -404,6 +404,7 @@ func TestRFC6455(t *testing.T) {
 			})
 		}
 		wantGone(t, s, open)
+		t.Logf("figure: %d cases", len(open))
 	})
 }
 

@@ -110,6 +110,7 @@ func TestRFC7692(t *testing.T) {
 			open = append(open, c.run(t, s, "permessage-deflate; client_max_window_bits")...)
 		}
 		wantGone(t, s, open)
+		t.Logf("figure: %d cases", len(open))
 	})
 }
 
@@ -177,5 +178,6 @@ func TestOffersOfRFC7692(t *testing.T) {
 			open = append(open, c.run(t, s, offer)...)
 		}
 		wantGone(t, s, open)
+		t.Logf("figure: %d offers", len(open))
 	})
 }
