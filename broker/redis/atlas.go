@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 const (
 	refreshTime = time.Second           // between two looks at who serves what
+	staleTime   = 3 * refreshTime / 2   // after which Publish waits for a look
 	doubtTime   = 50 * time.Millisecond // likewise, at least, when there is reason for doubt
 	retireTime  = 5 * time.Second       // how long a shard without partitions is kept
 	backTime    = 10 * time.Second      // after which answers that are older than the last are believed
@@ -54,18 +56,22 @@ type atlas struct {
 	poke  func()           // immutable; called after every change
 	guide *server          // immutable; to dial what is no shard
 
-	view  atomic.Pointer[view]
-	asked atomic.Int64 // when the last refresh began, ns since base
+	view  atomic.Pointer[view] // where messages are published
+	place atomic.Pointer[view] // where subjects are subscribed
+	asked atomic.Int64         // when the last refresh began, ns since base
 	base  time.Time
+	trust trust
 
 	mu     sync.Mutex
-	shards map[string]*shard     // guarded by mu; by address
-	others []string              // guarded by mu; replicas and all else that was seen
-	epoch  int64                 // guarded by mu; of view
-	fresh  time.Time             // guarded by mu; when an answer with this epoch, or a later one, came
-	hinted [partitions]time.Time // guarded by mu; when a redirection was believed
-	asking chan struct{}         // guarded by mu; closed when the refresh in progress is over; nil: none is
-	err    error                 // guarded by mu; of the last refresh
+	shards map[string]*shard         // guarded by mu; by address
+	others []string                  // guarded by mu; replicas and all else that was seen
+	epoch  int64                     // guarded by mu; of view
+	fresh  time.Time                 // guarded by mu; when an answer with this epoch, or a later one, came
+	hinted [partitions]time.Time     // guarded by mu; when a redirection was believed
+	losses [partitions]time.Duration // guarded by mu; when the owner said that it is none any more
+	asking chan struct{}             // guarded by mu; closed when the refresh in progress is over; nil: none is
+	again  bool                      // guarded by mu; there is to be one more
+	err    error                     // guarded by mu; of the last refresh
 }
 
 func newAtlas(l *life, t target, o Options, tab *table, poke func()) *atlas {
@@ -73,15 +79,23 @@ func newAtlas(l *life, t target, o Options, tab *table, poke func()) *atlas {
 		life: l, opts: t.opts, o: o, table: tab, seeds: t.seeds, poke: poke,
 		base: time.Now(), shards: make(map[string]*shard),
 	}
+	a.trust.clock = a.clock
 	a.guide = newServer(l, t.opts, o, tab.wire)
 	return a
 }
 
-// await returns who serves what, after waiting for the first answer.
+// clock is the time since base.
+func (a *atlas) clock() time.Duration { return time.Since(a.base) }
+
+// await returns who serves what, after waiting for the first answer, and after a pause for a new one: what
+// is no longer known to be true would make receipts uncertain.
 func (a *atlas) await(ctx context.Context, patience time.Duration) (*view, error) {
 	if v := a.view.Load(); v != nil {
-		a.refreshIfDue()
-		return v, nil
+		if a.clock()-time.Duration(a.asked.Load()) < staleTime {
+			a.refreshIfDue()
+			return v, nil
+		}
+		patience = min(patience, askTime)
 	}
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
@@ -105,13 +119,19 @@ func (a *atlas) await(ctx context.Context, patience time.Duration) (*view, error
 }
 
 // refreshIfDue starts a refresh if the last one is old.
-func (a *atlas) refreshIfDue() { a.refreshAfter(refreshTime) }
+func (a *atlas) refreshIfDue() {
+	if a.trust.disputed.Load() {
+		a.refreshAfter(2 * doubtTime)
+		return
+	}
+	a.refreshAfter(refreshTime)
+}
 
 // doubt starts a refresh unless one has begun just now.
 func (a *atlas) doubt() { a.refreshAfter(doubtTime) }
 
 func (a *atlas) refreshAfter(d time.Duration) {
-	if int64(time.Since(a.base))-a.asked.Load() >= int64(d) {
+	if a.clock()-time.Duration(a.asked.Load()) >= d {
 		a.refresh()
 	}
 }
@@ -124,14 +144,18 @@ func (a *atlas) refresh() <-chan struct{} {
 		return a.asking
 	}
 	done := make(chan struct{})
-	a.asked.Store(int64(time.Since(a.base)))
+	a.asked.Store(int64(a.clock()))
 	if !a.life.spawn(func() { // the life waits for it
-		a.survey()
-		a.mu.Lock()
-		a.asking = nil
-		a.mu.Unlock()
+		for again := true; again; {
+			a.survey()
+			a.mu.Lock()
+			if again, a.again = a.again, false; !again {
+				a.asking = nil
+			}
+			a.mu.Unlock()
+			a.poke()
+		}
 		close(done)
-		a.poke()
 	}) {
 		close(done)
 		return done
@@ -140,17 +164,16 @@ func (a *atlas) refresh() <-chan struct{} {
 	return done
 }
 
-// survey asks all shards, and if none answers everybody else, and believes the latest epoch.
+// survey asks all shards, and if none answers everybody else, and believes the latest epoch. Masters that
+// it hears of are asked, too, so that who thinks that he serves what others serve is known.
 func (a *atlas) survey() {
+	begin := a.clock()
 	a.mu.Lock()
-	var known []*shard
 	others := slices.Clone(a.others)
-	for _, s := range a.shards {
-		known = append(known, s)
-	}
+	known := slices.Collect(maps.Values(a.shards))
 	a.mu.Unlock()
-	charts := gather(len(known), func(i int) (*chart, error) { return a.askShard(known[i]) })
-	best, err := latest(charts)
+	answers := gather(len(known), func(i int) (*chart, error) { return a.askShard(known[i]) })
+	best, err := latest(answers)
 	if best == nil {
 		for _, seed := range a.seeds {
 			if !slices.Contains(others, seed) {
@@ -165,7 +188,33 @@ func (a *atlas) survey() {
 		a.mu.Unlock()
 		return
 	}
-	a.install(best)
+	if more := a.unasked(best, known); len(more) > 0 {
+		heard := gather(len(more), func(i int) (*chart, error) { return a.askShard(more[i]) })
+		known, answers = append(known, more...), append(answers, heard...)
+		best, _ = latest(append(heard, asked{chart: best}))
+	}
+	said := make(map[*shard]*chart)
+	for i, s := range known {
+		if c := answers[i].chart; c != nil {
+			said[s] = c
+		}
+	}
+	a.install(best, said, begin)
+}
+
+// unasked returns the masters of a chart that are not known yet.
+func (a *atlas) unasked(m *chart, known []*shard) (more []*shard) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, addr := range m.owner {
+		if addr == "" {
+			continue
+		}
+		if s := a.shardLocked(addr); !slices.Contains(known, s) && !slices.Contains(more, s) {
+			more = append(more, s)
+		}
+	}
+	return more
 }
 
 func (a *atlas) askShard(s *shard) (*chart, error) {
@@ -183,6 +232,7 @@ func (a *atlas) askShard(s *shard) (*chart, error) {
 	if err != nil {
 		s.asker.nc.Close()
 		s.asker = nil
+		s.fail()
 	}
 	return m, err
 }
@@ -198,8 +248,8 @@ func (a *atlas) askOther(addr string) (*chart, error) {
 	return c.chart()
 }
 
-// install makes a chart the view.
-func (a *atlas) install(m *chart) {
+// install makes a chart the view. said is what each shard says itself, since begin.
+func (a *atlas) install(m *chart, said map[*shard]*chart, begin time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -207,13 +257,27 @@ func (a *atlas) install(m *chart) {
 		return // from a server that is cut off from the others
 	}
 	a.epoch, a.fresh, a.err, a.others = m.epoch, now, nil, m.all
-	var v view
-	for p, addr := range m.owner {
-		if addr != "" {
-			v[p] = a.shardLocked(addr)
+	var was, where view
+	if v := a.view.Load(); v != nil {
+		was, where = *v, *a.place.Load()
+	}
+	var v, place view
+	any := false
+	for p := range v {
+		o := opinionOf(p, m, said, a.shardLocked)
+		age := a.trust.dispute(p, o)
+		any = any || age > 0
+		v[p] = o.decide(was[p], age < yieldTime)
+		place[p] = o.decide(where[p], age < yieldTime+staleTime)
+		if a.losses[p] >= begin {
+			place[p] = where[p] // the servers may have been asked before
+		}
+		if v[p] != nil && v[p] == place[p] && o.agreed(v[p]) {
+			a.trust.agree(p, begin)
 		}
 	}
-	a.showLocked(&v)
+	a.trust.disputed.Store(any)
+	a.showLocked(&v, &place)
 	for addr, s := range a.shards { // those that have had no partition for long
 		if !s.idle.IsZero() && time.Since(s.idle) > retireTime && s.session.Load() == nil && a.life.spawn(s.retire) {
 			delete(a.shards, addr)
@@ -228,8 +292,11 @@ func (a *atlas) shardLocked(addr string) *shard {
 	}
 	opts := *a.opts
 	opts.Addr = addr
-	s := &shard{server: newServer(a.life, &opts, a.o, a.table.wire), in: newInterest(a.table), addr: addr}
-	s.moved = a.moved
+	s := &shard{server: newServer(a.life, &opts, a.o, a.table.wire), in: newInterest(a.table), addr: addr, idle: time.Now()}
+	s.moved, s.certain, s.proof = a.moved, a.trust.certain, a.appendProof
+	s.doubt = func(part uint8) { a.trust.doubt(int(part)) }
+	s.lost = func(part uint8) { a.lost(s, int(part)) }
+	s.left = func(part uint8) time.Time { return a.base.Add(a.trust.left(int(part))) }
 	s.lease.sharded = true
 	s.lease.keys = func() []string {
 		at := s.span.Load()
@@ -243,16 +310,26 @@ func (a *atlas) shardLocked(addr string) *shard {
 	return s
 }
 
+// appendProof appends a command about a key in the slot of a subject.
+func (a *atlas) appendProof(dst []byte, subject string) []byte {
+	return appendCommand(dst, "ZSCORE", a.leaseKey(int(a.table.wire.partition(subject))), "")
+}
+
 // leaseKey is the key of the leases in a partition's slot.
 func (a *atlas) leaseKey(p int) string {
 	return a.o.Prefix + leaseKey + "{" + partitionTags()[p] + "}"
 }
 
-// showLocked makes v the view and tells the table.
-func (a *atlas) showLocked(v *view) {
+// showLocked makes v the view, and place where subjects go, and tells the table.
+func (a *atlas) showLocked(v, place *view) {
 	spans := make(map[*shard]*span)
 	owner := make([]*interest, partitions)
-	for p, s := range v {
+	old, where := a.view.Load(), a.place.Load()
+	for p := range v {
+		if old != nil && (old[p] != v[p] || where[p] != place[p]) {
+			a.trust.change(p)
+		}
+		s := place[p]
 		if s == nil {
 			continue
 		}
@@ -267,12 +344,13 @@ func (a *atlas) showLocked(v *view) {
 		if old, at := s.span.Swap(spans[s]), spans[s]; old != nil && at != nil && *old != *at {
 			s.lease.beWary()
 		}
-		if spans[s] != nil {
+		if spans[s] != nil || slices.Contains(v[:], s) {
 			s.idle = time.Time{}
 		} else if s.idle.IsZero() {
 			s.idle = time.Now()
 		}
 	}
+	a.place.Store(place) // first, so that whoever finds a view finds a place
 	a.view.Store(v)
 	a.table.own(owner)
 	a.poke()
@@ -290,32 +368,67 @@ func (s *shard) retire() {
 // no owner until they have been asked.
 func (a *atlas) moved(r redirection, from string) {
 	p := r.slot / (slots / partitions)
+	a.trust.doubt(p)
 	if !r.ask && partitionSlots()[p] == r.slot {
 		a.hint(p, r.addr)
 	}
 	a.doubt()
 }
 
+// lost takes the partition from a server that has ended a subscription by itself. It is not asked to take
+// it back, which it would do as a replica of the new owner, but the servers are asked who that is.
+func (a *atlas) lost(s *shard, p int) {
+	a.trust.doubt(p)
+	a.mu.Lock()
+	if a.asking != nil {
+		a.again = true
+	}
+	if v := a.view.Load(); v != nil && a.place.Load()[p] == s {
+		a.losses[p] = a.clock()
+		place := *a.place.Load()
+		place[p] = nil
+		a.showLocked(v, &place)
+	}
+	a.mu.Unlock()
+	a.refresh()
+}
+
 func (a *atlas) hint(p int, addr string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old := a.view.Load()
-	if old == nil || old[p] != nil && old[p].addr == addr {
+	if old == nil {
 		return
 	}
-	v, now := *old, time.Now()
+	v, place, now := *old, *a.place.Load(), time.Now()
+	if v[p] != nil && v[p].addr == addr && place[p] == v[p] {
+		return
+	}
 	if now.Sub(a.hinted[p]) < doubtTime {
 		v[p] = nil
 	} else {
 		v[p] = a.shardLocked(addr)
 	}
+	place[p] = v[p]
 	a.hinted[p] = now
-	a.showLocked(&v)
+	a.showLocked(&v, &place)
+}
+
+// leftBy is since when messages may have been published elsewhere that s once had.
+func (a *atlas) leftBy(s *shard) time.Time {
+	first := a.clock()
+	place := a.place.Load()
+	for p := range place {
+		if place[p] != s {
+			first = min(first, a.trust.left(p))
+		}
+	}
+	return a.base.Add(first)
 }
 
 // health says why not all partitions are served, and whether that is known.
 func (a *atlas) health() (known bool, err error) {
-	v := a.view.Load()
+	v, place := a.view.Load(), a.place.Load()
 	if v == nil {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -325,12 +438,12 @@ func (a *atlas) health() (known bool, err error) {
 		return true, unavailable(a.err)
 	}
 	known = true
-	for p, s := range v {
-		if s == nil {
+	for p, s := range place {
+		if v[p] == nil {
 			return true, unavailable(errUncovered)
 		}
-		if p > 0 && s == v[p-1] {
-			continue
+		if s == nil || p > 0 && s == place[p-1] {
+			continue // on its way from one server to another, or looked at already
 		}
 		switch h := s.health.Load(); {
 		case h == nil:

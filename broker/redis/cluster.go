@@ -217,7 +217,7 @@ func (r *run) run(ctx context.Context) {
 // connect sees to a link with every shard that has partitions, and to no other.
 func (r *run) connect(ctx context.Context) {
 	wanted := make(map[*shard]bool)
-	if v := r.c.atlas.view.Load(); v != nil {
+	if v := r.c.atlas.place.Load(); v != nil {
 		for _, s := range v {
 			if s != nil {
 				wanted[s] = true
@@ -284,7 +284,7 @@ func (r *run) depose() {
 			l.odd = time.Now()
 		case time.Since(l.odd) > 5*watchTime:
 			if session := s.session.Load(); session != nil {
-				session.failBefore(errDeposed, handover)
+				session.failFrom(errDeposed, r.c.atlas.leftBy(s))
 			}
 		}
 	}

@@ -220,17 +220,21 @@ func (in *interest) answered() error {
 	return nil
 }
 
-// lost records that the server has unsubscribed a subject by itself, or, what looks the same, has
-// confirmed what it was told: then it reports false.
-func (in *interest) lost(name []byte, o *outage) bool {
+// asked reports whether the end of a subscription, which the server has just told, is the confirmation of
+// what it was told itself.
+func (in *interest) asked(name []byte) bool {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if in.nextLocked(false, name) {
-		return false
-	}
+	return in.nextLocked(false, name)
+}
+
+// lost records that the server has unsubscribed a subject by itself.
+func (in *interest) lost(name []byte, o *outage) {
+	in.t.mu.Lock()
+	defer in.t.mu.Unlock()
 	s := in.t.subjects[string(name)]
 	if s == nil || s.at != in || !s.told {
-		return true // it is about to be unsubscribed anyway
+		return // it is about to be unsubscribed anyway
 	}
 	s.told = false
 	in.t.missLocked(s, o)
@@ -238,7 +242,6 @@ func (in *interest) lost(name []byte, o *outage) bool {
 	if !s.settled() {
 		in.t.markLocked(s)
 	}
-	return true
 }
 
 // refuse records that the server refused the next command, all of it. Of several subjects each is

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"tether/broker"
 	"tether/broker/internal/lane"
 )
 
@@ -16,14 +15,20 @@ const (
 
 // publisher is the connection of one lane. It is owned by the lane's goroutine.
 type publisher struct {
-	c      *conn     // nil: none
-	broken clientID  // the connection before, if it broke with a pipeline in flight
-	trust  int64     // server.failures when the connection was last known to work
-	found  time.Time // when it was last seen to be where the server is
+	c      *conn    // nil: none
+	broken clientID // the connection before, if it broke with a pipeline in flight
+	trust  int64    // server.failures when the connection was last known to work
 
-	away  []int            // of the pipeline in flight: messages that were redirected
-	to    []redirection    // likewise: where
-	sides map[string]*conn // to servers that messages were redirected to, by address
+	counts []counted        // of the pipeline in flight: what waits for the proof
+	away   []int            // likewise: messages that were redirected
+	to     []redirection    // likewise: where
+	sides  map[string]*conn // to servers that messages were redirected to, by address
+}
+
+// counted is message i of a batch, which n nodes took.
+type counted struct {
+	i int
+	n int64
 }
 
 // send implements lane.Options.Send.
@@ -57,11 +62,10 @@ func (s *server) prepare(p *publisher) error {
 			s.discard(p)
 		}
 	}
-	if p.c != nil && s.find != nil && time.Since(p.found) > reapTime {
+	if p.c != nil {
 		if err := s.here(p.c); err != nil {
 			s.discard(p)
 		}
-		p.found = time.Now()
 	}
 	if p.c != nil {
 		if err := s.lease.reapIfDue(p.c); err != nil {
@@ -99,25 +103,30 @@ func (s *server) discard(p *publisher) {
 // publish sends b as one pipeline and reads the answers. Messages that are redirected are left in p.away.
 func (s *server) publish(p *publisher, b *lane.Batch) error {
 	c := p.c
-	p.away, p.to = p.away[:0], p.to[:0]
+	p.away, p.to, p.counts = p.away[:0], p.to[:0], p.counts[:0]
 	c.out = c.out[:0]
 	for i := range b.Len() {
 		if err := c.send(b, i, s.wire); err != nil {
 			return err
 		}
 	}
+	if s.proof != nil {
+		c.out = s.proof(c.out, b.Message(0).Subject)
+	}
 	if err := c.flush(); err != nil {
 		return err
 	}
-	recovering := s.recovering()
 	for i := range b.Len() {
 		n, err := c.rd.integer()
 		var refused serverError
 		switch {
-		case err == nil && n == 0 && recovering:
-			b.Took(i, broker.Reach{Bound: broker.Unknown})
+		case err == nil && s.proof == nil:
+			b.Took(i, s.reach(c, b.Message(i).Subject, n))
 		case err == nil:
-			b.Took(i, broker.Reach{Nodes: int(n)})
+			p.counts = append(p.counts, counted{i, n})
+			if i%64 == 0 {
+				b.Alive()
+			}
 		case errors.As(err, &refused):
 			if r, ok := refused.redirection(c.addr); ok && s.moved != nil {
 				p.away, p.to = append(p.away, i), append(p.to, r)
@@ -125,10 +134,38 @@ func (s *server) publish(p *publisher, b *lane.Batch) error {
 			}
 			b.Fail(i, unavailable(refused))
 		default:
-			return err
+			return s.settle(p, b, err)
 		}
 	}
-	return nil
+	if s.proof == nil {
+		return nil
+	}
+	v, err := c.rd.reply()
+	if refused, ok := v.(serverError); ok && refused.code() != "NOPERM" {
+		s.disproved(refused, c.addr, b)
+	}
+	return s.settle(p, b, err)
+}
+
+// disproved takes the answer of a server that is no longer the owner of a slot where it counted.
+func (s *server) disproved(why serverError, from string, b *lane.Batch) {
+	if r, ok := why.redirection(from); ok {
+		s.moved(r, from)
+	}
+	for i := range b.Len() {
+		s.doubt(s.wire.partition(b.Message(i).Subject))
+	}
+}
+
+// settle makes receipts of what has been counted. After an error it is not known who has counted.
+func (s *server) settle(p *publisher, b *lane.Batch, err error) error {
+	if err != nil {
+		s.fail()
+	}
+	for _, k := range p.counts {
+		b.Took(k.i, s.reach(p.c, b.Message(k.i).Subject, k.n))
+	}
+	return err
 }
 
 // send appends message i to what is to be written, and writes when that is much.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"tether/broker"
 	"tether/broker/internal/lane"
 )
 
@@ -129,7 +128,7 @@ func (s *server) forward(p *publisher, b *lane.Batch, list []int, r redirection)
 		var refused serverError
 		switch {
 		case err == nil:
-			b.Took(i, broker.Reach{Nodes: int(n)})
+			b.Took(i, s.reach(c, b.Message(i).Subject, n))
 		case errors.As(err, &refused):
 			if again, ok := refused.redirection(c.addr); ok {
 				p.away, p.to = append(p.away, i), append(p.to, again)

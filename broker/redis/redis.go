@@ -5,8 +5,10 @@
 // subscribed connection, one for its lease, and up to [Options.Lanes] for publishing, all of its own:
 // the pool, the retries and the hooks of a given client are not used, only its options, so that nothing
 // is sent twice, and nothing reconnects behind the driver's back. Receipts are what PUBLISH answers,
-// and exact; but for a second after a connection has failed, when others may not have subscribed again
-// yet, a count of 0 is reported as [broker.Unknown].
+// and exact; but for four seconds after a connection has failed, when others may not have subscribed again
+// yet, a count is [broker.AtLeast], and 0 is [broker.Unknown]. Who has not come back by then counts as gone,
+// as does one whose lease has run out. A process that has just begun, and knows of no failure, takes the
+// server at its word.
 //
 // # Leases
 //
@@ -23,9 +25,12 @@
 // # Sentinel
 //
 // Every Sentinel is asked for the master, and the one that knows of the latest failover is believed:
-// before every connection, every half second while Run is running, and once a second while
-// messages are published. A server that says that it is a replica is refused. A failover is a gap of all
-// subjects, from the last beat of the old master until all is subscribed at the new one.
+// before every connection, and every half second while Run is running or messages are published. A server
+// that says that it is a replica is refused. A failover is a gap of all subjects, from the last beat of
+// the old master until all is subscribed at the new one. A master that has been replaced and lives on is
+// used for another second, so that nobody leaves it before all have heard of it; receipts are exact only
+// if most Sentinels have named the server within the last second, and for four seconds after a failover
+// they are lower bounds, or unknown.
 //
 // # Cluster
 //
@@ -41,10 +46,16 @@
 // different answers the one of the latest epoch is believed. What is redirected (MOVED, ASK) was not
 // executed, and is sent to where it belongs, in order; nothing else is ever sent again. When a slot
 // leaves a server, the server says so, and its subjects are subscribed at the new one: a gap of
-// theirs, which begins two seconds before the last beat, as messages may have gone to the new owner
-// before the old one knew. A server that does not say so, cut off from the others as it is, is left half
-// a second after the others have said it. In these moments a message may reach nobody, and its receipt
-// be 0, though a node wants it; it lies in that node's gap.
+// theirs, which begins two seconds before the last beat, or when all last agreed on the owner, as
+// messages may have gone to the new owner before the old one knew.
+//
+// An owner that others say has been replaced decides itself when that is true: as long as it says nothing of
+// the kind, messages are published there for two seconds, and subjects subscribed for 3.5 seconds. Then it
+// is taken to be cut off from the others, and left. A replica would count its own subscribers; so behind
+// each pipeline goes a command that only the owner of the slot executes. A receipt is exact if that one
+// has been executed, if all agreed on the owner less than two seconds ago, and if the owner has been the
+// same for four seconds, in which everybody has subscribed there. Else a count is [broker.AtLeast], and 0
+// is [broker.Unknown]. After a pause of 1.5 seconds Publish asks first, which takes a round trip.
 //
 // Gaps name their subjects. The state that Run tells is that of the whole: while one part of the
 // slots is not served it is an error, though the rest is at work.

@@ -43,8 +43,9 @@ type answer struct {
 }
 
 // master asks all Sentinels and believes the one that knows of the latest failover. When none answers,
-// the master is where it was: that it still is a master is asked at every connect.
-func (s *sentinels) master(ctx context.Context) (string, error) {
+// the master is where it was: that it still is a master is asked at every connect. sure says that most of
+// them have answered.
+func (s *sentinels) master(ctx context.Context) (addr string, sure bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	answers := make(chan answer, len(s.addrs))
@@ -66,12 +67,12 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 	}
 	if best.err == nil {
 		s.last.Store(&best.addr)
-		return best.addr, nil
+		return best.addr, good > len(s.addrs)/2, nil
 	}
 	if last := s.last.Load(); last != nil {
-		return *last, nil
+		return *last, false, nil
 	}
-	return "", best.err
+	return "", false, best.err
 }
 
 // ask asks one Sentinel for the address of the master, and the epoch of its last failover.

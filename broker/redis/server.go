@@ -16,14 +16,36 @@ import (
 // server is one Redis: how to connect to it, publish there, and keep a lease.
 type server struct {
 	life *life
-	opts *goredis.Options                               // immutable
-	o    Options                                        // immutable; with defaults
-	wire *wire                                          // immutable
-	find func(context.Context) (addr string, err error) // immutable; nil: opts.Addr
-	role bool                                           // immutable; it must be a master
+	opts *goredis.Options // immutable
+	o    Options          // immutable; with defaults
+	wire *wire            // immutable
+	find finder           // immutable; nil: opts.Addr
+	role bool             // immutable; it must be a master
 
 	// moved is told of every redirection, and by whom. Immutable; nil: what is redirected has failed.
 	moved func(r redirection, from string)
+
+	// certain reports whether counts of a partition are the whole truth. Immutable; nil: they are.
+	certain func(part uint8) bool
+
+	// proof appends a command, to be sent behind messages, that only the owner of the slot of a subject
+	// executes. A replica counts its own subscribers and does not say that it is one; such a count is of
+	// nobody, most often, just after a master has become a replica. Immutable; nil: there is none.
+	proof func(dst []byte, subject string) []byte
+
+	// doubt is told that counts of a partition are not what they were. Immutable; nil if certain is.
+	doubt func(part uint8)
+
+	// lost is told that the server has ended a subscription of a partition, as it is not the owner any more.
+	// Immutable; nil: it cannot be.
+	lost func(part uint8)
+
+	// left is since when messages of a partition may have been published at another server, when this one
+	// has lost it. Immutable; nil: it cannot.
+	left func(part uint8) time.Time
+
+	spot spot // if there are Sentinels
+	runs runs
 
 	lanes      *lane.Lanes
 	publishers []publisher               // by lane
@@ -44,23 +66,6 @@ func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {
 	}
 	s.lanes = lane.New(lane.Options{Lanes: o.Lanes, Timeout: o.PublishTimeout, Check: s.check, Send: s.send})
 	return s
-}
-
-// recoveryTime is how long after a failure others may still be about to subscribe again.
-const recoveryTime = time.Second
-
-// fail notes that a connection has failed.
-func (s *server) fail() {
-	now := time.Now()
-	s.failed.Store(&now)
-	s.failures.Add(1)
-}
-
-// recovering reports whether a connection failed a moment ago. Then the server may have been away, and
-// nobody's subscriptions are to be trusted: that it counts nobody does not mean that nobody is there.
-func (s *server) recovering() bool {
-	t := s.failed.Load()
-	return t != nil && time.Since(*t) < recoveryTime
 }
 
 // ping asks the server for an answer.
@@ -92,6 +97,9 @@ func (s *server) dial(ctx context.Context) (*conn, error) {
 	return s.dialTo(ctx, addr)
 }
 
+// finder asks Sentinels where the master is. sure says that most of them have answered.
+type finder func(context.Context) (addr string, sure bool, err error)
+
 // where asks for the server's address.
 func (s *server) where(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
@@ -101,7 +109,12 @@ func (s *server) where(ctx context.Context) (string, error) {
 		return "", errClosing
 	}
 	defer undo()
-	return s.find(ctx)
+	begin := time.Now()
+	addr, sure, err := s.find(ctx)
+	if err == nil && sure && s.spot.set(sighting{addr: addr, seen: begin}) {
+		s.fail() // nobody may have followed yet
+	}
+	return addr, err
 }
 
 // dialTo connects, authenticates, and asks for the connection's name.
@@ -112,6 +125,7 @@ func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
 	if !ok {
 		return nil, errClosing
 	}
+	before := s.runs.before(addr)
 	nc, err := s.opts.Dialer(ctx, s.opts.Network, addr)
 	undo()
 	if err != nil {
@@ -134,18 +148,24 @@ func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
 		c.nc.Close()
 		return nil, err
 	}
+	if s.runs.began(addr, c.client.id, before) {
+		s.fail()
+	}
 	c.timeout = s.o.PublishTimeout
 	c.used = time.Now()
 	return c, nil
 }
 
-// here fails if the server is no longer where c is connected to. Nobody to ask is no reason.
+// here fails if the server is no longer where c is connected to, and everybody has had the time to hear of it.
 func (s *server) here(c *conn) error {
 	if s.find == nil {
 		return nil
 	}
-	if addr, err := s.where(context.Background()); err == nil && addr != c.addr {
-		return fmt.Errorf("redis: the master is elsewhere, at %s", addr)
+	if s.spot.due() {
+		_, _ = s.where(context.Background()) // nobody to ask is no reason
+	}
+	if at := s.spot.get(); at.addr != "" && at.addr != c.addr && time.Since(at.moved) >= partTime {
+		return fmt.Errorf("redis: the master is elsewhere, at %s", at.addr)
 	}
 	return nil
 }

@@ -127,9 +127,9 @@ func (s *session) fail(err error, from beat.Stamp) {
 	s.from = min(s.from, from)
 }
 
-// failBefore is fail, with a last good moment that lies d before the one that is known.
-func (s *session) failBefore(err error, d time.Duration) {
-	s.fail(err, s.at.Pulse.Last()-beat.Stamp(d))
+// failFrom is fail, with a last good moment that is t, or handover before the last beat if that is earlier.
+func (s *session) failFrom(err error, t time.Time) {
+	s.fail(err, min(s.at.Pulse.Now()-beat.Stamp(time.Since(t)), s.at.Pulse.Last()-beat.Stamp(handover)))
 }
 
 // flush is called before the reader waits.
@@ -264,13 +264,19 @@ func (s *session) readLoss(routes map[string]*subject, name []byte) (bool, error
 	if err := s.flush(); err != nil {
 		return false, err
 	}
-	if s.loss == nil || time.Since(s.lossAt) > watchTime {
-		s.loss = &outage{s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover), errMoved}
+	from := s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover)
+	if t := s.srv.left(s.srv.wire.partition(string(name))); t.Before(from) {
+		from = t
+	}
+	if s.loss == nil || from.Before(s.loss.from) || time.Since(s.lossAt) > watchTime {
+		s.loss = &outage{from, errMoved}
 		s.lossAt = time.Now()
 	}
-	if !s.in.lost(name, s.loss) {
+	if s.in.asked(name) {
 		return false, nil
 	}
+	s.srv.lost(s.srv.wire.partition(string(name)))
+	s.in.lost(name, s.loss)
 	delete(routes, string(name))
 	_, err := s.c.rd.integer()
 	return true, err
@@ -324,24 +330,29 @@ func (s *session) keep() {
 	}
 	tick := time.NewTicker(reapTime / 2)
 	defer tick.Stop()
+	here := time.Now() // when the server was last known to be the master
 	for {
 		select {
 		case <-s.failed:
 			return
 		case <-tick.C:
-			if s.at.Pulse.Silent() {
-				continue // Run is about to end the session
-			}
-			err := s.srv.here(s.c)
-			if err == nil && s.c.client.id != "" {
-				if err = s.srv.lease.keep(s.control, s.c.client); err != nil {
-					err = fmt.Errorf("renew the lease: %w", err)
-				}
-			}
-			if err != nil {
-				s.fail(err, s.at.Pulse.Last())
-				return
-			}
+		}
+		if s.at.Pulse.Silent() {
+			continue // Run is about to end the session
+		}
+		if err := s.srv.here(s.c); err != nil {
+			s.failFrom(err, here)
+			return
+		}
+		if at := s.srv.spot.get(); at.addr == s.c.addr {
+			here = at.seen
+		}
+		if s.c.client.id == "" {
+			continue
+		}
+		if err := s.srv.lease.keep(s.control, s.c.client); err != nil {
+			s.fail(fmt.Errorf("renew the lease: %w", err), s.at.Pulse.Last())
+			return
 		}
 	}
 }

@@ -122,8 +122,10 @@ func (s *shardPeer) answer() {
 	case '+':
 		_, err = s.in.confirm(true, []byte(r[1:]))
 	case '-':
-		if !s.in.lost([]byte(r[1:]), &outage{}) {
-			_, err = s.in.confirm(false, []byte(r[1:]))
+		if name := []byte(r[1:]); s.in.asked(name) {
+			_, err = s.in.confirm(false, name)
+		} else {
+			s.in.lost(name, &outage{})
 		}
 	}
 	if err != nil {

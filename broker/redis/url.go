@@ -21,9 +21,9 @@ import (
 // target is what a URL or a client names.
 type target struct {
 	opts  *goredis.Options
-	find  func(context.Context) (string, error) // nil: opts.Addr; else Sentinels are asked
-	role  bool                                  // it must be a master
-	seeds []string                              // servers of a Cluster; nil: it is none
+	find  finder   // nil: opts.Addr
+	role  bool     // it must be a master
+	seeds []string // servers of a Cluster; nil: it is none
 }
 
 func parseURL(u *url.URL) (target, Options, error) {

@@ -1,0 +1,129 @@
+package redis
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// trust is how far the counts of a Cluster's partitions can be trusted. All times are those of clock.
+type trust struct {
+	clock    func() time.Duration // immutable
+	disputed atomic.Bool          // some partition is
+
+	mu    sync.Mutex
+	parts [partitions]struct { // guarded by mu
+		agreed  time.Duration // when the last survey began in which all agreed on the owner; 0: never
+		before  time.Duration // likewise, before the owner changed
+		changed time.Duration // when the owner changed
+		dispute time.Duration // since when two masters say that they are the owner; 0: they do not
+		until   time.Duration // until when counts are doubted
+	}
+}
+
+// certain reports whether a count that has just been read is the whole truth: the owner was the only one
+// less than yieldTime ago, so that nobody has left it since, and it has been the owner for long enough.
+func (t *trust) certain(part uint8) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, now := &t.parts[part], t.clock()
+	return p.agreed > 0 && now < p.agreed+yieldTime && now >= p.until
+}
+
+// doubt doubts the counts of a partition until all have settled.
+func (t *trust) doubt(p int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parts[p].until = t.clock() + settleTime
+}
+
+// change records that a partition has a new owner, or none.
+func (t *trust) change(p int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	part, now := &t.parts[p], t.clock()
+	part.until = now + settleTime
+	if part.changed == 0 || now-part.changed > farBack {
+		part.before = part.agreed
+	}
+	part.changed = now
+}
+
+// agree records that all agreed on the owner of a partition, in a survey that began at a time.
+func (t *trust) agree(p int, begin time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parts[p].agreed = max(begin, 1)
+}
+
+// dispute records an opinion, and returns for how long masters have disputed a partition.
+func (t *trust) dispute(p int, o opinion) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, now := &t.parts[p].dispute, t.clock()
+	switch {
+	case len(o.claims) < 2 && (len(o.claims) == 0 || o.claims[0] == o.owner):
+		*at = 0
+		return 0
+	case *at == 0:
+		*at = now
+	}
+	return max(now-*at, 1)
+}
+
+// farBack is the most by which a gap begins before anything is known to have changed.
+const farBack = 10 * time.Second
+
+// left is since when messages of a partition may have been published at a new owner.
+func (t *trust) left(p int) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	part, now := &t.parts[p], t.clock()
+	since := part.agreed
+	if part.changed > 0 && now-part.changed < farBack {
+		since = part.before
+	}
+	return max(since, now-farBack)
+}
+
+// opinion is what the servers say of one partition.
+type opinion struct {
+	owner  *shard   // by the latest chart; nil: nobody
+	claims []*shard // those that say that it is theirs
+	ok     bool     // the owner says so, too, and is content
+}
+
+// opinionOf gathers what is said of partition p. shardAt returns the shard of an address.
+func opinionOf(p int, m *chart, said map[*shard]*chart, shardAt func(addr string) *shard) (o opinion) {
+	if addr := m.owner[p]; addr != "" {
+		o.owner = shardAt(addr)
+	}
+	for s, c := range said {
+		if c.owner[p] == s.addr {
+			o.claims = append(o.claims, s)
+		}
+	}
+	if o.owner != nil && len(o.claims) == 1 && said[o.owner] != nil && o.claims[0] != o.owner {
+		o.owner = o.claims[0] // the chart is older than what the two say themselves
+	}
+	o.ok = len(o.claims) == 1 && o.claims[0] == o.owner && said[o.owner].ok
+	return o
+}
+
+// agreed reports whether nobody contradicts that s is the owner.
+func (o opinion) agreed(s *shard) bool { return o.ok && o.owner == s }
+
+// decide returns whom to take for the owner: while there is patience the one that was, if it insists, as
+// those who do not know better still use it; for a partition without one, nobody while two insist.
+func (o opinion) decide(was *shard, patient bool) *shard {
+	if patient && was != o.owner {
+		if was != nil && slices.Contains(o.claims, was) {
+			return was
+		}
+		if was == nil && len(o.claims) > 1 {
+			return nil
+		}
+	}
+	return o.owner
+}
