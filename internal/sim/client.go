@@ -39,6 +39,7 @@ type client struct {
 	kicked    bool                      // guarded by mu; has got DISCONNECT
 	refused   bool                      // guarded by mu
 	left      time.Time                 // guarded by mu; since when it leaves, by itself or with its connection
+	many      bool                      // guarded by mu; is in many rooms
 	quits     bool                      // guarded by mu; has left the namespace alone
 	over      bool                      // guarded by mu; the connection has ended, and the hub knows
 	overAt    time.Time                 // guarded by mu; since when
@@ -284,6 +285,30 @@ func (c *client) join(name string) {
 		c.settled(name)
 		if string(k.data) == `["ok"]` {
 			stay.Sure()
+		}
+	})
+}
+
+// joinMany asks to be in n rooms that have numbers.
+func (c *client) joinMany(from, n int) {
+	var stays []*ledger.Stay
+	c.mu.Lock()
+	if c.many || c.sid == "" || !c.left.IsZero() || c.kicked {
+		c.mu.Unlock()
+		return
+	}
+	c.many = true
+	for i := from; i < from+n; i++ {
+		stay := c.rec.Ask(c.room(manyRoom(i)))
+		c.stays[manyRoom(i)] = stay
+		stays = append(stays, stay)
+	}
+	c.mu.Unlock()
+	c.ask("many", fmt.Sprintf("[%d,%d]", from, n), func(k packet) {
+		if string(k.data) == `["ok"]` {
+			for _, s := range stays {
+				s.Sure()
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,21 @@ func (g *guests) ended(n int) (o over, ok bool) {
 		return o, false
 	}
 	return *g.over[n], true
+}
+
+// unfinished says what still runs, or has not run, although there are no connections any more.
+func (g *guests) unfinished() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for n, s := range g.sockets {
+		if g.inside[n] {
+			return fmt.Sprintf("a handler of client %d still runs", n)
+		}
+		if s.Connected() {
+			return fmt.Sprintf("client %d is connected", n)
+		}
+	}
+	return ""
 }
 
 // enter notes that a handler of the client's events runs, one at a time, and none after its end.
@@ -138,6 +154,17 @@ func (n *node) serve(ns *hub.Namespace) {
 		err := m.Decode(0, &room)
 		s.Leave(hub.Room(room))
 		return "ok", err
+	})
+	on("many", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
+		var of [2]int
+		if err := m.Decode(0, &of); err != nil {
+			return nil, err
+		}
+		var rooms []hub.Room
+		for i := of[0]; i < of[0]+of[1]; i++ {
+			rooms = append(rooms, hub.Room(manyRoom(i)))
+		}
+		return "ok", s.Join(ctx, rooms...)
 	})
 	on("echo", func(ctx context.Context, _ *hub.Socket, m *hub.Message) (any, error) {
 		var d time.Duration

@@ -330,6 +330,9 @@ func (w *world) inspectEnd(n *node) {
 	if n.hub.Ready() == nil {
 		w.violate("%s is ready although it has ended", n.name)
 	}
+	if !dead {
+		n.pace()
+	}
 	if n.peer != nil && len(n.peer.subscriptions()) > 0 {
 		w.violate("%s has ended and is still subscribed", n.name)
 	}

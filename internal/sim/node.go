@@ -39,6 +39,9 @@ type node struct {
 	dead     bool  // guarded by mu; killed
 	err      error // guarded by mu; of Run
 	gaps     uint64
+	told     time.Time       // guarded by mu; when it was told to stop
+	clients  int             // guarded by mu; then
+	shut     []time.Duration // guarded by mu; after that, when it closed connections
 }
 
 // start starts another node.
@@ -76,6 +79,9 @@ func (w *world) start() *node {
 		defer close(n.ended)
 		err := h.Run(ctx)
 		n.bury()
+		if text := n.guests.unfinished(); text != "" && !n.isDead() {
+			w.violate("Run of %s has returned, and %s", n.name, text)
+		}
 		if left := h.Stats().Connections; left > 0 && !n.isDead() {
 			w.violate("Run of %s has returned, and %d connections are left", n.name, left)
 		}
@@ -139,8 +145,41 @@ func (n *node) isDead() bool {
 func (n *node) stop() {
 	n.mu.Lock()
 	n.stopping = true
+	n.told, n.clients = time.Now(), n.hub.Stats().Connections
 	n.mu.Unlock()
 	n.cancel()
+}
+
+// draining is for how long the node has been stopping; 0: it is not.
+func (n *node) draining() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.told.IsZero() {
+		return 0
+	}
+	return time.Since(n.told)
+}
+
+// closes notes that the node closes a connection because it stops.
+func (n *node) closes() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.shut = append(n.shut, time.Since(n.told))
+}
+
+// pace looks at how the node spread the end of its connections over the window.
+func (n *node) pace() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	early := 0
+	for _, d := range n.shut {
+		if d < drainWindow/2 {
+			early++
+		}
+	}
+	if most := n.clients/2 + n.clients/6 + 1; early > most && len(n.shut) <= n.clients {
+		n.w.violate("%s closed %d of %d connections in the first half of its window", n.name, early, n.clients)
+	}
 }
 
 // kill ends the node as kill -9 would, as far as others can see.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -403,7 +404,7 @@ func TestThePageNamesEveryPlantedFault(t *testing.T) {
 	for _, p := range append(brokerPlants, connPlants...) {
 		names = append(names, p.name)
 	}
-	for _, m := range mutants {
+	for _, m := range slices.Concat(planted, mutants) {
 		names = append(names, m.name)
 	}
 	for _, name := range names {

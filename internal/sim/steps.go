@@ -2,6 +2,8 @@ package sim
 
 import (
 	"encoding/json"
+	"errors"
+	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -56,6 +58,8 @@ var actions = []action{
 	{5, (*world).doQuit},
 	{1, (*world).doLurk},
 	{2, (*world).doChange},
+	{3, (*world).doJoinMany},
+	{2, (*world).doKnock},
 }
 
 // step does one thing.
@@ -267,6 +271,10 @@ func (w *world) target() string {
 		return string(hub.Everyone)
 	case 1, 2:
 		return pick(w, rooms)
+	case 3:
+		if w.many {
+			return manyRoom(w.rng.IntN(2300))
+		}
 	}
 	return string(hub.User(pick(w, w.users)))
 }
@@ -312,7 +320,7 @@ func (w *world) doEmitToOne() bool {
 	}
 	p := w.publisherOf()
 	w.note("%s emits to the socket of %s", p.name, c)
-	w.emit(p, c.namespace, []string{c.id()}, nil, 1+w.rng.IntN(3), false)
+	w.emit(p, c.namespace, []string{c.id()}, w.exceptions(), 1+w.rng.IntN(3), false)
 	return true
 }
 
@@ -338,6 +346,9 @@ func (w *world) doKick() bool {
 		return false
 	}
 	r, p, closing := pick(w, c.rooms()), w.publisherOf(), w.chance(2)
+	if w.chance(3) {
+		r = c.id()
+	}
 	w.note("%s disconnects %q in %s", p.name, r, c.namespace)
 	w.disconnect(p, c.namespace, r, closing)
 	return true
@@ -446,6 +457,24 @@ func (w *world) doQuit() bool {
 	return true
 }
 
+// doKnock asks a node that drains to take a connection.
+func (w *world) doKnock() bool {
+	for _, n := range w.nodes {
+		if since := n.draining(); since > 0 && !n.isDead() {
+			conn := &wire{w: w, node: n, closed: make(chan struct{})}
+			r, _ := http.NewRequest("GET", "/socket.io/", nil)
+			if _, err := n.hub.Attach(conn, r); !errors.Is(err, hub.ErrDraining) {
+				w.violate("%s drains since %v, and answers a new connection with %v", n.name, since, err)
+			}
+			if n.hub.Ready() == nil {
+				w.violate("%s drains since %v, and is ready", n.name, since)
+			}
+			return true
+		}
+	}
+	return false
+}
+
 // doChange goes from one namespace of a connection to another, and is perhaps refused there.
 func (w *world) doChange() bool {
 	c := w.client()
@@ -462,6 +491,25 @@ func (w *world) doChange() bool {
 	c.quit()
 	return true
 }
+
+// doJoinMany joins so many rooms at once that tables grow and batches are full. Few runs have that.
+func (w *world) doJoinMany() bool {
+	c := w.client()
+	if !w.many || c == nil || !c.alive() || w.devices.Max > 0 {
+		return false
+	}
+	n := 400 + w.rng.IntN(500)
+	from := w.rng.IntN(3) * 700
+	w.note("%s joins %d rooms", c, n)
+	c.joinMany(from, n)
+	for range 5 {
+		to := manyRoom(from + w.rng.IntN(n))
+		w.emit(w.publisherOf(), c.namespace, []string{to}, nil, 1, false)
+	}
+	return true
+}
+
+func manyRoom(i int) string { return "m" + strconv.Itoa(i) }
 
 // doLurk connects, and says nothing.
 func (w *world) doLurk() bool {

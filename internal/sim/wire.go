@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tether/hub"
@@ -30,6 +31,8 @@ type wire struct {
 	closed     chan struct{} // Close was called, or the queue has overflown
 	turn       chan struct{} // of one: held by who calls the hub, one at a time
 	done       chan struct{} // closed when the hub has been told
+
+	welcomed atomic.Bool // the last packet was an answer to CONNECT
 
 	mu       sync.Mutex
 	rng      *rand.Rand           // guarded by mu
@@ -61,7 +64,10 @@ type said struct {
 	then        func() // called when the hub has taken it; nil: nothing
 }
 
-const wireSize = 64
+const (
+	wireSize      = 64
+	maxHesitation = 5 * time.Millisecond
+)
 
 // attach opens a connection to a node. It returns nil when the node does not take it.
 func (w *world) attach(n *node) *wire {
@@ -70,7 +76,7 @@ func (w *world) attach(n *node) *wire {
 		queue: make(chan sent, wireSize), closed: make(chan struct{}), turn: make(chan struct{}, 1), done: make(chan struct{}),
 		serving: make(map[string]*client), reading: make(map[string]*client), farewell: make(map[string]time.Time),
 	}
-	k.hesitation = time.Duration(k.rng.IntN(3)) * 5 * time.Millisecond / 2
+	k.hesitation = time.Duration(k.rng.IntN(3)) * maxHesitation / 2
 	var conn hub.Conn = k
 	if w.plan.Conn != nil {
 		conn = w.plan.Conn(conn)
@@ -107,9 +113,10 @@ func namespaceOf(text []byte) string {
 }
 
 func (w *wire) Send(p *hub.Packet) error {
-	text := p.Text()
-	if bytes.HasPrefix(text, []byte("40")) {
-		// As if the goroutine had lost its processor here: much can happen around this packet.
+	text, called := p.Text(), time.Now()
+	if bytes.HasPrefix(text, []byte("40")) || w.welcomed.CompareAndSwap(true, false) {
+		// As if the goroutine had lost its processor here: much can happen around this packet, and around
+		// the next.
 		time.Sleep(w.hesitation)
 	}
 	w.mu.Lock()
@@ -119,11 +126,12 @@ func (w *wire) Send(p *hub.Packet) error {
 	}
 	now, namespace := w.w.book.Now(), namespaceOf(text)
 	c := w.serving[namespace]
-	if at := w.farewell[namespace]; !at.IsZero() && now.At.After(at) && text[1] != '0' && text[1] != '4' {
+	if at := w.farewell[namespace]; !at.IsZero() && called.After(at) && text[1] != '0' && text[1] != '4' {
 		w.w.violate("%v was sent %q after DISCONNECT", c, text)
 	}
 	switch text[1] {
 	case '0':
+		w.welcomed.Store(true)
 		delete(w.farewell, namespace)
 		if i := slices.IndexFunc(w.clients, func(c *client) bool { return c.namespace == namespace && !c.answered }); i >= 0 {
 			w.clients[i].answered = true
@@ -190,6 +198,9 @@ func (w *wire) closeLocked(reason hub.Reason) {
 	}
 	if reason == hub.ReasonForcedClose && (w.idle.IsZero() || time.Since(w.idle) < joinTimeout-time.Second) {
 		w.w.violate("a connection to %s was given up after %v, idle since %v: %v", w.node.name, time.Since(w.attached), w.idle, w.clients)
+	}
+	if reason == hub.ReasonShutdown {
+		w.node.closes()
 	}
 	close(w.closed)
 }

@@ -1,0 +1,199 @@
+package sim
+
+// planted are bugs of the second list: lines that change places, bounds that are off by one, looks that
+// are not taken again. See mutants.
+var planted = []mutant{
+	{
+		"a room that loses one of two members loses both", "index.go",
+		"\tif r.n == 0 {\n\t\tr.rest.Store(nil)",
+		"\tif r.n <= 1 {\n\t\tr.rest.Store(nil)",
+	}, {
+		"a room can be queued while a call about it is under way", "index.go",
+		"\tif r.queued || r.busy || r.subscribed",
+		"\tif r.queued || r.subscribed",
+	}, {
+		"the room that is left is not forgotten", "interest.go",
+		"\t\t\t\t\tin.index.forgetLocked(sh, r)\n\t\t\t\t\tsh.releaseLocked(r)",
+		"\t\t\t\t\tsh.releaseLocked(r)",
+	}, {
+		"who joins while the room is being subscribed does not wait", "index.go",
+		"live: r.subscribed}",
+		"live: r.subscribed || r.busy}",
+	}, {
+		"a table that grows forgets a room of each bucket", "index.go",
+		"\t\t\tfor j := range t[i].rooms {\n\t\t\t\tif old",
+		"\t\t\tfor j := range t[i].rooms[1:] {\n\t\t\t\tif old",
+	}, {
+		"a search does not go on in the next bucket", "index.go",
+		"\t\tif tags < spill {\n\t\t\treturn nil\n\t\t}\n\t}\n\treturn nil",
+		"\t\tif tags >= 0 {\n\t\t\treturn nil\n\t\t}\n\t}\n\treturn nil",
+	}, {
+		"a room that is gone is found for ever", "index.go",
+		"\t\t\t\tb.tags.Store(tags &^ (0xff << (8 * j)))\n\t\t\t\tb.rooms[j].Store(nil)\n",
+		"\t\t\t\t_ = tags\n",
+	}, {
+		"a walk through a room ends at a free place", "index.go",
+		"\t\t\tif s := b[i].Load(); s != nil && !yield(s) {",
+		"\t\t\tif s := b[i].Load(); s == nil || !yield(s) {",
+	}, {
+		"an edge is noted in another shard", "index.go",
+		"\tx.dirty[i/64].Or(1 << (i % 64))",
+		"\tx.dirty[i/64].Or(1 << (i % 64) & 0xffff_ffff_ffff)",
+	}, {
+		"the last of a batch that is full is dropped", "interest.go",
+		"\t\t\tfor _, r := range sh.queue[:n] {",
+		"\t\t\tfor _, r := range sh.queue[:n] {\n\t\t\t\tif len(wanted) == 100 {\n\t\t\t\t\tcontinue\n\t\t\t\t}",
+	}, {
+		"rooms behind a batch that is full wait for the next edge", "interest.go",
+		"\t\t\t\tword.Or(bit)\n",
+		"\t\t\t\t_ = word\n",
+	}, {
+		"who waits for a subscription is let go when it fails", "interest.go",
+		"\t\tif subscribed || gone {\n\t\t\tsh.releaseLocked(r)",
+		"\t\tif subscribed || gone || again {\n\t\t\tsh.releaseLocked(r)",
+	}, {
+		"a room that was left while it was being subscribed stays", "interest.go",
+		"\t\tagain := sh.edgeLocked(r)\n\t\tgone := !again && !subscribed",
+		"\t\tagain := !subscribed && sh.edgeLocked(r)\n\t\tgone := !again && !subscribed",
+	}, {
+		"exceptions are looked up in the default namespace", "deliver.go",
+		"h.index.lookup(namespace + name)",
+		"h.index.lookup(roomSubject(h.options.Prefix, socketio.Root, Room(name[:len(name)+0*len(namespace)])))",
+	}, {
+		"exceptions do not count on a socket's own room", "deliver.go",
+		"\tif x.has(s) {\n\t\treturn 1\n\t}\n\tswitch e.kind {",
+		"\t_ = x\n\tswitch e.kind {",
+	}, {
+		"a disconnect of a socket does not close its connection", "deliver.go",
+		"\t\ts.Disconnect(e.flags&flagClose != 0)\n\tdefault:",
+		"\t\ts.Disconnect(false)\n\tdefault:",
+	}, {
+		"of what is held only the last is kept", "connect.go",
+		"\theld := s.entry.held.push(p,",
+		"\ts.entry.held = packets{}\n\theld := s.entry.held.push(p,",
+	}, {
+		"what comes while the held is let go is forgotten", "connect.go",
+		"\tfor s.entry != nil && len(entry.held.list) > 0 {",
+		"\tfor i := 0; i < 1 && s.entry != nil && len(entry.held.list) > 0; i++ {",
+	}, {
+		"DISCONNECT may come before the answer to CONNECT", "connect.go",
+		"\ts.ns.connected.Add(1)\n\ts.state.Store(stateWelcome)\n",
+		"\ts.ns.connected.Add(1)\n\tentry.answered = true\n\ts.state.Store(stateWelcome)\n",
+	}, {
+		"a DISCONNECT that had to wait is forgotten", "connect.go",
+		"\tif farewell {\n\t\ts.sendDisconnect()\n",
+		"\tif farewell {\n",
+	}, {
+		"who is refused has joined all the same", "connect.go",
+		"\tinterrupted := ctx.Err() != nil\n\tif was, _ := s.end(false); was == stateGone {\n\t\treturn",
+		"\tinterrupted := ctx.Err() != nil\n\tif was := s.state.Load(); was == stateGone {\n\t\treturn",
+	}, {
+		"a deadline is measured by the wall clock", "client.go",
+		"\th.joining.set(c, time.Now().Add(h.options.ConnectTimeout))",
+		"\th.joining.set(c, h.options.Time().Add(h.options.ConnectTimeout))",
+	}, {
+		"an expiry is measured by the monotonic clock", "hub.go",
+		"h.expiring.passed(h.options.Time())",
+		"h.expiring.passed(now)",
+	}, {
+		"an expiry that is taken back stays", "socket.go",
+		"\tif t.IsZero() {\n\t\th.expiring.unset(s)\n\t\treturn",
+		"\tif t.IsZero() {\n\t\treturn",
+	}, {
+		"a connection without a namespace stays", "client.go",
+		"\tc.rearm(was != stateConnecting)\n",
+		"\tif was == stateConnecting {\n\t\tc.rearm(false)\n\t}\n",
+	}, {
+		"the end is told twice", "client.go",
+		"\tif again {\n\t\treturn\n\t}\n\tfor _, s := range c.all() {\n\t\ts.leave(reason)",
+		"\t_ = again\n\tfor _, s := range c.all() {\n\t\ts.leave(reason)",
+	}, {
+		"an attachment is kept in the transport's memory", "client.go",
+		"\tcopy(attachment, data)\n",
+		"\tattachment = data\n",
+	}, {
+		"an event is kept in the transport's memory", "client.go",
+		"\treturn c.receive(s, p, bytes.Clone(p.Data), nil)",
+		"\treturn c.receive(s, p, p.Data, nil)",
+	}, {
+		"the limit on devices is off by one", "devices.go",
+		"\t\texcess := max(len(all)-limit.Max, 0)",
+		"\t\texcess := max(len(all)-limit.Max-1, 0)",
+	}, {
+		"the census does not wait for the last answer", "devices.go",
+		"c.nodes >= reach.Nodes\n",
+		"c.nodes >= reach.Nodes-1\n",
+	}, {
+		"whose registration is through may be the newest", "devices.go",
+		"\t\t\tr.late = 0\n",
+		"\t\t\tr.late = 1\n",
+	}, {
+		"answers that nobody got in time are awaited for ever", "acks.go",
+		"\tdefer s.unawait(id)\n",
+		"",
+	}, {
+		"a number is given to two questions", "acks.go",
+		"\tid = s.acks.next\n\ts.acks.next++\n",
+		"\tid = s.acks.next\n\ts.acks.next = (s.acks.next + 1) % 2\n",
+	}, {
+		"who waits for an answer is not told of the end", "socket.go",
+		"\tacks.end()\n\tif entry",
+		"\t_ = acks\n\tif entry",
+	}, {
+		"the answer of one goes to another", "acks.go",
+		"\t\tanswer = s.acks.waiting[m.ackID]\n",
+		"\t\tanswer = s.acks.waiting[m.ackID]\n\t\tfor id, other := range s.acks.waiting {\n\t\t\tif id > m.ackID {\n\t\t\t\tanswer = other\n\t\t\t}\n\t\t}\n",
+	}, {
+		"a gap ends where it begins", "run.go",
+		"\t\th.options.OnGap(g)",
+		"\t\th.options.OnGap(broker.Gap{From: g.To, To: g.From, Cause: g.Cause})",
+	}, {
+		"a drain closes everybody at once", "run.go",
+		"elapsed < window {\n\t\t\tdue =",
+		"elapsed < 0 {\n\t\t\tdue =",
+	}, {
+		"a drain takes new connections", "run.go",
+		"\th.draining.Store(true)\n\th.drain(window)\n",
+		"\th.drain(window)\n\th.draining.Store(true)\n",
+	}, {
+		"Run does not wait for handlers", "run.go",
+		"\tpatience, cancel := context.WithTimeout(inner, h.options.HookTimeout)",
+		"\tpatience, cancel := context.WithTimeout(inner, 1)",
+	}, {
+		"the last of several events is dropped", "inbox.go",
+		"\t\tfor i := range tasks {\n\t\t\tc.handle",
+		"\t\tfor i := range tasks[:max(1, len(tasks)-1)] {\n\t\t\tc.handle",
+	}, {
+		"the end overtakes the events before it", "inbox.go",
+		"\tin.tasks = append(in.tasks, t)\n",
+		"\tif t.message == nil {\n\t\tin.tasks = append([]task{t}, in.tasks...)\n\t} else {\n\t\tin.tasks = append(in.tasks, t)\n\t}\n",
+	}, {
+		"nobody is told that there is room again", "inbox.go",
+		"\tif ready != nil {\n\t\tclose(ready)\n\t}\n",
+		"\t_ = ready\n",
+	}, {
+		"an event is counted twice", "inbox.go",
+		"\t\tin.n++\n\t\tin.bytes += t.size",
+		"\t\tin.n += 2\n\t\tin.bytes += t.size",
+	}, {
+		"Leave gives another seat back", "socket.go",
+		"\t\t\th.interest.leave(s.seats[i].membership)\n\t\t\ts.seats = slices.Delete(s.seats, i, i+1)",
+		"\t\t\th.interest.leave(s.seats[len(s.seats)-1].membership)\n\t\t\ts.seats = slices.Delete(s.seats, i, i+1)",
+	}, {
+		"a closed connection's other namespaces are not told", "socket.go",
+		"\tfor _, o := range s.client.all() {\n\t\to.kick()\n\t}\n\ts.client.close()",
+		"\ts.client.close()",
+	}, {
+		"a socket that has gone keeps its place", "socket.go",
+		"\th.sockets.remove(placeOf(s.id))\n",
+		"",
+	}, {
+		"Broadcast includes the sender", "socket.go",
+		"return s.ns.Emitter().Except(s.Room()) }",
+		"return s.ns.Emitter() }",
+	}, {
+		"receipts of several rooms are mixed up", "emitter.go",
+		"\t\t\treceipts[i] = Receipt(reach[next])\n",
+		"\t\t\treceipts[i] = Receipt(reach[i])\n",
+	},
+}
