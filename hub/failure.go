@@ -6,6 +6,9 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // panicError is a panic of the application's code.
@@ -31,14 +34,25 @@ func recoverInto(err *error) {
 
 const maxLogged = 64 // bytes of a client's text in a log record
 
+// loggable is text that may be a client's as it is logged: without what does not print, so that nothing
+// of it can pass for a line of its own, or hide.
+func loggable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
+}
+
 // failed deals with an error of the application's code: it is logged, and a panic closes the
 // connection.
 func (h *Hub) failed(where, event string, s *Socket, err error) {
 	if len(event) > maxLogged {
 		event = event[:maxLogged]
 	}
-	attrs := []any{slog.String("in", where), slog.String("event", event),
-		slog.String("namespace", s.ns.name), slog.String("socket", s.id)}
+	attrs := []any{slog.String("in", where), slog.String("event", loggable(event)),
+		slog.String("namespace", loggable(s.ns.name)), slog.String("socket", s.id)}
 	var p *panicError
 	switch {
 	case errors.As(err, &p):

@@ -17,8 +17,8 @@ import (
 )
 
 // fuzzHub is a hub of echoes that runs until the test ends.
-func fuzzHub(f testing.TB) *hub.Hub {
-	h, err := hub.New(memory.NewBus().Broker(), hub.Options{DrainWindow: -1, Logger: slog.New(slog.DiscardHandler)})
+func fuzzHub(f testing.TB, l hub.Limits) *hub.Hub {
+	h, err := hub.New(memory.NewBus().Broker(), hub.Options{DrainWindow: -1, Limits: l, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func FuzzServer(f *testing.F) {
 	bystanders := map[bool]*bystander{}
 	for _, epoll := range []bool{false, true} {
 		o.Epoll = epoll
-		h := fuzzHub(f)
+		h := fuzzHub(f, hub.Limits{})
 		servers[epoll] = serveWith(f, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) }, o)
 		bystanders[epoll] = newBystander(servers[epoll])
 	}

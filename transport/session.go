@@ -2,8 +2,10 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -514,8 +516,13 @@ func (s *session) recovered() {
 	}
 }
 
+// panicked logs a panic: the text of a runtime error, of any other value its type, as it may hold a secret.
 func (h *Handler) panicked(v any) {
-	h.o.Logger.Error("transport: receiver panicked", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+	what := fmt.Sprintf("%T", v)
+	if e, ok := v.(runtime.Error); ok {
+		what = e.Error()
+	}
+	h.o.Logger.Error("transport: receiver panicked", slog.String("panic", what), slog.String("stack", string(debug.Stack())))
 }
 
 // await waits until the receiver is ready for more, or cancel. It reports whether the session goes on.
