@@ -43,6 +43,13 @@ type report struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(crowdEnv) != "" {
+		if err := serveCrowd(os.Getenv(crowdEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(childEnv) != "" {
 		if err := serveChild(os.Getenv(childEnv)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -248,82 +255,5 @@ func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
 		figure(t, "ghosts", "nobody is counted after %v, after %v; meanwhile the slowest emit to somebody else took %v",
 			took.Round(time.Millisecond), slept.Round(time.Millisecond), slowest.Round(time.Millisecond))
 		figure(t, "freeze", "%v", r.settle())
-	})
-}
-
-// Clients that never read cost no more than their queue, are let go, and harm nobody.
-func TestClientsThatDoNotReadAreBounded(t *testing.T) {
-	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
-		n, each1 := scaled(50, 1000), scaled(4<<20, 10<<20)
-		r := newRig(t, brokerURL, addr, 1, 5*time.Second, hub.Options{}, transport.Options{})
-		c := startChild(t, r.book, "child", brokerURL)
-		healthy := newClient(r.book, "child", c.addr, "healthy")
-		if err := healthy.start(webSocket); err != nil {
-			t.Fatal(err)
-		}
-		slow := make([]net.Conn, n)
-		each(n, 16, func(i int) {
-			cl := newClient(nil, "", c.addr, "slow"+strconv.Itoa(i))
-			if err := cl.dial(""); err != nil {
-				t.Error(err)
-				return
-			}
-			cl.conn.(*net.TCPConn).SetReadBuffer(4096)
-			cl.write(1, []byte(`40{"user":"slow`+strconv.Itoa(i)+`"}`))
-			for !cl.connected.Load() { // and after that it reads no more
-				_, payload, err := cl.next()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				cl.connected.Store(strings.HasPrefix(string(payload), "40"))
-			}
-			slow[i] = cl.conn
-		})
-		if t.Failed() {
-			return
-		}
-		stop := make(chan struct{})
-		end := r.load([]string{"healthy"}, stop, time.Millisecond)
-		before := c.status("VmRSS")
-		payload := strings.Repeat("x", 32<<10)
-		e := r.publishers()[1].emitter
-		began := time.Now()
-		each(n, 8, func(i int) {
-			for range each1 / len(payload) {
-				receipt, err := e.Emit(t.Context(), hub.User("slow"+strconv.Itoa(i)), "x", payload)
-				if err != nil {
-					t.Errorf("emit: %v", err)
-					return
-				}
-				if receipt.Nobody() {
-					return // it has been let go
-				}
-			}
-		})
-		fed := time.Since(began)
-		gone, in := within(wait, func() bool {
-			for i := range n {
-				if receipt, err := e.Emit(t.Context(), hub.User("slow"+strconv.Itoa(i)), "y"); err != nil || !receipt.Nobody() {
-					return false
-				}
-			}
-			return true
-		})
-		if !in {
-			t.Error("clients that do not read are still there")
-		}
-		grown := c.status("VmHWM") - before
-		close(stop)
-		slowest, _ := end()
-		limit := int64(n)*(1<<20+32<<10) + 128<<20 // queues, and the runtime's own room
-		if grown > limit {
-			t.Errorf("the node has grown by %d MiB, %d are allowed", grown>>20, limit>>20)
-		}
-		figure(t, "slow clients", "%d clients that do not read, %d MiB for each, fed in %v: the node has grown by %.1f MiB at most, they were gone %v later; the others: %v, slowest emit %v",
-			n, each1>>20, fed.Round(time.Millisecond), float64(grown)/(1<<20), gone.Round(time.Millisecond), r.settle(), slowest.Round(time.Millisecond))
-		for _, conn := range slow {
-			conn.Close()
-		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ type client struct {
 	user string
 
 	mute   bool            // it does not answer pings
+	onTime func(time.Time) // called with the time that an event "t" carries; nil: nothing
 	onSaid func(c *client) // called in the instant in which it knows that it is connected; nil: nothing
 
 	rec   *ledger.Receiver
@@ -205,6 +207,12 @@ func (c *client) packet(p []byte, answer func(string) error) error {
 		if c.rec != nil {
 			c.rec.Got(m)
 		}
+	case bytes.HasPrefix(p, []byte(`42["t",`)) && c.onTime != nil:
+		n, err := strconv.ParseInt(strings.TrimSuffix(string(p[len(`42["t",`):]), "]"), 10, 64)
+		if err != nil {
+			return err
+		}
+		c.onTime(time.Unix(0, n))
 	case bytes.HasPrefix(p, []byte("42")), p[0] == '6':
 	case bytes.HasPrefix(p, []byte("41")):
 		c.left()

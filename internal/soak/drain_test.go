@@ -3,14 +3,11 @@ package soak
 import (
 	"errors"
 	"math/rand/v2"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"tether/hub"
-	"tether/internal/backend"
 	"tether/transport"
 )
 
@@ -80,55 +77,5 @@ func TestADrainLosesNothing(t *testing.T) {
 		if abrupt > 0 {
 			t.Errorf("%d clients were closed without a close frame", abrupt)
 		}
-	})
-}
-
-// Thousands of clients lose their connection at once and come back at once.
-func TestAReconnectStorm(t *testing.T) {
-	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
-		n := scaled(5000, 7000)
-		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
-		clients := make([]*client, n)
-		connect := func() time.Duration {
-			began := time.Now()
-			each(n, 256, func(i int) {
-				clients[i] = newClient(nil, "", r.nodes[i%2].addr, "u"+strconv.Itoa(i))
-				if err := clients[i].start(webSocket); err != nil {
-					t.Errorf("client %d: %v", i, err)
-				}
-			})
-			return time.Since(began)
-		}
-		first := connect()
-		if t.Failed() {
-			return
-		}
-		for _, c := range clients {
-			c.conn.Close()
-		}
-		before, subjects := r.nodes[0].calls.calls.Load()+r.nodes[1].calls.calls.Load(), r.nodes[0].calls.subjects.Load()+r.nodes[1].calls.subjects.Load()
-		again := connect()
-		calls := r.nodes[0].calls.calls.Load() + r.nodes[1].calls.calls.Load() - before
-		subscribed := r.nodes[0].calls.subjects.Load() + r.nodes[1].calls.subjects.Load() - subjects
-		if again > 30*time.Second+slack {
-			t.Errorf("%d clients took %v to come back", n, again)
-		}
-		if calls > int64(n) {
-			t.Errorf("%d broker calls for %d clients", calls, n)
-		}
-		p := r.publishers()[2]
-		var missed atomic.Int64
-		each(200, 4, func(i int) {
-			receipt, err := p.emitter.Emit(t.Context(), hub.User("u"+strconv.Itoa(i*n/200)), "n")
-			if err != nil || receipt.Nobody() {
-				missed.Add(1)
-			}
-		})
-		if missed.Load() > 0 {
-			t.Errorf("%d of 200 users cannot be reached", missed.Load())
-		}
-		figure(t, "storm", "%d clients connected in %v, and after all had lost their connection again in %v (%.0f a second), with %d calls that subscribed %d subjects",
-			n, first.Round(time.Millisecond), again.Round(time.Millisecond), float64(n)/again.Seconds(), calls, subscribed)
-		each(n, 64, func(i int) { clients[i].conn.Close(); <-clients[i].done })
 	})
 }

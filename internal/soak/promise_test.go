@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/broker"
 	"tether/hub"
 	"tether/transport"
 )
@@ -20,7 +22,11 @@ import (
 func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		messages := amount("TETHER_SOAK_MESSAGES", 40_000, 1_000_000)
-		r := newRig(t, brokerURL, addr, 0, 2*time.Second, hub.Options{}, transport.Options{})
+		long, latency := messages > 100_000, 2*time.Second
+		if long { // other work may keep this process from its own for a while
+			latency = 10 * time.Second
+		}
+		r := newRig(t, brokerURL, addr, 0, latency, hub.Options{}, transport.Options{})
 		for i := range 3 {
 			r.start(addr, hub.Options{}, transport.Options{Epoll: i == 1})
 		}
@@ -50,7 +56,7 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		var wg sync.WaitGroup
 		var sent atomic.Int64
 		unwatch := watched(t, func() string {
-			r.book.Forget(20 * time.Second)
+			r.book.Forget(30 * time.Second)
 			return fmt.Sprintf("%d tabs; %v", tabs.Load(), r.book.Counts())
 		})
 		for _, p := range publishers {
@@ -61,6 +67,9 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 						behind(all[u], all[u+len(names)], all[u+2*len(names)])
 						receipt, err := r.emit(p, room(names[u]))
 						emitted[u].Add(1)
+						if err != nil && long && errors.Is(err, broker.ErrUnavailable) {
+							continue // this process stood still; the book has it
+						}
 						if (err != nil || receipt.Nobody()) && !r.disturbed() {
 							t.Errorf("emit: %v, %v", receipt, err)
 							return
@@ -129,7 +138,10 @@ func (d *resident) stay(leave <-chan struct{}) {
 			return
 		case <-c.done:
 		}
-		d.moves++
+		if d.moves++; d.moves < 4 {
+			d.rig.t.Logf("%s: the connection of %.10q has ended after %d messages of %d: %v, close frame %v, on polling %v",
+				d.node.name, d.user, c.skipped.Load()+c.got.Load(), d.emitted.Load(), c.err, c.farewell, !c.onWebSocket)
+		}
 		c = newClient(d.rig.book, d.node.name, d.node.addr, d.user)
 		if err := c.start(d.how); err != nil {
 			d.rig.t.Logf("%s: comes back: %v", d.node.name, err)
@@ -142,7 +154,7 @@ func (d *resident) stay(leave <-chan struct{}) {
 // behind waits until nobody is far behind what has been emitted to a user: clients that share their
 // processor with those who emit would be slow consumers.
 func behind(who ...*resident) {
-	const far = 1000
+	const far = 50
 	for _, d := range who {
 		within(wait, func() bool {
 			c := d.now.Load()

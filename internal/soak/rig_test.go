@@ -114,9 +114,14 @@ type node struct {
 type counted struct {
 	broker.Broker
 	calls, subjects atomic.Int64
+	now, most       atomic.Int64 // calls at the same time
 }
 
 func (c *counted) Subscribe(ctx context.Context, subjects ...string) error {
+	if now := c.now.Add(1); now > c.most.Load() {
+		c.most.Store(now)
+	}
+	defer c.now.Add(-1)
 	c.calls.Add(1)
 	c.subjects.Add(int64(len(subjects)))
 	return c.Broker.Subscribe(ctx, subjects...)
