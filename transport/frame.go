@@ -23,7 +23,7 @@ func (f fault) Error() string {
 	case faultEncoding:
 		return "transport: text is not UTF-8, or compressed data is corrupt"
 	case faultPolicy:
-		return "transport: too many fragments"
+		return "transport: too many fragments or control frames"
 	case faultTooBig:
 		return "transport: message too big"
 	default:

@@ -174,6 +174,9 @@ func (c *epoll) next(in *inbound) error {
 			if err != nil || !ok {
 				return err
 			}
+			if err := c.s.allows(&f); err != nil {
+				return err
+			}
 			in.head, in.known = f, true
 		}
 		f := &in.head

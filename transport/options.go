@@ -74,6 +74,17 @@ type Options struct {
 	// MessageTimeout is how long a message may take from its first byte to its last. Default 10 s.
 	MessageTimeout time.Duration
 
+	// ControlRate limits what a client sends that carries nothing, to so many a second on the average of
+	// 20 s: WebSocket pings and pongs, fragments of less than 128 bytes, and Engine.IO packets that are no
+	// message, except the pong that was asked for. Past it the connection ends, with close code 1008.
+	// Default 100; negative: no limit.
+	ControlRate int
+
+	// MessageRate is how many messages a second are read from one client, attachments counted one by one,
+	// beside those of one second that may come at once. One that sends more is read from more slowly; it is
+	// not closed. Default 0: as many as the receiver takes.
+	MessageRate int
+
 	// MaxConns limits the sessions; a handshake past it is answered with 503. Default 0: no limit.
 	MaxConns int
 
@@ -99,6 +110,9 @@ func (o Options) withDefaults() Options {
 	orDuration(&o.UpgradeTimeout, 10*time.Second)
 	orDuration(&o.WriteTimeout, 5*time.Second)
 	orDuration(&o.MessageTimeout, 10*time.Second)
+	if o.ControlRate == 0 {
+		o.ControlRate = 100
+	}
 	if o.MaxPayload <= 0 {
 		o.MaxPayload = 1_000_000
 	}

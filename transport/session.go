@@ -77,8 +77,10 @@ type session struct {
 
 // extra is what few sessions have. It is guarded by the session's lock.
 type extra struct {
-	pongs  []byte        // frames that answer WebSocket pings and wait to be written; nil for none
-	gone   chan struct{} // closed at the end; nil unless somebody waits for it
+	pongs             []byte        // frames that answer WebSocket pings and wait to be written; nil for none
+	gone              chan struct{} // closed at the end; nil unless somebody waits for it
+	control, messages pace          // of what is no message, and of messages
+
 	room   chan struct{} // closed when there is room in the queue, or at the end; nil unless somebody waits for it
 	reason hub.Reason    // of the end; set with state
 }
@@ -436,14 +438,15 @@ func (s *session) control(text []byte) bool {
 	switch text[0] {
 	case '3':
 		s.mu.Lock()
-		if s.state == stateOpen && s.awaiting { // one that nobody asked for postpones nothing
+		asked := s.state == stateOpen && s.awaiting
+		if asked { // one that nobody asked for postpones nothing
 			s.awaiting, s.ping = false, false
 			s.setDueLocked(s.h.now() + int64(s.h.o.PingInterval))
 		}
 		s.mu.Unlock()
-		return true
+		return asked || s.tolerate()
 	case '0', '5', '6':
-		return true
+		return s.tolerate()
 	case '1':
 		s.mu.Lock()
 		if s.poll != nil {
@@ -457,6 +460,15 @@ func (s *session) control(text []byte) bool {
 		s.shut(hub.ReasonParseError, 0)
 	}
 	return false
+}
+
+// tolerate counts a packet that means nothing. It reports whether the session goes on.
+func (s *session) tolerate() bool {
+	if !s.spend() {
+		s.shut(hub.ReasonTransportError, uint16(faultPolicy))
+		return false
+	}
+	return true
 }
 
 // deliver hands a message to the receiver. It reports whether the session goes on.
@@ -530,44 +542,50 @@ func (s *session) await(cancel <-chan struct{}) bool {
 	for {
 		busy := s.busy()
 		if busy == nil {
-			return true
+			return s.keepPace(cancel)
 		}
 		select {
 		case <-busy:
 			continue
 		default:
 		}
-		s.mu.Lock()
-		if s.state != stateOpen {
-			s.mu.Unlock()
-			return false
-		}
-		x := s.extraLocked()
-		if x.gone == nil {
-			x.gone = make(chan struct{})
-		}
-		gone := x.gone
-		s.paused, s.since = true, s.h.now()
-		s.mu.Unlock()
-
-		var ok bool
-		select {
-		case <-busy:
-			ok = true
-		case <-gone:
-		case <-cancel:
-		}
-
-		s.mu.Lock()
-		s.paused = false
-		if s.awaiting && s.state == stateOpen {
-			s.setDueLocked(s.h.now() + int64(s.h.o.PingTimeout))
-		}
-		s.mu.Unlock()
-		if !ok {
+		if !s.pause(busy, cancel) {
 			return false
 		}
 	}
+}
+
+// pause waits for wake. While it does, the client is not given up for a pong that may lie unread. It
+// reports whether the session goes on.
+func (s *session) pause(wake, cancel <-chan struct{}) bool {
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return false
+	}
+	x := s.extraLocked()
+	if x.gone == nil {
+		x.gone = make(chan struct{})
+	}
+	gone := x.gone
+	s.paused, s.since = true, s.h.now()
+	s.mu.Unlock()
+
+	var ok bool
+	select {
+	case <-wake:
+		ok = true
+	case <-gone:
+	case <-cancel:
+	}
+
+	s.mu.Lock()
+	s.paused = false
+	if s.awaiting && s.state == stateOpen {
+		s.setDueLocked(s.h.now() + int64(s.h.o.PingTimeout))
+	}
+	s.mu.Unlock()
+	return ok
 }
 
 func (s *session) busy() <-chan struct{} {

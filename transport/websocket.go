@@ -262,6 +262,9 @@ func (w *websocket) came(p []byte, n int, err error) int {
 		return 0
 	}
 	if ok {
+		if w.end = w.s.allows(&f); w.end != nil {
+			return 0
+		}
 		p[0] &^= bitRSV1
 		if f.size() == n && f.op != opClose {
 			w.passed()
@@ -280,6 +283,9 @@ func (w *websocket) look() error {
 	if w.need == 0 {
 		f, ok, err := w.check.next(b, w.s.h.o.MaxPayload, w.compression)
 		if err != nil || !ok {
+			return err
+		}
+		if err := w.s.allows(&f); err != nil {
 			return err
 		}
 		w.need = f.size()
