@@ -24,7 +24,7 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-# Bugs planted into the hub, one build each: the simulator has to find all. About two minutes.
+# Bugs planted into the hub, one build each: the simulator has to find all. Two to four minutes.
 mutants:
 	go test ./internal/sim -run Mutant -mutants -count 1 -timeout 30m -v
 

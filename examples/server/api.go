@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"tether/broker"
 	"tether/hub"
+	"tether/transport"
 )
 
 // api is the HTTP interface that any language emits through.
@@ -27,6 +29,7 @@ type api struct {
 	bodyTimeout time.Duration
 	namespaces  []string
 	hub         *hub.Hub
+	transport   func() transport.Stats // set before it serves
 	log         *slog.Logger
 	started     time.Time
 
@@ -175,11 +178,24 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 func (a *api) stats(context.Context, []byte) (any, error) {
 	now := a.hub.Stats()
 	return struct {
-		Node          string    `json:"node"`
-		UptimeSeconds int64     `json:"uptimeSeconds"`
-		Connections   int       `json:"connections"` // what autoscaling looks at
-		Hub           hub.Stats `json:"hub"`
-	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, now}, nil
+		Node          string  `json:"node"`
+		UptimeSeconds int64   `json:"uptimeSeconds"`
+		Connections   int     `json:"connections"` // what autoscaling looks at
+		Hub           figures `json:"hub"`
+		Transport     figures `json:"transport"`
+	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.transport())}, nil
+}
+
+type figures map[string]any
+
+// figuresOf are the fields of a struct, with names as JSON has them.
+func figuresOf(stats any) figures {
+	v, out := reflect.ValueOf(stats), figures{}
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		out[strings.ToLower(name[:1])+name[1:]] = v.Field(i).Interface()
+	}
+	return out
 }
 
 // nodesOf is nil where the broker cannot tell.

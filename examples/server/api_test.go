@@ -48,11 +48,13 @@ func TestEmitReachesTheUserAndSaysWhetherAnybodyWasThere(t *testing.T) {
 	}
 
 	var stats struct {
-		Node        string
-		Connections int
+		Node           string
+		Connections    int
+		Hub, Transport map[string]int
 	}
 	got := p.request(http.MethodGet, "/stats", "Bearer "+testEmitKey, "")
-	if err := json.Unmarshal([]byte(got.body), &stats); err != nil || stats.Node != "a" || stats.Connections != 2 {
+	if err := json.Unmarshal([]byte(got.body), &stats); err != nil || stats.Node != "a" || stats.Connections != 2 ||
+		stats.Hub["connections"] != 2 || stats.Hub["delivered"] == 0 || stats.Transport["sessions"] != 2 || stats.Transport["slow"] != 0 {
 		t.Errorf("stats: got %v, %v", got, err)
 	}
 	if got := p.post("/disconnect", testEmitKey, `{"user":"42","close":true}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {

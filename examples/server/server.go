@@ -114,6 +114,7 @@ func (s *server) build(ctx context.Context) error {
 
 	mux := http.NewServeMux()
 	s.handler = transport.NewHandler(s.hub, s.transportOptions(c))
+	s.api.transport = s.handler.Stats
 	mux.Handle("/socket.io/", s.handler)
 	s.health.routes(mux)
 	if c.Emit.Enabled {
