@@ -135,7 +135,7 @@ func TestAPingIsAnsweredWithItsPayload(t *testing.T) {
 }
 
 func TestPongsThatWaitAreLimited(t *testing.T) {
-	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
+	inBubble(t, Options{ControlRate: -1}, func(t *testing.T, h *Handler, last func() *echo) {
 		c := pipe(t, h, "EIO=4&transport=websocket")
 		ping := func(i int) []byte { return clientFrame(bitFin|opPing, fmt.Appendf(nil, "%-125d", i)) }
 		for pings, answered := range map[int]int{16: 16, 17: 1, 20_000: 16} { // at the limit, past it, far past it
@@ -159,7 +159,7 @@ func TestPongsThatWaitAreLimited(t *testing.T) {
 }
 
 func TestAFloodOfPingsHoldsNothingUp(t *testing.T) {
-	s := serve(t, Options{})
+	s := serve(t, Options{ControlRate: -1})
 	c := s.websocket()
 	c.write(bytes.Repeat(clientFrame(bitFin|opPing, []byte("p")), 20_000))
 	c.send("4done")

@@ -193,8 +193,8 @@ func hostilePolling(t *testing.T, s *server, packets []string) error {
 	return nil
 }
 
-// TestFloodsHoldNothingUp sends much of what costs a client little: the server answers what is behind it,
-// with no goroutine more.
+// TestFloodsHoldNothingUp sends much of what costs a client little. Unless that is limited the server
+// answers what is behind it, with no goroutine more; by default the connection ends.
 func TestFloodsHoldNothingUp(t *testing.T) {
 	const n = 20_000
 	floods := map[string]string{
@@ -207,6 +207,14 @@ func TestFloodsHoldNothingUp(t *testing.T) {
 		"pongs inside a message, and all": frameBytes(opText, "6") + strings.Repeat(pong("p")+ping(""), n) + frameBytes(bitFin, ""),
 	}
 	carriers(t, Options{MaxPayload: 100_000}, func(t *testing.T, s *server) {
+		for name, flood := range floods {
+			c := s.websocket()
+			go io.WriteString(c.conn, flood) // ends with the connection
+			t.Run(name, func(t *testing.T) { c.t = t; c.wantClose(1008) })
+			c.conn.Close()
+		}
+	})
+	carriers(t, Options{MaxPayload: 100_000, ControlRate: -1}, func(t *testing.T, s *server) {
 		for name, flood := range floods {
 			c := s.websocket()
 			before := runtime.NumGoroutine()

@@ -132,6 +132,8 @@ func TestOffersOfRFC7692(t *testing.T) {
 		name + "; server_max_window_bits = 15; client_max_window_bits=9":              base + "; server_max_window_bits=15",
 		name + "; server_max_window_bits=9, " + name + "; server_no_context_takeover": base,
 		name + "; nonsense, " + name:                                                  base,
+		strings.Repeat(name+"; nonsense, ", 1000) + name:                              base, // and not slowly
+		strings.Repeat(",;=", 10_000):                                                 "",
 		"x-webkit-deflate-frame, " + name:                                             base,
 		"x-webkit-deflate-frame":                                                      "",
 		name + "2":                                                                    "",
