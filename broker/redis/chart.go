@@ -28,7 +28,7 @@ func (c *conn) chart() (*chart, error) {
 	}
 	for _, v := range []any{info, list} {
 		if refused, ok := v.(serverError); ok {
-			return nil, fmt.Errorf("ask about the Cluster: %w", refused)
+			return nil, refusedCluster(refused)
 		}
 	}
 	text, _ := info.(string)

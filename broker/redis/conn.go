@@ -96,9 +96,8 @@ func (c *conn) authenticated() error {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	if err := expectOK(v); err != nil {
-		// The text of a server error may quote the arguments.
 		if se, ok := v.(serverError); ok {
-			return fmt.Errorf("authenticate: redis: %s", se.code())
+			return refusedAuth(se, "the server", missingPassword)
 		}
 		return fmt.Errorf("authenticate: %w", err)
 	}
@@ -130,7 +129,7 @@ func (c *conn) introduced() error {
 		switch v.code() {
 		case "ERR", "NOPERM": // this server cannot say, or not to this user
 		case "NOAUTH":
-			return errors.New("authenticate: redis: NOAUTH: a password is required")
+			return refusedAuth(v, "the server", missingPassword)
 		default:
 			return fmt.Errorf("greet: %w", v)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +25,8 @@ type sentinels struct {
 	addrs []string         // immutable
 	name  string           // immutable; of the master
 
-	last atomic.Pointer[string] // the last answer
+	secure bool                   // immutable; TLS is spoken
+	last   atomic.Pointer[string] // the last answer
 }
 
 func newSentinels(master *goredis.Options, addrs []string, name string, auth bool) *sentinels {
@@ -32,7 +34,18 @@ func newSentinels(master *goredis.Options, addrs []string, name string, auth boo
 	if !auth {
 		o.Username, o.Password = "", ""
 	}
-	return &sentinels{opts: &o, addrs: addrs, name: name}
+	return &sentinels{opts: &o, addrs: addrs, name: name, secure: o.TLSConfig != nil}
+}
+
+// refused is the error for an answer to SENTINEL MASTER.
+func (s *sentinels) refused(why serverError) error {
+	switch {
+	case why.code() == "NOAUTH":
+		return refusedAuth(why, "the Sentinel", missingSentinel)
+	case strings.Contains(string(why), "No such master"):
+		return fmt.Errorf("%w: it watches none that it calls %q; SENTINEL MASTERS lists those that it does", why, s.name)
+	}
+	return why
 }
 
 // answer is what one Sentinel says.
@@ -77,7 +90,9 @@ func (s *sentinels) master(ctx context.Context) (addr string, sure bool, err err
 
 // ask asks one Sentinel for the address of the master, and the epoch of its last failover.
 func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
-	fail := func(err error) answer { return answer{err: fmt.Errorf("redis: Sentinel %s: %w", addr, err)} }
+	fail := func(err error) answer {
+		return answer{err: fmt.Errorf("redis: Sentinel %s: %w", addr, advised(err, s.secure))}
+	}
 	nc, err := s.opts.Dialer(ctx, "tcp", addr)
 	if err != nil {
 		return fail(err)
@@ -96,7 +111,7 @@ func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
 			return fail(err)
 		}
 		if refused, ok := v.(serverError); ok {
-			return fail(errors.New("authenticate: " + refused.code()))
+			return fail(refusedAuth(refused, "the Sentinel", missingSentinel))
 		}
 	}
 	v, err := c.do("SENTINEL", "MASTER", s.name)
@@ -105,7 +120,7 @@ func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
 	}
 	fields, ok := v.([]any)
 	if refused, bad := v.(serverError); bad {
-		return fail(refused)
+		return fail(s.refused(refused))
 	} else if !ok {
 		return fail(errProtocol)
 	}

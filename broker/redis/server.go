@@ -129,7 +129,7 @@ func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
 	nc, err := s.opts.Dialer(ctx, s.opts.Network, addr)
 	undo()
 	if err != nil {
-		return nil, fmt.Errorf("dial: %w", err)
+		return nil, fmt.Errorf("dial: %w", advised(err, s.opts.TLSConfig != nil))
 	}
 	c := &conn{nc: nc, addr: addr, timeout: s.o.DialTimeout}
 	c.rd = newReader(timedReader{c})
@@ -146,7 +146,7 @@ func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
 	}
 	if err != nil {
 		c.nc.Close()
-		return nil, err
+		return nil, advised(err, s.opts.TLSConfig != nil)
 	}
 	if s.runs.began(addr, c.client.id, before) {
 		s.fail()

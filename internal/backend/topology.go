@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	goredis "github.com/redis/go-redis/v9"
 )
 
 // Products that can be a Sentinel or a Cluster.
@@ -29,41 +26,49 @@ type Sentinels struct {
 	Name      string // of the master, as the Sentinels know it
 	Nodes     [2]*Server
 	Sentinels [3]*Server
+
+	secured *Security
 }
 
 // RedisSentinels starts them. Without a binary of the product on the PATH it skips the test, or fails it
 // where TETHER_TEST_REQUIRE_REAL is 1.
 func RedisSentinels(t testing.TB, product string, args ...string) *Sentinels {
 	t.Helper()
+	return SecureSentinels(t, product, nil, args...)
+}
+
+// SecureSentinels is RedisSentinels with TLS and users, if sec is not nil. The Sentinels know the user, too.
+func SecureSentinels(t testing.TB, product string, sec *Security, args ...string) *Sentinels {
+	t.Helper()
 	path := modern(t, product)
-	s := &Sentinels{Name: "main"}
-	s.Nodes[0] = launch(t, path, args...)
+	s := &Sentinels{Name: "main", secured: sec}
+	s.Nodes[0] = launch(t, path, sec, args...)
 	host, port, _ := net.SplitHostPort(s.Nodes[0].Addr)
-	s.Nodes[1] = launch(t, path, append(args, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")...)
+	s.Nodes[1] = launch(t, path, sec, append(args, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")...)
 	await(t, "the replica to follow its master", func() error {
-		return says(s.Nodes[1].Addr, "master_link_status:up", "INFO", "replication")
+		return sec.says(s.Nodes[1].Addr, "master_link_status:up", "INFO", "replication")
 	})
 	var addrs []string
 	for i := range s.Sentinels {
-		s.Sentinels[i] = watch(t, path, s.Name, host, port)
+		s.Sentinels[i] = watch(t, path, sec, s.Name, host, port)
 		addrs = append(addrs, s.Sentinels[i].Addr)
 	}
 	for _, w := range s.Sentinels {
 		await(t, "the Sentinels to know each other and the replica", func() error {
 			return errors.Join(
-				says(w.Addr, "slaves=1,sentinels=3", "INFO", "sentinel"),
-				tell(w.Addr, "SENTINEL", "CKQUORUM", s.Name))
+				sec.says(w.Addr, "slaves=1,sentinels=3", "INFO", "sentinel"),
+				sec.tell(w.Addr, "SENTINEL", "CKQUORUM", s.Name))
 		})
 	}
-	s.URL = "redis+sentinel://" + strings.Join(addrs, ",") + "/" + s.Name
-	t.Logf("backend: Sentinels at %s", s.URL)
+	s.URL = sec.URL("redis+sentinel", addrs, "/"+s.Name, "sentinel_auth=true")
+	t.Logf("backend: Sentinels at %s", strings.Join(addrs, ","))
 	return s
 }
 
 // Master returns the node that is the master according to the Sentinels, or nil.
 func (s *Sentinels) Master() *Server {
 	for _, w := range s.Sentinels {
-		c := admin(w.Addr)
+		c := s.secured.Admin(w.Addr)
 		pair, err := c.Do(context.Background(), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", s.Name).StringSlice()
 		c.Close()
 		if err != nil || len(pair) != 2 {
@@ -79,20 +84,24 @@ func (s *Sentinels) Master() *Server {
 }
 
 // watch starts a Sentinel.
-func watch(t testing.TB, path, name, host, port string) *Server {
+func watch(t testing.TB, path string, sec *Security, name, host, port string) *Server {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := strings.Join([]string{
+	own, ownPort := freePort(t)
+	text := strings.Join(append([]string{
 		"sentinel monitor " + name + " " + host + " " + port + " 2",
 		"sentinel down-after-milliseconds " + name + " 500",
 		"sentinel failover-timeout " + name + " 3000",
-		"sentinel parallel-syncs " + name + " 1", "",
-	}, "\n")
+		"sentinel parallel-syncs " + name + " 1",
+	}, append(sec.sentinel(name, ownPort), "")...), "\n")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own, ownPort := freePort(t)
-	return newProcess(t, path, net.JoinHostPort(own, ownPort), []string{config, "--sentinel", "--bind", own, "--port", ownPort})
+	args := []string{config, "--sentinel", "--bind", own}
+	if sec == nil {
+		args = append(args, "--port", ownPort)
+	}
+	return newProcess(t, path, sec, net.JoinHostPort(own, ownPort), args)
 }
 
 // Cluster is a Redis Cluster of processes of this test. A node that is silent for a second is taken for
@@ -101,7 +110,8 @@ type Cluster struct {
 	URL   string // redis+cluster://host:port,…
 	Nodes []*Server
 
-	t testing.TB
+	t       testing.TB
+	secured *Security
 }
 
 // RedisCluster starts a Cluster of three masters, each with as many replicas: the masters come first in
@@ -109,48 +119,54 @@ type Cluster struct {
 // where TETHER_TEST_REQUIRE_REAL is 1.
 func RedisCluster(t testing.TB, product string, replicas int, args ...string) *Cluster {
 	t.Helper()
+	return SecureCluster(t, product, nil, replicas, args...)
+}
+
+// SecureCluster is RedisCluster with TLS and users, if sec is not nil.
+func SecureCluster(t testing.TB, product string, sec *Security, replicas int, args ...string) *Cluster {
+	t.Helper()
 	const masters = 3
 	path := modern(t, product)
-	c := &Cluster{t: t}
+	c := &Cluster{t: t, secured: sec}
 	var addrs []string
 	for range masters * (1 + replicas) {
 		_, bus := freePort(t)
-		c.Nodes = append(c.Nodes, launch(t, path, append([]string{
+		c.Nodes = append(c.Nodes, launch(t, path, sec, append([]string{
 			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1000",
 			"--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"}, args...)...))
 		addrs = append(addrs, c.Nodes[len(c.Nodes)-1].Addr)
 	}
 	for i, n := range c.Nodes {
-		must(t, tell(n.Addr, "CLUSTER", "SET-CONFIG-EPOCH", i+1))
+		must(t, c.secured.tell(n.Addr, "CLUSTER", "SET-CONFIG-EPOCH", i+1))
 		if i < masters {
-			must(t, tell(n.Addr, "CLUSTER", "ADDSLOTSRANGE", i*16384/masters, (i+1)*16384/masters-1))
+			must(t, c.secured.tell(n.Addr, "CLUSTER", "ADDSLOTSRANGE", i*16384/masters, (i+1)*16384/masters-1))
 		}
 		if i > 0 {
 			host, port, _ := net.SplitHostPort(n.Addr)
-			must(t, tell(c.Nodes[0].Addr, "CLUSTER", "MEET", host, port, c.busPort(i)))
+			must(t, c.secured.tell(c.Nodes[0].Addr, "CLUSTER", "MEET", host, port, c.busPort(i)))
 		}
 	}
 	for i := range c.Nodes {
 		await(t, "the Cluster's nodes to know each other", func() error {
-			return says(c.Nodes[i].Addr, "cluster_known_nodes:"+strconv.Itoa(len(c.Nodes)), "CLUSTER", "INFO")
+			return c.secured.says(c.Nodes[i].Addr, "cluster_known_nodes:"+strconv.Itoa(len(c.Nodes)), "CLUSTER", "INFO")
 		})
 	}
 	for i := masters; i < len(c.Nodes); i++ {
-		must(t, tell(c.Nodes[i].Addr, "CLUSTER", "REPLICATE", c.ID(i%masters)))
+		must(t, c.secured.tell(c.Nodes[i].Addr, "CLUSTER", "REPLICATE", c.ID(i%masters)))
 	}
 	for i := masters; i < len(c.Nodes); i++ {
 		await(t, "a replica to follow its master", func() error {
-			return says(c.Nodes[i].Addr, "master_link_status:up", "INFO", "replication")
+			return c.secured.says(c.Nodes[i].Addr, "master_link_status:up", "INFO", "replication")
 		})
 	}
 	c.AwaitOK()
-	c.URL = "redis+cluster://" + strings.Join(addrs, ",")
-	t.Logf("backend: Cluster at %s", c.URL)
+	c.URL = sec.URL("redis+cluster", addrs, "")
+	t.Logf("backend: Cluster at %s", strings.Join(addrs, ","))
 	return c
 }
 
 func (c *Cluster) busPort(i int) string {
-	client := admin(c.Nodes[i].Addr)
+	client := c.secured.Admin(c.Nodes[i].Addr)
 	defer client.Close()
 	port, err := client.ConfigGet(context.Background(), "cluster-port").Result()
 	must(c.t, err)
@@ -159,7 +175,7 @@ func (c *Cluster) busPort(i int) string {
 
 // ID returns the name of a node in its Cluster.
 func (c *Cluster) ID(i int) string {
-	client := admin(c.Nodes[i].Addr)
+	client := c.secured.Admin(c.Nodes[i].Addr)
 	defer client.Close()
 	id, err := client.Do(context.Background(), "CLUSTER", "MYID").Text()
 	must(c.t, err)
@@ -171,7 +187,7 @@ func (c *Cluster) AwaitOK() {
 	c.t.Helper()
 	for _, n := range c.Nodes {
 		await(c.t, "the Cluster to serve", func() error {
-			err := says(n.Addr, "cluster_state:ok", "CLUSTER", "INFO")
+			err := c.secured.says(n.Addr, "cluster_state:ok", "CLUSTER", "INFO")
 			if refused := (*net.OpError)(nil); errors.As(err, &refused) {
 				return nil // it is down
 			}
@@ -185,18 +201,18 @@ func (c *Cluster) MoveSlot(slot, from, to int) error {
 	target := c.ID(to)
 	// The new owner first, then the old one.
 	err := errors.Join(
-		tell(c.Nodes[to].Addr, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ID(from)),
-		tell(c.Nodes[from].Addr, "CLUSTER", "SETSLOT", slot, "MIGRATING", target))
+		c.secured.tell(c.Nodes[to].Addr, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ID(from)),
+		c.secured.tell(c.Nodes[from].Addr, "CLUSTER", "SETSLOT", slot, "MIGRATING", target))
 	if err == nil {
 		err = c.moveKeys(slot, from, to)
 	}
 	return errors.Join(err,
-		tell(c.Nodes[to].Addr, "CLUSTER", "SETSLOT", slot, "NODE", target),
-		tell(c.Nodes[from].Addr, "CLUSTER", "SETSLOT", slot, "NODE", target))
+		c.secured.tell(c.Nodes[to].Addr, "CLUSTER", "SETSLOT", slot, "NODE", target),
+		c.secured.tell(c.Nodes[from].Addr, "CLUSTER", "SETSLOT", slot, "NODE", target))
 }
 
 func (c *Cluster) moveKeys(slot, from, to int) error {
-	client := admin(c.Nodes[from].Addr)
+	client := c.secured.Admin(c.Nodes[from].Addr)
 	defer client.Close()
 	host, port, _ := net.SplitHostPort(c.Nodes[to].Addr)
 	for {
@@ -205,7 +221,11 @@ func (c *Cluster) moveKeys(slot, from, to int) error {
 			return err
 		}
 		for _, key := range keys {
-			if err := client.Do(context.Background(), "MIGRATE", host, port, key, 0, 1000, "REPLACE").Err(); err != nil {
+			args := []any{"MIGRATE", host, port, key, 0, 1000, "REPLACE"}
+			if c.secured != nil {
+				args = append(args, "AUTH", c.secured.admin)
+			}
+			if err := client.Do(context.Background(), args...).Err(); err != nil {
 				return err
 			}
 		}
@@ -236,46 +256,28 @@ func modern(t testing.TB, product string) string {
 }
 
 // launch starts a Redis without persistence but for what a Cluster must remember.
-func launch(t testing.TB, path string, args ...string) *Server {
+func launch(t testing.TB, path string, sec *Security, args ...string) *Server {
 	t.Helper()
 	host, port := freePort(t)
-	return newProcess(t, path, net.JoinHostPort(host, port), append(redisServer.args(host, port, t.TempDir()), args...))
+	all := append(redisServer.args(host, port, t.TempDir()), sec.args(port)...)
+	return newProcess(t, path, sec, net.JoinHostPort(host, port), append(all, args...))
 }
 
-func newProcess(t testing.TB, path, addr string, args []string) *Server {
+func newProcess(t testing.TB, path string, sec *Security, addr string, args []string) *Server {
 	t.Helper()
-	proc := &process{path: path, args: args, addr: addr, ready: redisReady}
+	proc := &process{path: path, args: args, addr: addr, ready: sec.ready}
 	s := &Server{
-		URL: "redis://" + addr, Addr: addr, Kind: Binary, t: t, name: filepath.Base(path),
+		URL: sec.URL("redis", []string{addr}, ""), Addr: addr, Kind: Binary, t: t, name: filepath.Base(path),
 		start: proc.start, stop: proc.stop, pause: proc.pause, resume: proc.resume,
 	}
 	s.begin()
 	return s
 }
 
-func admin(addr string) *goredis.Client {
-	return goredis.NewClient(&goredis.Options{Addr: addr, DialTimeout: time.Second, ReadTimeout: 2 * time.Second, MaxRetries: -1, DisableIdentity: true})
-}
-
-// tell sends a command whose answer does not matter.
-func tell(addr string, args ...any) error {
-	c := admin(addr)
-	defer c.Close()
-	if err := c.Do(context.Background(), args...).Err(); err != nil {
-		return fmt.Errorf("%s: %v: %w", addr, args, err)
-	}
-	return nil
-}
-
-// says checks that the answer to a command contains a text.
-func says(addr, text string, args ...any) error {
-	c := admin(addr)
-	defer c.Close()
-	got, err := c.Do(context.Background(), args...).Text()
-	if err == nil && !strings.Contains(got, text) {
-		err = fmt.Errorf("%s: %v: no %q in %q", addr, args, text, got)
-	}
-	return err
+// SecureRedis is one server with TLS and a user.
+func SecureRedis(t testing.TB, product string, sec *Security) *Server {
+	t.Helper()
+	return launch(t, modern(t, product), sec)
 }
 
 func must(t testing.TB, err error) {
