@@ -44,14 +44,16 @@ To see it work, with a Redis at hand:
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("worker", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() { fmt.Fprint(stderr, usage); f.PrintDefaults() }
+	f.SetOutput(io.Discard) // what is wrong is returned
 	brokerURL := f.String("broker", "redis://127.0.0.1:6379", "`URL` of the broker that the hubs use: redis://, rediss://, nats://")
 	hello := f.String("hello", "from a worker", "`text` of the payload")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stderr, usage)
+		f.SetOutput(stderr)
+		f.PrintDefaults()
 		return nil
 	} else if err != nil {
-		return err
+		return fmt.Errorf("%w; -h explains", err)
 	}
 	users := f.Args()
 	if len(users) == 0 {
