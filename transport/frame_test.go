@@ -99,7 +99,7 @@ func TestFramesThatTheProtocolAllowsAreServed(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, Options{MaxPayload: max})
+			s := serve(t, Options{MaxPayload: max, ControlRate: -1})
 			c := s.websocket()
 			c.write([]byte(tt.in))
 			c.wantText(tt.want)
