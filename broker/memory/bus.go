@@ -13,13 +13,12 @@ package memory
 
 import (
 	"hash/maphash"
-	"slices"
 	"sync"
 
 	"tether/broker"
 )
 
-const shards = 64 // of the subject table; a power of two
+const shards = 256 // of the subject table; a power of two
 
 // Bus is the medium that peers share. It needs no closing.
 type Bus struct {
@@ -27,18 +26,19 @@ type Bus struct {
 	shards [shards]shard
 }
 
+// shard is a part of the subject table, with the state of its subscriptions.
 type shard struct {
-	mu       sync.RWMutex
-	subjects map[string][]*subscription // guarded by mu; the slices are replaced, never changed
+	mu       sync.Mutex
+	subjects map[string]*subscription // guarded by mu; the first of each subject
 
-	_ [64]byte // a cache line between the locks
+	_ [48]byte // a cache line for each
 }
 
 // NewBus returns a bus without peers.
 func NewBus() *Bus {
 	b := &Bus{seed: maphash.MakeSeed()}
 	for i := range b.shards {
-		b.shards[i].subjects = make(map[string][]*subscription)
+		b.shards[i].subjects = make(map[string]*subscription)
 	}
 	return b
 }
@@ -50,7 +50,6 @@ func (b *Bus) Broker() broker.Broker {
 		bus:     b,
 		started: make(chan struct{}),
 		closed:  make(chan struct{}),
-		subs:    make(map[string]*subscription),
 		handed:  make(chan struct{}, 1),
 	}
 }
@@ -59,33 +58,91 @@ func (b *Bus) shard(subject string) *shard {
 	return &b.shards[maphash.String(b.seed, subject)%shards]
 }
 
-func (b *Bus) lookup(subject string) []*subscription {
-	sh := b.shard(subject)
-	sh.mu.RLock()
-	subs := sh.subjects[subject]
-	sh.mu.RUnlock()
-	return subs
-}
-
-func (b *Bus) add(s *subscription) {
-	sh := b.shard(s.subject)
+// lookup appends the subscriptions of a subject to list.
+func (sh *shard) lookup(subject string, list []*subscription) []*subscription {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	old := sh.subjects[s.subject]
-	sh.subjects[s.subject] = append(old[:len(old):len(old)], s)
+	for s := sh.subjects[subject]; s != nil; s = s.next {
+		list = append(list, s)
+	}
+	return list
 }
 
-func (b *Bus) remove(s *subscription) {
-	sh := b.shard(s.subject)
+// begin makes a peer's subscription live. What it needs is allocated without the lock.
+func (sh *shard) begin(p *peer, subject string) {
+	fresh := &subscription{peer: p}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	old := sh.subjects[s.subject]
-	if len(old) == 1 && old[0] == s {
-		delete(sh.subjects, s.subject)
+	first := sh.subjects[subject]
+	if first == nil {
+		sh.subjects[subject] = fresh
 		return
 	}
-	rest := slices.DeleteFunc(slices.Clone(old), func(o *subscription) bool { return o == s })
-	if len(rest) > 0 {
-		sh.subjects[s.subject] = rest
+	for s := first; ; s = s.next {
+		if s.peer == p {
+			s.ended = false
+			return
+		}
+		if s.next == nil {
+			s.next = fresh
+			return
+		}
+	}
+}
+
+// end ends a peer's subscription, except for a delivery that has begun.
+func (sh *shard) end(p *peer, subject string) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for s := sh.subjects[subject]; s != nil; s = s.next {
+		if s.peer == p {
+			sh.endLocked(s, subject)
+			return
+		}
+	}
+}
+
+// endAll ends all of a peer's subscriptions and returns channels that are closed when the deliveries
+// that had begun have returned.
+func (sh *shard) endAll(p *peer) (idle []<-chan struct{}) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for subject, s := range sh.subjects {
+		for s != nil {
+			next := s.next
+			if s.peer == p {
+				if sh.endLocked(s, subject); s.busy {
+					idle = append(idle, s.idleLocked())
+				}
+			}
+			s = next
+		}
+	}
+	return idle
+}
+
+func (sh *shard) endLocked(s *subscription, subject string) {
+	s.ended = true
+	if s.lane != nil {
+		s.lane.queue = nil
+		s.lane.wake()
+	}
+	if !s.busy {
+		sh.unlinkLocked(s, subject)
+	}
+}
+
+// unlinkLocked forgets a subscription that has ended and does not deliver.
+func (sh *shard) unlinkLocked(s *subscription, subject string) {
+	first := sh.subjects[subject]
+	switch {
+	case first != s:
+		for ; first.next != s; first = first.next {
+		}
+		first.next = s.next
+	case s.next != nil:
+		sh.subjects[subject] = s.next
+	default:
+		delete(sh.subjects, subject)
 	}
 }

@@ -15,16 +15,22 @@ type peer struct {
 
 	started chan struct{} // closed when Run begins
 	closed  chan struct{} // closed by Close
-	handed  chan struct{} // wakes Run when leftover is not empty; capacity 1
+	handed  chan struct{} // wakes Run when left is not empty; capacity 1
 
 	handler broker.Handler // written before started is closed
 
 	mu       sync.Mutex
-	subs     map[string]*subscription // guarded by mu; live ones, and ended ones that still deliver
-	leftover []*subscription          // guarded by mu; busy ones that Run goes on with
-	running  bool                     // guarded by mu
-	ended    bool                     // guarded by mu; Run is over or Close was called
-	isClosed bool                     // guarded by mu
+	left     []leftover // guarded by mu; what Run goes on with
+	running  bool       // guarded by mu
+	ended    bool       // guarded by mu; Run is over or Close was called
+	isClosed bool       // guarded by mu
+}
+
+// leftover is a busy subscription that no publisher delivers for.
+type leftover struct {
+	shard        *shard
+	subscription *subscription
+	subject      string
 }
 
 // Publish fails only with the context's error and with [broker.ErrClosed].
@@ -55,8 +61,10 @@ func (p *peer) ready(ctx context.Context) error {
 }
 
 func (p *peer) publish(ctx context.Context, m *broker.Message) (nodes int, err error) {
-	for _, s := range p.bus.lookup(m.Subject) {
-		taken, err := s.offer(ctx, p.closed, m)
+	sh := p.bus.shard(m.Subject)
+	var few [4]*subscription
+	for _, s := range sh.lookup(m.Subject, few[:0]) {
+		taken, err := sh.offer(ctx, p.closed, s, m)
 		if err != nil {
 			return 0, err
 		}
@@ -85,57 +93,27 @@ func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
 		return broker.ErrClosed
 	}
 	for _, subject := range subjects {
-		s := p.subs[subject]
-		if s == nil {
-			s = &subscription{peer: p, subject: subject, ended: true}
-			p.subs[subject] = s
-		}
-		if s.begin() {
-			p.bus.add(s)
-		}
+		p.bus.shard(subject).begin(p, subject)
 	}
 	return nil
 }
 
 // Unsubscribe has no way to fail except that the broker is closed or the context done.
 func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
-	p.mu.Lock()
 	for _, subject := range subjects {
-		if s := p.subs[subject]; s != nil {
-			p.endLocked(s)
-		}
+		p.bus.shard(subject).end(p, subject)
 	}
-	p.mu.Unlock()
 	return p.ready(ctx)
 }
 
-func (p *peer) endLocked(s *subscription) {
-	busy, was := s.end()
-	if was {
-		p.bus.remove(s)
-	}
-	if !busy {
-		delete(p.subs, s.subject)
-	}
-}
-
-// forget drops an ended subscription whose last delivery has returned.
-func (p *peer) forget(s *subscription) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.subs[s.subject] == s && s.spent() {
-		delete(p.subs, s.subject)
-	}
-}
-
-// handOver asks Run to go on delivering for s, and reports false if nobody would.
-func (p *peer) handOver(s *subscription) bool {
+// handOver asks Run to go on delivering for l, and reports false if nobody would.
+func (p *peer) handOver(l leftover) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
 		return false
 	}
-	p.leftover = append(p.leftover, s)
+	p.left = append(p.left, l)
 	select {
 	case p.handed <- struct{}{}:
 	default:
@@ -143,16 +121,15 @@ func (p *peer) handOver(s *subscription) bool {
 	return true
 }
 
-func (p *peer) takeLeftover() *subscription {
+func (p *peer) takeLeftover() (l leftover, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.leftover) == 0 {
-		return nil
+	if len(p.left) == 0 {
+		return l, false
 	}
-	s := p.leftover[0]
-	p.leftover[0] = nil
-	p.leftover = p.leftover[1:]
-	return s
+	l, p.left[0] = p.left[0], l
+	p.left = p.left[1:]
+	return l, true
 }
 
 // Run delivers what publishers leave to it; most is delivered by the publishers themselves, and only
@@ -181,8 +158,8 @@ func (p *peer) Run(ctx context.Context, h broker.Handler) error {
 	for ctx.Err() == nil {
 		select {
 		case <-p.handed:
-			for s := p.takeLeftover(); s != nil; s = p.takeLeftover() {
-				s.drain()
+			for l, ok := p.takeLeftover(); ok; l, ok = p.takeLeftover() {
+				l.shard.drain(l.subscription, l.subject)
 			}
 			continue
 		case <-ctx.Done():
@@ -190,27 +167,25 @@ func (p *peer) Run(ctx context.Context, h broker.Handler) error {
 		}
 		break
 	}
-	for _, s := range p.stop() {
-		<-s.idle()
+	for _, idle := range p.stop() {
+		<-idle
 	}
 	return nil
 }
 
-// stop ends all subscriptions, and returns those that are still delivering.
-func (p *peer) stop() (busy []*subscription) {
+// stop ends all subscriptions, and returns channels that are closed when those that are still
+// delivering no longer do.
+func (p *peer) stop() (busy []<-chan struct{}) {
 	p.mu.Lock()
 	p.ended = true
-	for _, s := range p.subs {
-		p.endLocked(s)
-	}
-	for _, s := range p.subs {
-		busy = append(busy, s)
-	}
-	leftover := p.leftover
-	p.leftover = nil
+	left := p.left
+	p.left = nil
 	p.mu.Unlock()
-	for _, s := range leftover {
-		s.drain() // ended: it only says that nobody delivers for it any more
+	for i := range p.bus.shards {
+		busy = append(busy, p.bus.shards[i].endAll(p)...)
+	}
+	for _, l := range left {
+		l.shard.drain(l.subscription, l.subject) // ended: it only says that nobody delivers for it any more
 	}
 	return busy
 }

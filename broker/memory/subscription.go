@@ -2,7 +2,6 @@ package memory
 
 import (
 	"context"
-	"sync"
 
 	"tether/broker"
 )
@@ -14,92 +13,74 @@ const (
 
 // subscription is one peer's interest in one subject. At most one goroutine delivers for it at a
 // time: the one that found it idle. Those who come meanwhile queue their message, and it is the
-// delivering goroutine that empties the queue.
+// delivering goroutine that empties the queue. All but peer is guarded by the shard's mu. There may be
+// a million, so an idle one is small.
 type subscription struct {
-	peer    *peer
-	subject string
-
-	mu       sync.Mutex
-	ended    bool             // guarded by mu; nothing more is taken or delivered
-	busy     bool             // guarded by mu; some goroutine delivers
-	queue    []broker.Message // guarded by mu; only while busy
-	spare    []broker.Message // guarded by mu; an empty slice to swap with queue
-	room     chan struct{}    // guarded by mu; closed when there is room again; nil: nobody waits
-	finished chan struct{}    // guarded by mu; closed when no longer busy; nil: nobody waits
+	peer  *peer         // immutable
+	next  *subscription // another peer's interest in the subject
+	lane  *lane         // nil unless somebody waits
+	ended bool          // nothing more is taken or delivered; in the table only while busy
+	busy  bool          // some goroutine delivers
 }
 
-// begin makes the subscription live and reports whether it was not.
-func (s *subscription) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.ended
-	s.ended = false
-	return was
+// lane is what a busy subscription has when there is more than the one that delivers.
+type lane struct {
+	queue    []broker.Message
+	spare    []broker.Message // an empty slice to swap with queue
+	room     chan struct{}    // closed when there is room again; nil: nobody waits
+	finished chan struct{}    // closed when the subscription is no longer busy; nil: nobody waits
 }
 
-// end stops the subscription, except for a delivery that has begun.
-func (s *subscription) end() (busy, was bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was = !s.ended
-	s.ended = true
-	clear(s.queue)
-	s.queue = s.queue[:0]
-	s.wakeLocked()
-	return s.busy, was
-}
-
-func (s *subscription) spent() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended && !s.busy
-}
-
-// idle returns a channel that is closed when nobody delivers any more. The subscription has ended.
-func (s *subscription) idle() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.finished == nil {
-		s.finished = make(chan struct{})
-		if !s.busy {
-			close(s.finished)
-		}
+func (l *lane) wake() {
+	if l.room != nil {
+		close(l.room)
+		l.room = nil
 	}
-	return s.finished
 }
 
-func (s *subscription) wakeLocked() {
-	if s.room != nil {
-		close(s.room)
-		s.room = nil
+func (s *subscription) laneLocked() *lane {
+	if s.lane == nil {
+		s.lane = new(lane)
 	}
+	return s.lane
+}
+
+// idleLocked returns a channel that is closed when nobody delivers any more. The subscription is busy.
+func (s *subscription) idleLocked() <-chan struct{} {
+	l := s.laneLocked()
+	if l.finished == nil {
+		l.finished = make(chan struct{})
+	}
+	return l.finished
 }
 
 // offer delivers m, or leaves it to the goroutine that is delivering. It reports false when the
 // subscription has ended.
-func (s *subscription) offer(ctx context.Context, closed <-chan struct{}, m *broker.Message) (bool, error) {
-	s.mu.Lock()
+func (sh *shard) offer(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message) (bool, error) {
+	sh.mu.Lock()
 	for {
-		switch {
-		case s.ended:
-			s.mu.Unlock()
+		if s.ended {
+			sh.mu.Unlock()
 			return false, nil
-		case !s.busy:
+		}
+		if !s.busy {
 			s.busy = true
-			s.mu.Unlock()
+			sh.mu.Unlock()
 			s.peer.handler.Deliver(*m)
-			s.drain()
-			return true, nil
-		case len(s.queue) < maxWaiting:
-			s.queue = append(s.queue, *m)
-			s.mu.Unlock()
+			sh.drain(s, m.Subject)
 			return true, nil
 		}
-		if s.room == nil {
-			s.room = make(chan struct{})
+		l := s.laneLocked()
+		if len(l.queue) < maxWaiting {
+			l.queue = append(l.queue, *m)
+			sh.mu.Unlock()
+			return true, nil
 		}
-		room := s.room
-		s.mu.Unlock()
+		if l.room == nil {
+			l.room = make(chan struct{})
+		}
+		room := l.room
+		sh.mu.Unlock()
 		select {
 		case <-room:
 		case <-closed:
@@ -107,64 +88,65 @@ func (s *subscription) offer(ctx context.Context, closed <-chan struct{}, m *bro
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
-		s.mu.Lock()
+		sh.mu.Lock()
 	}
 }
 
 // drain is called by the goroutine that made the subscription busy: it delivers what has gathered
 // until there is nothing left, or hands over to Run so that a publisher does not work for others for
 // ever.
-func (s *subscription) drain() {
+func (sh *shard) drain(s *subscription, subject string) {
 	for round := 0; ; round++ {
-		s.mu.Lock()
-		if s.ended || len(s.queue) == 0 {
-			s.restLocked()
+		sh.mu.Lock()
+		if s.ended || s.lane == nil || len(s.lane.queue) == 0 {
+			sh.restLocked(s, subject)
+			sh.mu.Unlock()
 			return
 		}
 		if round >= maxRounds && round%maxRounds == 0 {
-			s.mu.Unlock()
-			if s.peer.handOver(s) {
+			sh.mu.Unlock()
+			if s.peer.handOver(leftover{sh, s, subject}) {
 				return
 			}
 			continue
 		}
-		batch := s.queue
-		s.queue, s.spare = s.spare, nil
-		s.wakeLocked()
-		s.mu.Unlock()
+		l := s.lane
+		batch := l.queue
+		l.queue, l.spare = l.spare, nil
+		l.wake()
+		sh.mu.Unlock()
 
 		for i := range batch {
-			s.deliver(batch[i])
+			sh.deliver(s, batch[i])
 		}
 		clear(batch)
-		s.mu.Lock()
-		s.spare = batch[:0]
-		s.mu.Unlock()
+		sh.mu.Lock()
+		l.spare = batch[:0]
+		sh.mu.Unlock()
 	}
 }
 
 // deliver delivers one message of the queue unless the subscription has ended since it was queued.
-func (s *subscription) deliver(m broker.Message) {
-	s.mu.Lock()
+func (sh *shard) deliver(s *subscription, m broker.Message) {
+	sh.mu.Lock()
 	ended := s.ended
-	s.mu.Unlock()
+	sh.mu.Unlock()
 	if !ended {
 		s.peer.handler.Deliver(m)
 	}
 }
 
-// restLocked ends the delivering, and unlocks.
-func (s *subscription) restLocked() {
+// restLocked ends the delivering.
+func (sh *shard) restLocked(s *subscription, subject string) {
 	s.busy = false
-	ended := s.ended
-	if ended {
-		s.queue, s.spare = nil, nil
+	if s.lane != nil {
+		if s.lane.finished != nil {
+			close(s.lane.finished)
+		}
+		s.lane.wake()
+		s.lane = nil
 	}
-	if s.finished != nil {
-		close(s.finished)
-	}
-	s.mu.Unlock()
-	if ended {
-		s.peer.forget(s)
+	if s.ended {
+		sh.unlinkLocked(s, subject)
 	}
 }
