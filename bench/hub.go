@@ -86,10 +86,11 @@ func shutDown(srv *http.Server) {
 
 func register(ctx context.Context, s *hub.Socket) error {
 	var auth struct{ User string }
-	if len(s.Handshake().Auth) == 0 {
+	said := s.Handshake().Auth
+	if len(said) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(s.Handshake().Auth, &auth); err != nil || auth.User == "" {
+	if err := json.Unmarshal(said, &auth); err != nil || auth.User == "" {
 		return nil // somebody without a name may stay, and is nobody's user
 	}
 	return s.Register(ctx, auth.User)

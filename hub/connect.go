@@ -202,6 +202,7 @@ func (s *Socket) welcome() {
 	}
 	s.ns.connected.Add(1)
 	s.state.Store(stateWelcome)
+	more := len(entry.held.list) > 0
 	s.mu.Unlock()
 	entry.cancel()
 	h.counters.connected.Add(1)
@@ -213,7 +214,9 @@ func (s *Socket) welcome() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
 	head = append(head, `{"sid":"`...)
 	head = append(head, s.id...)
-	s.conn.Send(newControl(append(head, `"}`...)))
+	answer := newControl(append(head, `"}`...))
+	answer.more = more // or a DISCONNECT, unless the client is no longer interested
+	s.conn.Send(answer)
 
 	s.mu.Lock()
 	entry.answered = true

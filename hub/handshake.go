@@ -60,28 +60,23 @@ func packHandshake(r *http.Request, now time.Time) string {
 
 // strippedHandshake is packed without URL and headers.
 func strippedHandshake(packed string) string {
-	h := unpackHandshake(packed)
-	b := []byte{packed[0]}
-	b = binary.AppendVarint(b, h.Time.UnixMilli())
-	b = appendText(b, h.Address)
-	return string(appendText(b, ""))
+	_, _, rest := cutFlags(packed)
+	_, after := cutString(rest)
+	head := packed[:len(packed)-len(after)]
+	return string(appendText(append(make([]byte, 0, len(head)+1), head...), ""))
 }
 
+// unpackHandshake allocates what it needs for the maps; the texts are parts of packed.
 func unpackHandshake(packed string) Handshake {
-	data := []byte(packed)
-	h := Handshake{Secure: data[0] == 1, Header: http.Header{}}
-	millis, n := binary.Varint(data[1:])
-	h.Time = time.UnixMilli(millis)
-	next := func(rest []byte) (string, []byte) {
-		text, rest, _ := cutText(rest)
-		return string(text), rest
-	}
-	h.Address, data = next(data[1+n:])
-	h.URL, data = next(data)
-	for len(data) > 0 {
+	h := Handshake{Header: http.Header{}}
+	var rest string
+	h.Secure, h.Time, rest = cutFlags(packed)
+	h.Address, rest = cutString(rest)
+	h.URL, rest = cutString(rest)
+	for rest != "" {
 		var name, value string
-		name, data = next(data)
-		value, data = next(data)
+		name, rest = cutString(rest)
+		value, rest = cutString(rest)
 		h.Header[name] = append(h.Header[name], value)
 	}
 	h.Query = url.Values{}
@@ -89,4 +84,16 @@ func unpackHandshake(packed string) Handshake {
 		h.Query = u.Query()
 	}
 	return h
+}
+
+// cutFlags cuts off what comes before the texts.
+func cutFlags(packed string) (secure bool, at time.Time, rest string) {
+	millis, n := binary.Varint([]byte(packed[1:min(1+binary.MaxVarintLen64, len(packed))]))
+	return packed[0] == 1, time.UnixMilli(millis), packed[1+n:]
+}
+
+// cutString cuts off what appendText has appended.
+func cutString(packed string) (text, rest string) {
+	n, width := binary.Uvarint([]byte(packed[:min(binary.MaxVarintLen64, len(packed))]))
+	return packed[width : width+int(n)], packed[width+int(n):]
 }

@@ -16,6 +16,7 @@ type Packet struct {
 	overflow Overflow
 	volatile bool
 	control  bool
+	more     bool
 
 	once    sync.Once
 	compact []byte // what Compact's function returned
@@ -89,6 +90,10 @@ func (p *Packet) Volatile() bool { return p.volatile }
 // Control reports whether the packet is an answer, or one of the protocol itself, and must not be
 // dropped.
 func (p *Packet) Control() bool { return p.control }
+
+// More reports whether the sender sends another packet to the connection right after this one, so that
+// nothing needs to be written before that.
+func (p *Packet) More() bool { return p.more }
 
 // Overflow is what is to become of the packet when the queue is full. It counts only without Control.
 func (p *Packet) Overflow() Overflow { return p.overflow }

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"net"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,12 +17,9 @@ import (
 // receiver on. Who may write has the session's writing flag, as with every carrier; nobody has to
 // wait for a client that does not take what is written to it, because what is left lies in out.
 type epoll struct {
-	s  *session
-	fd int32
+	s *session
 
-	// uses counts the system calls that are under way with fd. With closed in it there are no more,
-	// and the last one closes fd, so that it is not used after that for another file's sake.
-	uses atomic.Int32
+	descriptor
 
 	in  *inbound  // owned by who reads, else guarded by s.mu; nil while there is nothing
 	out *outbound // changed with s.mu by who writes; nil while there is nothing
@@ -48,8 +44,6 @@ type outbound struct {
 	deadline int64 // guarded by s.mu: as session.due
 }
 
-const closed = 1 << 30
-
 // adopt returns a carrier for the connection of w, or nil where that is not to be or cannot be: over
 // anything but TCP, and when descriptors run out. The caller closes w.Conn once it is not used any more.
 func (h *Handler) adopt(s *session, w *websocket) adopted {
@@ -61,7 +55,7 @@ func (h *Handler) adopt(s *session, w *websocket) adopted {
 	if err != nil {
 		return nil
 	}
-	c := &epoll{s: s, fd: int32(fd), compression: w.compression, reading: true}
+	c := &epoll{s: s, descriptor: descriptor{fd: int32(fd)}, compression: w.compression, reading: true}
 	if h.poller.add(c) != nil {
 		unix.Close(fd)
 		return nil
@@ -92,21 +86,9 @@ func (c *epoll) begin(early []byte) {
 	c.s.h.workers.hand(c)
 }
 
-// acquire allows one system call with fd, until release.
-func (c *epoll) acquire() bool {
-	for {
-		n := c.uses.Load()
-		if n&closed != 0 {
-			return false
-		}
-		if c.uses.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
-
+// release gives acquire back.
 func (c *epoll) release() {
-	if c.uses.Add(-1) == closed {
+	if c.descriptor.release() {
 		unix.Close(int(c.fd))
 		c.s.h.conns.Done()
 	}
@@ -117,7 +99,7 @@ func (c *epoll) abort() {
 	if !c.acquire() {
 		return
 	}
-	if n := c.uses.Or(closed); n&closed == 0 {
+	if c.shut() {
 		c.s.h.poller.remove(c)
 	}
 	c.release()
@@ -150,23 +132,11 @@ func (c *epoll) event(events uint32) bool {
 func (c *epoll) direct() bool     { return true }
 func (c *epoll) compresses() bool { return c.compression }
 
-func (c *epoll) tryWrite(b []byte) (n int, err error) {
+func (c *epoll) tryWrite(b []byte) (int, error) {
 	if !c.acquire() {
 		return 0, net.ErrClosed
 	}
-	for n < len(b) {
-		m, e := send(int(c.fd), b[n:])
-		if e == unix.EINTR {
-			continue
-		}
-		if e != nil {
-			if e != unix.EAGAIN {
-				err = e
-			}
-			break
-		}
-		n += m
-	}
+	n, err := tryWrite(int(c.fd), b)
 	c.release()
 	return n, err
 }

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"tether/hub"
 )
@@ -111,7 +112,7 @@ func (s *session) pendingLocked() bool {
 func (s *session) writeNow(c carrier, p *hub.Packet) {
 	b := frames(p, c.compresses())
 	n, err := c.tryWrite(b)
-	s.h.wroteAt()
+	s.h.run.wrote()
 	if err != nil {
 		s.fail(hub.ReasonTransportError)
 		return
@@ -154,15 +155,54 @@ func (s *session) flush(w *writer) bool {
 	return s.wrote(r)
 }
 
+// flushLeft writes what the Sends before one to another session have left in s.
+func (h *Handler) flushLeft(s *session) {
+	if h.run.writes.Load() >= runWrites || !h.flushers.take(s) {
+		return
+	}
+	h.run.more()
+	h.flush(s)
+}
+
+// flush writes a round of s in the goroutine of a Send.
+func (h *Handler) flush(s *session) {
+	w := h.writer()
+	if s.flush(w) {
+		h.flushers.push(s)
+	}
+	h.recycle(w)
+	h.run.wrote()
+}
+
+func (h *Handler) writer() *writer {
+	if w, _ := h.writers.Get().(*writer); w != nil {
+		return w
+	}
+	return new(writer)
+}
+
+func (h *Handler) recycle(w *writer) {
+	w.trim()
+	h.writers.Put(w)
+}
+
 // flushers write what sessions have queued: a few goroutines over one list of the sessions that have
 // something to say. They never wait for a client. Goroutines are started when they are first needed
 // and end with stop, which the handler calls.
+//
+// A session that is alone in the list is taken out again by the Send that turns to another session. A
+// flusher that comes and sees that this goes on takes a nap: to write in between would only tear bursts
+// apart. It writes what is there when nothing has changed during a nap.
 type flushers struct {
 	max int
+
+	alone atomic.Pointer[session] // the only one in the list, or nil; written with mu held
 
 	mu         sync.Mutex
 	work       sync.Cond // of mu
 	head, tail *session  // guarded by mu
+	changes    uint64    // guarded by mu: counts what Sends did to the list
+	noticed    uint64    // guarded by mu: changes, when a flusher was last called or lay down
 	idle       int       // guarded by mu: goroutines that wait
 	running    int       // guarded by mu
 	stopped    bool      // guarded by mu
@@ -180,19 +220,51 @@ func (f *flushers) push(s *session) {
 	f.mu.Lock()
 	if f.tail == nil {
 		f.head = s
+		f.alone.Store(s)
 	} else {
 		f.tail.dirty = s
+		f.alone.Store(nil)
 	}
 	f.tail = s
+	f.changes++
 	switch {
+	case f.head == s && f.idle < f.running: // one will look again in a moment
 	case f.idle > 0:
+		f.noticed = f.changes
 		f.work.Signal()
 	case f.running < f.max && !f.stopped:
+		f.noticed = f.changes
 		f.running++
 		f.done.Add(1)
 		go f.run() // stop waits for it
 	}
 	f.mu.Unlock()
+}
+
+// take takes s out of the list if it is alone there, and reports whether it was.
+func (f *flushers) take(s *session) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.alone.Load() != s {
+		return false
+	}
+	f.takeLocked()
+	f.changes++
+	return true
+}
+
+// takeLocked takes the first of the list, which is not empty.
+func (f *flushers) takeLocked() *session {
+	s := f.head
+	f.head, s.dirty = s.dirty, nil
+	switch f.head {
+	case nil:
+		f.tail = nil
+		f.alone.Store(nil)
+	case f.tail:
+		f.alone.Store(f.tail)
+	}
+	return s
 }
 
 func (f *flushers) run() {
@@ -210,20 +282,23 @@ func (f *flushers) run() {
 func (f *flushers) pop() *session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.head == nil {
-		if f.stopped {
+	for {
+		switch {
+		case f.head == nil && f.stopped:
 			return nil
+		case canNap && f.head == f.tail && f.changes != f.noticed && !f.stopped:
+			f.noticed = f.changes
+			f.mu.Unlock()
+			nap()
+			f.mu.Lock()
+		case f.head == nil:
+			f.idle++
+			f.work.Wait()
+			f.idle--
+		default:
+			return f.takeLocked()
 		}
-		f.idle++
-		f.work.Wait()
-		f.idle--
 	}
-	s := f.head
-	if f.head = s.dirty; f.head == nil {
-		f.tail = nil
-	}
-	s.dirty = nil
-	return s
 }
 
 func (f *flushers) stop() {

@@ -13,17 +13,24 @@ import (
 // left out: what a client gets comes from its session.
 type library struct {
 	upgrader *gws.Upgrader
+	request  *http.Request // what the library is told that clients have asked for; it has been answered
 }
 
 func newLibrary(o Options) *library {
-	return &library{gws.NewUpgrader(events{}, &gws.ServerOption{
+	u := gws.NewUpgrader(events{}, &gws.ServerOption{
 		ParallelGolimit:    1, // unused, but memory is reserved for it
 		ReadMaxPayloadSize: o.MaxPayload,
 		ReadBufferSize:     headSize,
 		Logger:             libraryLogger{o.Logger},
 		Recovery:           func(l gws.Logger) { recoverInto(l, recover()) },
 		NewSession:         func() gws.SessionStorage { return nil },
-	})}
+	})
+	return &library{u, &http.Request{Method: http.MethodGet, Header: http.Header{
+		"Connection":            {"Upgrade"},
+		"Upgrade":               {"websocket"},
+		"Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key":     {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}}}
 }
 
 // libraryConn is the library's part of a connection.
@@ -31,13 +38,7 @@ type libraryConn = gws.Conn
 
 // accept returns what to read from w with.
 func (l *library) accept(w *websocket) (*libraryConn, error) {
-	r := &http.Request{Method: http.MethodGet, Header: http.Header{
-		"Connection":            {"Upgrade"},
-		"Upgrade":               {"websocket"},
-		"Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key":     {"dGhlIHNhbXBsZSBub25jZQ=="}, // any: it has been answered
-	}}
-	return l.upgrader.UpgradeFromConn(w, bufio.NewReaderSize(w, headSize), r)
+	return l.upgrader.UpgradeFromConn(w, bufio.NewReaderSize(w, headSize), l.request)
 }
 
 // read reads until the connection has nothing more to say.

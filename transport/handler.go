@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -41,9 +40,7 @@ type Handler struct {
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
 	slow     slow
 
-	lastSend atomic.Int64            // in nanoseconds of now
-	lastTo   atomic.Pointer[session] // of the Sends since it was quiet
-	sends    atomic.Int32            // since it was quiet; not counted further than quietRun
+	run run
 
 	mu           sync.Mutex
 	sessions     registry       // guarded by mu
@@ -76,41 +73,13 @@ func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options
 	h.library = newLibrary(h.o)
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
 	h.flushers.init(runtime.GOMAXPROCS(0))
+	h.run.now = h.now
 	h.workers.keep = 4 * runtime.GOMAXPROCS(0)
 	return h
 }
 
 // now is a monotonic clock.
 func (h *Handler) now() int64 { return int64(time.Since(h.started)) }
-
-// A Send writes in its own goroutine while that is what costs least: the first after quietTime in which
-// nobody sent anything, and the quietRun that follow it, each to another client than the one before. Two
-// for one client, or a longer run, are a burst, a fan-out or a backlog: those are better gathered by the
-// flushers, until it is quiet again.
-const (
-	quietTime = 20 * time.Microsecond
-	quietRun  = 32
-)
-
-// quiet reports whether a Send to s is to be written at once.
-func (h *Handler) quiet(s *session) bool {
-	now := h.now()
-	if now-h.lastSend.Swap(now) > int64(quietTime) {
-		h.lastTo.Store(s)
-		h.sends.Store(0)
-		return true
-	}
-	if h.sends.Load() >= quietRun {
-		return false
-	}
-	if h.lastTo.Swap(s) == s {
-		h.sends.Store(quietRun)
-		return false
-	}
-	return h.sends.Add(1) < quietRun
-}
-
-func (h *Handler) wroteAt() { h.lastSend.Store(h.now()) }
 
 // Len is the number of sessions.
 func (h *Handler) Len() int {

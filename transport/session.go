@@ -48,31 +48,34 @@ type Receiver interface {
 // itself and its carrier. Everything else here is nil then. There are many of them, so the fields lie
 // close together.
 type session struct {
-	h        *Handler
-	receiver Receiver // set before the first carrier
-	id       id
+	h  *Handler
+	mu sync.Mutex
 
-	state      uint8  // guarded by mu
-	code       uint16 // guarded by mu: of the close frame, 0 for none
-	writing    bool   // guarded by mu: one writer has the session: a Send, a flusher, or the carrier
-	ping       bool   // guarded by mu: a ping waits to be written
-	awaiting   bool   // guarded by mu: a ping was sent, its pong has not come
-	delivering bool   // guarded by mu: the receiver is being called, or the session is not started
-	paused     bool   // guarded by mu: reading waits for the receiver
-	told       bool   // guarded by mu: the receiver was told of the end, or is about to be
+	// What a Send to an idle connection looks at begins here: no more cache lines than it takes.
+	state      uint8 // guarded by mu
+	writing    bool  // guarded by mu: one writer has the session: a Send, a flusher, or the carrier
+	ping       bool  // guarded by mu: a ping waits to be written
+	awaiting   bool  // guarded by mu: a ping was sent, its pong has not come
+	delivering bool  // guarded by mu: the receiver is being called, or the session is not started
+	paused     bool  // guarded by mu: reading waits for the receiver
+	told       bool  // guarded by mu: the receiver was told of the end, or is about to be
+
+	carrier carrier // guarded by mu: the WebSocket connection; nil on polling
+	queue   queue   // guarded by mu
+	extra   *extra  // guarded by mu: nil until there is something in it
+
+	poll  *poll // guarded by mu: nil for a session that began on WebSocket
+	due   int64 // guarded by mu: when tick has something to do, in nanoseconds of Handler.now
+	since int64 // guarded by mu: when delivering or paused began, likewise
 
 	slot       int32    // guarded by wheel.mu
+	code       uint16   // guarded by mu: of the close frame, 0 for none
 	prev, next *session // guarded by wheel.mu: neighbours in a slot
 
 	dirty *session // guarded by flushers.mu: next in their list
 
-	mu      sync.Mutex
-	queue   queue
-	due     int64   // when tick has something to do, in nanoseconds of Handler.now
-	since   int64   // when delivering or paused began, likewise
-	carrier carrier // the WebSocket connection; nil on polling
-	poll    *poll   // nil for a session that began on WebSocket
-	extra   *extra  // nil until there is something in it
+	receiver Receiver // set before the first carrier
+	id       id
 }
 
 // extra is what few sessions have. It is guarded by the session's lock.
@@ -145,9 +148,12 @@ func (s *session) Transport() string {
 	return WebSocket
 }
 
-// Send implements [hub.Conn]. A packet for an idle connection is written at once when the handler as
-// a whole is quiet enough; otherwise a flusher comes, so that packets of one burst share their writes.
+// Send implements [hub.Conn]. A packet for an idle connection is written at once, or queued so that the
+// packets of a burst share their writes: see run.
 func (s *session) Send(p *hub.Packet) error {
+	if left := s.h.flushers.alone.Load(); left != nil && left != s {
+		s.h.flushLeft(left)
+	}
 	size := p.Size()
 	s.mu.Lock()
 	if s.state != stateOpen {
@@ -158,7 +164,9 @@ func (s *session) Send(p *hub.Packet) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if c := s.carrier; c != nil && !s.writing && s.queue.empty() && c.direct() && s.h.quiet(s) {
+	c := s.carrier
+	now := c != nil && !s.writing && !p.More() && c.direct() && s.h.run.direct(s)
+	if now && s.queue.empty() {
 		s.writing = true
 		s.mu.Unlock()
 		s.writeNow(c, p)
@@ -173,8 +181,16 @@ func (s *session) Send(p *hub.Packet) error {
 		}
 	}
 	s.queue.push(p, s.h)
-	s.kickLocked()
+	switch {
+	case now: // behind what was left for more
+		s.writing = true
+	case !p.More():
+		s.kickLocked()
+	}
 	s.mu.Unlock()
+	if now {
+		s.h.flush(s)
+	}
 	return nil
 }
 

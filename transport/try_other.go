@@ -2,10 +2,8 @@
 
 package transport
 
-import "syscall"
-
 // Here connections are read from and written to by goroutines that wait; nothing calls these.
-func tryWrite(syscall.RawConn, []byte) (int, error) { return 0, nil }
+func tryWrite(int, []byte) (int, error) { return 0, nil }
 
 func tryRead(uintptr, []byte) (int, error) { return 0, nil }
 
@@ -14,3 +12,7 @@ func wouldBlock(error) bool { return false }
 func interrupted(error) bool { return false }
 
 const canTry = false
+
+const canNap = false
+
+func nap() {}

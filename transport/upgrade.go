@@ -40,9 +40,9 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 		s.abandon()
 		return
 	}
-	c := h.adopt(s, ws)
-	err := ws.writeWithin(appendTextFrame(answer, h.handshake(s.ID(), false)), h.o.WriteTimeout)
-	if c != nil {
+	answer = appendTextFrame(answer, h.handshake(s.ID(), false))
+	if c := h.adopt(s, ws); c != nil {
+		err := h.answer(ws, c, answer)
 		ws.Conn.Close() // c has a copy of its descriptor
 		if err != nil {
 			c.abort()
@@ -54,9 +54,9 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 		ws.release()
 		return
 	}
-	var reader *libraryConn
+	reader, err := ws.prepare(h)
 	if err == nil {
-		reader, err = ws.prepare(h)
+		err = h.answer(ws, ws, answer)
 	}
 	if err != nil {
 		ws.Conn.Close()
@@ -66,6 +66,18 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 	h.conns.Add(1) // before Close can wait: the session is not told yet
 	s.start(ws)
 	ws.serve(h, reader)
+}
+
+// answer answers a handshake over ws. c is what is going to carry the session.
+func (h *Handler) answer(ws *websocket, c carrier, b []byte) error {
+	if c.direct() {
+		n, err := c.tryWrite(b)
+		if n == len(b) || err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return ws.writeWithin(b, h.o.WriteTimeout)
 }
 
 // adopted is a carrier that goes on with the connection of a portable one.

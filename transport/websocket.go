@@ -27,13 +27,17 @@ const (
 // after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
 // frames that have been checked, and after the handshake Write and Close do nothing.
 type websocket struct {
-	net.Conn                       // what it carries over
-	raw      syscall.RawConn       // to read and write without waiting; nil where that is not possible
-	fetch    func(fd uintptr) bool // reads without waiting; nil when raw is
-	s        *session              // nil for a connection that is refused
+	descriptor      // of Conn, to write without waiting
+	tries      bool // there is a descriptor
 
 	compression bool // negotiated
 	probing     bool // owned by the reader: the session is still on polling
+
+	s        *session // nil for a connection that is refused
+	net.Conn          // what it carries over; closed by abort
+
+	raw   syscall.RawConn       // to read without waiting; nil where that is not possible
+	fetch func(fd uintptr) bool // reads without waiting; nil when raw is
 
 	// Owned by the reader.
 	in    []byte // bytes that came and were not handed over; nil while there are none
@@ -69,9 +73,14 @@ var (
 // prepare makes w ready to be a session's carrier, and returns what reads from it.
 func (w *websocket) prepare(h *Handler) (*libraryConn, error) {
 	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
-		if w.raw, _ = c.SyscallConn(); w.raw != nil {
-			w.fetch = w.fetcher()
+		raw, err := c.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { w.fd = int32(fd) })
 		}
+		if err != nil {
+			return nil, err
+		}
+		w.raw, w.fetch, w.tries = raw, w.fetcher(), true
 	}
 	return h.library.accept(w)
 }
@@ -104,7 +113,7 @@ func (w *websocket) served(h *Handler) {
 		w.end = faultProtocol
 	}
 	w.left(h)
-	w.Conn.Close()
+	w.abort()
 	h.conns.Done()
 }
 
@@ -410,18 +419,39 @@ func (w *websocket) Close() error { return nil }
 // SetDeadline does nothing: deadlines are this side's.
 func (w *websocket) SetDeadline(time.Time) error { return nil }
 
-func (w *websocket) direct() bool     { return w.raw != nil }
+func (w *websocket) direct() bool     { return w.tries }
 func (w *websocket) compresses() bool { return w.compression }
-func (w *websocket) abort()           { w.Conn.Close() }
 
-func (w *websocket) tryWrite(b []byte) (int, error) { return tryWrite(w.raw, b) }
+// abort implements [carrier]. It may be called more than once.
+func (w *websocket) abort() {
+	if w.acquire() {
+		w.shut()
+		w.done()
+	}
+}
+
+// done gives acquire back.
+func (w *websocket) done() {
+	if w.descriptor.release() {
+		w.Conn.Close()
+	}
+}
+
+func (w *websocket) tryWrite(b []byte) (int, error) {
+	if !w.acquire() {
+		return 0, net.ErrClosed
+	}
+	n, err := tryWrite(int(w.fd), b)
+	w.done()
+	return n, err
+}
 
 func (w *websocket) finish() {
 	w.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 		return
 	}
-	w.Conn.Close()
+	w.abort()
 }
 
 // deadlinesLocked: both are those of Conn.
@@ -438,10 +468,7 @@ func (w *websocket) drain(rest []byte, r round) {
 // WriteTimeout.
 func (w *websocket) drainAll(rest []byte, r round) {
 	s := w.s
-	out, _ := s.h.writers.Get().(*writer)
-	if out == nil {
-		out = new(writer)
-	}
+	out := s.h.writer()
 	for {
 		for len(rest) > 0 {
 			n := min(len(rest), drainChunk)
