@@ -53,6 +53,7 @@ var limits = []limit{
 	{file: "hub/binary.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooManyAttachments`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
 
 	{file: "transport/options.go", owner: "Options", name: "MaxConns", value: "no limit", sees: "the handshake gets 503 with Retry-After", test: "transport/limits_test.go:TestLimitOfConnections"},
+	{file: "transport/options.go", owner: "Options", name: "TotalQueueBytes", sees: "the connection with the longest queue is closed", test: "transport/budget_test.go:TestTheBudgetOfAllQueues"},
 	{file: "transport/options.go", owner: "Options", name: "ControlRate", sees: "close code 1008", test: "transport/pace_test.go:TestWhatCarriesNothingHasABudget"},
 	{file: "transport/options.go", owner: "Options", name: "MessageRate", value: "no limit", sees: "its messages are read no faster", test: "transport/pace_test.go:TestMessagesAreReadAtTheirRate"},
 	{file: "transport/options.go", owner: "Options", name: "MaxPayload", sees: "close code 1009, or 413", test: "transport/limits_test.go:TestLimitOfPayload"},

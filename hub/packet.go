@@ -3,6 +3,7 @@ package hub
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 )
 
 // Packet is one Socket.IO packet with its attachments, encoded for the wire. It is immutable, and
@@ -17,6 +18,9 @@ type Packet struct {
 	volatile bool
 	control  bool
 	more     bool
+
+	holders atomic.Int32                 // see Hold
+	total   atomic.Pointer[atomic.Int64] // where the holders are counted
 
 	once    sync.Once
 	compact []byte // what Compact's function returned
@@ -104,6 +108,25 @@ func (p *Packet) Key() string { return p.key }
 // setTerms is called before anybody else knows the packet.
 func (p *Packet) setTerms(t Terms) {
 	p.key, p.overflow, p.volatile, p.control = t.Key, t.Overflow, t.Volatile, t.Control
+}
+
+// packetCost is about what a packet costs beside its frames: itself, and a place in a queue.
+const packetCost = 160
+
+// Hold counts the memory of the packet in total, in bytes, once for all who hold it at a time. The
+// sockets that a packet is sent to share it, so the sum of what waits for them is not what it costs.
+func (p *Packet) Hold(total *atomic.Int64) {
+	if p.holders.Add(1) == 1 {
+		total.Add(int64(len(p.frames)) + packetCost)
+		p.total.Store(total)
+	}
+}
+
+// Release undoes one Hold.
+func (p *Packet) Release() {
+	if p.holders.Add(-1) == 0 {
+		p.total.Load().Add(-int64(len(p.frames)) - packetCost)
+	}
 }
 
 // Size is the number of bytes that the packet takes in a queue.

@@ -15,7 +15,8 @@ const (
 
 // round is what one write takes from a session.
 type round struct {
-	final bool // a close frame is the last of it
+	final  bool        // a close frame is the last of it
+	packet *hub.Packet // whose frames the bytes are, compressed or not; nil for a copy
 }
 
 // writer gathers what a session has to say into one piece of memory. It is reused.
@@ -51,7 +52,7 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		w.packets = append(w.packets, s.queue.pop(s.h))
 		gathered += size
 	}
-	s.roomLocked()
+	s.lessLocked()
 	r.final = s.state == stateClosing && s.queue.empty()
 	if len(w.buf) == 0 && len(w.packets) == 0 && !r.final {
 		s.writing = false
@@ -62,7 +63,7 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 	s.mu.Unlock()
 
 	if len(w.buf) == 0 && len(w.packets) == 1 && !r.final {
-		b = frames(w.packets[0], compress)
+		b, r.packet = frames(w.packets[0], compress), w.packets[0]
 	} else {
 		for _, p := range w.packets {
 			w.buf = append(w.buf, frames(p, compress)...)
@@ -87,6 +88,7 @@ func (w *writer) trim() {
 // the writing flag back.
 func (s *session) wrote(r round) (more bool) {
 	s.mu.Lock()
+	s.landedLocked()
 	if !r.final || s.state == stateEnded {
 		if more = s.pendingLocked(); !more {
 			s.writing = false
@@ -118,7 +120,9 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 		return
 	}
 	if n < len(b) {
-		c.drain(b[n:], round{})
+		r := round{packet: p}
+		s.stalls(b[n:], r)
+		c.drain(b[n:], r)
 		return
 	}
 	s.mu.Lock()
@@ -149,6 +153,7 @@ func (s *session) flush(w *writer) bool {
 		if own {
 			rest = append([]byte(nil), rest...)
 		}
+		s.stalls(rest, r)
 		s.carrier.drain(rest, r)
 		return false
 	}

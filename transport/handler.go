@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -39,6 +40,9 @@ type Handler struct {
 	buffers  buffers   // for reading
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
 	slow     slow
+
+	queued atomic.Int64 // bytes that wait for clients, as the budget has it
+	ranks  ranks
 
 	run run
 

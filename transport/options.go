@@ -64,6 +64,12 @@ type Options struct {
 	// waits, and comes on top too. Default 1 MiB.
 	QueueBytes int
 
+	// TotalQueueBytes limits what waits for all clients together, in bytes of memory: what several wait for
+	// counts once. Past it, the sessions with the longest queues end, as for a full queue, whatever
+	// Overflow is; of those whose queues are alike, within a factor of two, the one that has been there for
+	// longest. The first 4 KiB that wait for a client do not count. Default 256 MiB; negative: no limit.
+	TotalQueueBytes int
+
 	// Overflow is the policy for a full queue. Default [Close].
 	Overflow Overflow
 
@@ -75,7 +81,7 @@ type Options struct {
 	MessageTimeout time.Duration
 
 	// ControlRate limits what a client sends that carries nothing, to so many a second on the average of
-	// 20 s: WebSocket pings and pongs, fragments of less than 128 bytes, and Engine.IO packets that are no
+	// a minute: WebSocket pings and pongs, fragments of less than 128 bytes, and Engine.IO packets that are no
 	// message, except the pong that was asked for. Past it the connection ends, with close code 1008.
 	// Default 100; negative: no limit.
 	ControlRate int
@@ -118,6 +124,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.QueueBytes <= 0 {
 		o.QueueBytes = 1 << 20
+	}
+	if o.TotalQueueBytes == 0 {
+		o.TotalQueueBytes = 256 << 20
 	}
 	if len(o.Transports) == 0 {
 		o.Transports = []string{Polling, WebSocket}

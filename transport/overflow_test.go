@@ -292,8 +292,8 @@ func (q *slowQueue) size() (n int) {
 // TestAQueueIsWhatItSays compares the queue with a plain list, over random operations, and looks at its
 // memory.
 func TestAQueueIsWhatItSays(t *testing.T) {
-	for seed := range uint64(200) {
-		h := &Handler{o: Options{QueueBytes: 1000}}
+	for seed := range uint64(40) {
+		h := &Handler{o: Options{QueueBytes: 5000}}
 		r := rand.New(rand.NewPCG(seed, 0))
 		h.o.Overflow = Overflow(r.IntN(3))
 		var q queue
@@ -306,7 +306,7 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 				if r.IntN(2) == 0 {
 					terms.Key = string('a' + rune(r.IntN(keys)))
 				}
-				p := termed("", 7+r.IntN(1200), terms)
+				p := termed("", 7+r.IntN(1200)+r.IntN(2)*r.IntN(2)*4000, terms)
 				old := q.find(terms.Key)
 				i := slices.IndexFunc(plain.list, func(o *hub.Packet) bool { return o.Key() == terms.Key && terms.Key != "" })
 				if (old == nil) != (i < 0) || i >= 0 && plain.list[i] != old {
@@ -342,12 +342,24 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 			if gotBytes, gotAll := q.yielding(h); gotBytes != bytes || gotAll != all {
 				t.Fatalf("seed %d: %d bytes yield, %v; want %d, %v", seed, gotBytes, gotAll, bytes, all)
 			}
+			held := int64(0)
+			for i, p := range plain.list {
+				if i > 0 || large(p) {
+					held += int64(p.Size()) + 160
+				}
+			}
+			if got := h.queued.Load(); got != held {
+				t.Fatalf("seed %d: %d bytes are held, want %d", seed, got, held)
+			}
 			if q.size != plain.size() || q.empty() != (len(plain.list) == 0) {
 				t.Fatalf("seed %d: size %d, want %d", seed, q.size, plain.size())
 			}
 			if most = max(most, len(plain.list)); q.more != nil && cap(q.more.packets) > max(16, 4*most) {
 				t.Fatalf("seed %d: room for %d packets, there were %d at most", seed, cap(q.more.packets), most)
 			}
+		}
+		if q.clear(); h.queued.Load() != 0 {
+			t.Fatalf("seed %d: %d bytes are held by nothing", seed, h.queued.Load())
 		}
 	}
 }

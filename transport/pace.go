@@ -4,7 +4,7 @@ import "time"
 
 const (
 	// controlTime is how much of ControlRate may be used at once.
-	controlTime = 20 * time.Second
+	controlTime = time.Minute
 
 	// messageTime is how much of MessageRate may be used at once.
 	messageTime = time.Second

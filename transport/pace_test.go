@@ -76,14 +76,14 @@ func discardTo(c *wsClient, n int) {
 func TestTheBudgetCountsOnPollingToo(t *testing.T) {
 	s := serve(t, Options{ControlRate: 10})
 	c := s.polling()
-	if status, body := c.post(strings.Repeat("6\x1e", 199) + "6"); status != 200 || body != "ok" {
+	if status, body := c.post(strings.Repeat("6\x1e", 599) + "6"); status != 200 || body != "ok" {
 		t.Fatalf("at the limit: %d %q", status, body)
 	}
 	if _, body := c.post("4still here"); body != "ok" {
 		t.Fatalf("at the limit: %q", body)
 	}
 	c.want("4still here")
-	c.post(strings.Repeat("6\x1e", 999) + "6")
+	c.post(strings.Repeat("6\x1e", 2999) + "6")
 	if got := receive(t, s.session().closed); got != hub.ReasonTransportError {
 		t.Errorf("closed for %q", got)
 	}

@@ -97,11 +97,13 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		s.poll.waiting = false
 	}
 	body, rd := s.takePayload() // unlocks
+	s.stalls(body, round{})
 	if !s.h.writePayload(w, body) {
 		s.fail(hub.ReasonTransportError)
 		return
 	}
 	s.mu.Lock()
+	s.landedLocked()
 	var end ending
 	if rd.final && s.state != stateEnded {
 		end = s.endLocked(s.extra.reason)
@@ -141,7 +143,7 @@ func (s *session) takePayload() ([]byte, round) {
 			p := s.queue.pop(s.h)
 			packets = append(packets, p)
 		}
-		s.roomLocked()
+		s.lessLocked()
 		// The close goes into a response of its own: clients look at the end of a session before they
 		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.
 		rd.final = s.state == stateClosing && len(packets) == 0

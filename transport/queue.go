@@ -3,7 +3,8 @@ package transport
 import "tether/hub"
 
 // queue holds the packets that wait for a client, in order. Empty it owns no memory, and with one
-// packet none but itself. It is guarded by its session's lock.
+// packet none but itself. It is guarded by its session's lock. Its packets are held in Handler.queued,
+// except for the first if it is small, so that what does not wait long costs no counting.
 type queue struct {
 	size  int // bytes of packets, as Handler.weight has it
 	first *hub.Packet
@@ -34,8 +35,12 @@ func (q *queue) push(p *hub.Packet, h *Handler) {
 	q.size += weight
 	if q.first == nil {
 		q.first = p
+		if large(p) {
+			p.Hold(&h.queued)
+		}
 		return
 	}
+	p.Hold(&h.queued)
 	if q.more == nil {
 		if q.more, _ = h.backlogs.Get().(*backlog); q.more == nil {
 			q.more = &backlog{packets: make([]*hub.Packet, 0, 16)}
@@ -88,9 +93,15 @@ func (q *queue) pop(h *Handler) *hub.Packet {
 	}
 	q.size -= h.weight(p)
 	q.first = nil
+	if large(p) {
+		p.Release()
+	}
 	if b := q.more; b != nil {
 		q.first = b.packets[b.head]
 		q.unlist(b.head, h)
+		if !large(q.first) {
+			q.first.Release()
+		}
 	}
 	return p
 }
@@ -143,6 +154,7 @@ func (q *queue) cut(p *hub.Packet, h *Handler) {
 	}
 	q.size -= h.weight(p)
 	q.unlist(q.more.keyed[p.Key()], h)
+	p.Release()
 }
 
 // yielding is how many bytes the packets have that may be dropped for another, and whether they are all
@@ -172,12 +184,26 @@ func (q *queue) yield(h *Handler) {
 	for b.packets[b.oldest] == nil || !h.yields(b.packets[b.oldest]) {
 		b.oldest++
 	}
-	q.size -= h.weight(b.packets[b.oldest])
+	p := b.packets[b.oldest]
+	q.size -= h.weight(p)
 	q.unlist(b.oldest, h)
+	p.Release()
 }
 
 // clear drops everything.
-func (q *queue) clear() { *q = queue{} }
+func (q *queue) clear() {
+	if q.first != nil && large(q.first) {
+		q.first.Release()
+	}
+	if q.more != nil {
+		for _, p := range q.more.packets[q.more.head:] {
+			if p != nil {
+				p.Release()
+			}
+		}
+	}
+	*q = queue{}
+}
 
 // weight is what p counts in a queue. A packet that is larger than the queue is only taken when nothing
 // else waits; it does not count then, so that the packets that follow it still have their room.

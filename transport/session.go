@@ -83,6 +83,8 @@ type extra struct {
 	pongs             []byte        // frames that answer WebSocket pings and wait to be written; nil for none
 	gone              chan struct{} // closed at the end; nil unless somebody waits for it
 	control, messages pace          // of what is no message, and of messages
+	rank              *rank         // nil until the session has one
+	stall             stall
 
 	room   chan struct{} // closed when there is room in the queue, or at the end; nil unless somebody waits for it
 	reason hub.Reason    // of the end; set with state
@@ -181,6 +183,10 @@ func (s *session) Send(p *hub.Packet) error {
 		}
 	}
 	s.queue.push(p, s.h)
+	much := s.queue.size >= smallBytes || large(p)
+	if much {
+		s.rankLocked()
+	}
 	switch {
 	case now: // behind what was left for more
 		s.writing = true
@@ -190,6 +196,9 @@ func (s *session) Send(p *hub.Packet) error {
 	s.mu.Unlock()
 	if now {
 		s.h.flush(s)
+	}
+	if much {
+		s.h.relieve()
 	}
 	return nil
 }
@@ -291,6 +300,8 @@ func (s *session) endLocked(reason hub.Reason) ending {
 	}
 	s.state, s.due = stateEnded, never
 	s.queue.clear()
+	s.landedLocked()
+	s.rankLocked()
 	x.pongs = nil
 	s.h.wheel.remove(s)
 	if x.gone != nil {

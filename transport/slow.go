@@ -125,17 +125,19 @@ func (h *Handler) tellSlow() {
 type Stats struct {
 	// Now.
 	Sessions int
+	Queued   int64 // bytes that wait for clients: Options.TotalQueueBytes
 
 	// Clients that read too slowly.
 	Dropped  uint64 // packets that were dropped because a queue was full
 	Replaced uint64 // packets that were replaced by a newer one with the same key
-	Slow     uint64 // sessions that ended because of it
+	Slow     uint64 // sessions that ended because of it, or because all queues together were full
 }
 
 // Stats reads all figures. They are not of one moment.
 func (h *Handler) Stats() Stats {
 	return Stats{
 		Sessions: h.Len(),
+		Queued:   h.queued.Load(),
 		Dropped:  h.slow.dropped.Load(),
 		Replaced: h.slow.replaced.Load(),
 		Slow:     h.slow.closed.Load(),

@@ -488,9 +488,9 @@ func (w *websocket) drainAll(rest []byte, r round) {
 		if rest, r, _ = out.take(s); len(rest) == 0 {
 			break
 		}
+		s.stalls(rest, r)
 	}
-	out.trim()
-	s.h.writers.Put(out)
+	s.h.recycle(out)
 }
 
 // writeWithin writes b within d. No deadline is left behind.
