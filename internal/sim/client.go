@@ -389,7 +389,11 @@ func (c *client) hangUp(properly bool) {
 	}
 	c.w.jobs.Go(func() {
 		pause(c.wire.latency(), c.wire.closed) // so that it may or may not be told
-		c.wire.Close(hub.ReasonTransportClose)
+		if c.wire.pipe != nil {
+			c.wire.breakOff(hub.ReasonTransportClose)
+		} else {
+			c.wire.Close(hub.ReasonTransportClose)
+		}
 	})
 }
 
@@ -416,13 +420,26 @@ func (c *client) ended(reason hub.Reason) {
 	if c.left.IsZero() {
 		c.left = time.Now()
 	}
-	c.over, c.overAt = true, time.Now()
+	c.over = true
+	if c.overAt.IsZero() {
+		c.overAt = time.Now()
+	}
 	c.questions = make(map[string]func(packet))
 	kicked, connected, quits := c.kicked, c.sid != "", c.quits
 	c.mu.Unlock()
 	if reason == hub.ReasonServerDisconnect && connected && !kicked && !c.wire.isBroken() && !quits {
 		c.w.violate("%s was disconnected by the server without DISCONNECT", c)
 	}
+}
+
+// hubKnows notes that the hub has been told of the end; the client may still have something to read.
+func (c *client) hubKnows() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left.IsZero() {
+		c.left = time.Now()
+	}
+	c.overAt = time.Now()
 }
 
 // alive reports whether the client is connected and means to stay.

@@ -22,17 +22,18 @@ const (
 
 // node is one process with a hub in it.
 type node struct {
-	w      *world
-	name   string
-	hub    *hub.Hub
-	peer   *peer  // nil in a run on the memory broker
-	watch  *watch // nil unless in a run on the memory broker
-	broker broker.Broker
-	cancel context.CancelFunc
-	ended  chan struct{} // closed when Run has returned
-	clock  clock
-	expiry expiries
-	guests guests
+	w       *world
+	name    string
+	hub     *hub.Hub
+	peer    *peer  // nil in a run on the memory broker
+	watch   *watch // nil unless in a run on the memory broker
+	broker  broker.Broker
+	cancel  context.CancelFunc
+	ended   chan struct{} // closed when Run has returned
+	clock   clock
+	expiry  expiries
+	guests  guests
+	network *network // with the real transport
 
 	mu       sync.Mutex
 	stopping bool  // guarded by mu
@@ -75,6 +76,10 @@ func (w *world) start() *node {
 	n.serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
+	unlisten := func() {}
+	if w.real {
+		unlisten = n.listen()
+	}
 	w.readers.Go(func() {
 		defer close(n.ended)
 		err := h.Run(ctx)
@@ -88,6 +93,10 @@ func (w *world) start() *node {
 		n.mu.Lock()
 		n.err = err
 		n.mu.Unlock()
+		unlisten()
+		if n.network != nil {
+			n.network.Close()
+		}
 	})
 	w.nodes = append(w.nodes, n)
 	return n

@@ -1,6 +1,6 @@
 package sim
 
-// planted are bugs of the second list: lines that change places, bounds that are off by one, looks that
+// planted are bugs of the second list, of the hub and the transport: lines that change places, bounds that are off by one, looks that
 // are not taken again. See mutants.
 var planted = []mutant{
 	{
@@ -13,8 +13,8 @@ var planted = []mutant{
 		"\tif r.queued || r.subscribed",
 	}, {
 		"the room that is left is not forgotten", "interest.go",
-		"\t\t\t\t\tin.index.forgetLocked(sh, r)\n\t\t\t\t\tsh.releaseLocked(r)",
-		"\t\t\t\t\tsh.releaseLocked(r)",
+		"\t\t\tin.index.forgetLocked(sh, r)\n\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
+		"\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
 	}, {
 		"who joins while the room is being subscribed does not wait", "index.go",
 		"live: r.subscribed}",
@@ -41,8 +41,8 @@ var planted = []mutant{
 		"\tx.dirty[i/64].Or(1 << (i % 64) & 0xffff_ffff_ffff)",
 	}, {
 		"the last of a batch that is full is dropped", "interest.go",
-		"\t\t\tfor _, r := range sh.queue[:n] {",
-		"\t\t\tfor _, r := range sh.queue[:n] {\n\t\t\t\tif len(wanted) == 100 {\n\t\t\t\t\tcontinue\n\t\t\t\t}",
+		"\tfor _, r := range batch {\n",
+		"\tfor _, r := range batch {\n\t\tif len(wanted) == 100 {\n\t\t\tcontinue\n\t\t}\n",
 	}, {
 		"rooms behind a batch that is full wait for the next edge", "interest.go",
 		"\t\t\t\tword.Or(bit)\n",
@@ -133,16 +133,16 @@ var planted = []mutant{
 		"",
 	}, {
 		"a number is given to two questions", "acks.go",
-		"\tid = s.acks.next\n\ts.acks.next++\n",
-		"\tid = s.acks.next\n\ts.acks.next = (s.acks.next + 1) % 2\n",
+		"\tid = x.acks.next\n\tx.acks.next++\n",
+		"\tid = x.acks.next\n\tx.acks.next = (x.acks.next + 1) % 2\n",
 	}, {
 		"who waits for an answer is not told of the end", "socket.go",
 		"\tacks.end()\n\tif entry",
 		"\t_ = acks\n\tif entry",
 	}, {
 		"the answer of one goes to another", "acks.go",
-		"\t\tanswer = s.acks.waiting[m.ackID]\n",
-		"\t\tanswer = s.acks.waiting[m.ackID]\n\t\tfor id, other := range s.acks.waiting {\n\t\t\tif id > m.ackID {\n\t\t\t\tanswer = other\n\t\t\t}\n\t\t}\n",
+		"\t\tanswer = s.extra.acks.waiting[m.ackID]\n",
+		"\t\tanswer = s.extra.acks.waiting[m.ackID]\n\t\tfor id, other := range s.extra.acks.waiting {\n\t\t\tif id > m.ackID {\n\t\t\t\tanswer = other\n\t\t\t}\n\t\t}\n",
 	}, {
 		"a gap ends where it begins", "run.go",
 		"\t\th.options.OnGap(g)",
@@ -185,7 +185,7 @@ var planted = []mutant{
 		"\ts.client.close()",
 	}, {
 		"a socket that has gone keeps its place", "socket.go",
-		"\th.sockets.remove(placeOf(s.id))\n",
+		"\th.sockets.remove(s.place)\n",
 		"",
 	}, {
 		"Broadcast includes the sender", "socket.go",
@@ -195,5 +195,21 @@ var planted = []mutant{
 		"receipts of several rooms are mixed up", "emitter.go",
 		"\t\t\treceipts[i] = Receipt(reach[next])\n",
 		"\t\t\treceipts[i] = Receipt(reach[i])\n",
+	}, {
+		"the last of a backlog is dropped", "../transport/queue.go",
+		"\tif b.live--; b.live == 0 {",
+		"\tif b.live--; b.live <= 1 {",
+	}, {
+		"packets that are gathered for one write are dropped", "../transport/flush.go",
+		"\t\tw.packets = append(w.packets, s.queue.pop(s.h))\n",
+		"\t\tif p := s.queue.pop(s.h); len(w.packets) < 8 {\n\t\t\tw.packets = append(w.packets, p)\n\t\t}\n",
+	}, {
+		"packets that are gathered change places", "../transport/flush.go",
+		"\t\tfor _, p := range w.packets {\n\t\t\tw.buf",
+		"\t\tw.packets[0], w.packets[len(w.packets)-1] = w.packets[len(w.packets)-1], w.packets[0]\n\t\tfor _, p := range w.packets {\n\t\t\tw.buf",
+	}, {
+		"a pong is not noted", "../transport/session.go",
+		"\t\t\ts.awaiting, s.ping = false, false\n",
+		"\t\t\ts.ping = false\n",
 	},
 }

@@ -1,12 +1,14 @@
 package sim
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -32,7 +34,16 @@ type wire struct {
 	turn       chan struct{} // of one: held by who calls the hub, one at a time
 	done       chan struct{} // closed when the hub has been told
 
-	welcomed atomic.Bool // the last packet was an answer to CONNECT
+	// In a run with the real transport; see network.go.
+	number   int           // among the wires
+	inner    atomic.Value  // hub.Conn: the session
+	pipe     net.Conn      // the client's end
+	told     chan struct{} // closed when the hub has been told of the end
+	open     chan struct{} // closed when the client knows the session
+	buffered *bufio.Reader // owned by who reads
+
+	welcomed atomic.Bool  // the last packet was an answer to CONNECT
+	letting  atomic.Int32 // calls of Send that hesitate
 
 	mu       sync.Mutex
 	rng      *rand.Rand           // guarded by mu
@@ -48,6 +59,10 @@ type wire struct {
 	joined   []*client            // guarded by mu; that the hub has told that they are connected, and not left
 	out      []said               // guarded by mu; what waits to be told to the hub
 	speaking bool                 // guarded by mu; somebody tells it
+	due      []sent               // guarded by mu; what the session has taken and the client has not read
+	unheard  []func()             // guarded by mu; what to call when the hub has taken what was written
+	byHub    bool                 // guarded by mu; the hub has closed it
+	grace    time.Duration        // guarded by mu; after the last DISCONNECT
 }
 
 // sent is a packet in the queue, and what it looked like.
@@ -62,6 +77,7 @@ type said struct {
 	text        []byte
 	attachments [][]byte
 	then        func() // called when the hub has taken it; nil: nothing
+	engine      bool   // it is no message, but for the transport
 }
 
 const (
@@ -75,6 +91,9 @@ func (w *world) attach(n *node) *wire {
 		w: w, node: n, rng: w.fork(), attached: time.Now(), idle: time.Now(),
 		queue: make(chan sent, wireSize), closed: make(chan struct{}), turn: make(chan struct{}, 1), done: make(chan struct{}),
 		serving: make(map[string]*client), reading: make(map[string]*client), farewell: make(map[string]time.Time),
+	}
+	if w.real {
+		return w.attachReal(k)
 	}
 	k.hesitation = time.Duration(k.rng.IntN(3)) * maxHesitation / 2
 	var conn hub.Conn = k
@@ -117,7 +136,9 @@ func (w *wire) Send(p *hub.Packet) error {
 	if bytes.HasPrefix(text, []byte("40")) || w.welcomed.CompareAndSwap(true, false) {
 		// As if the goroutine had lost its processor here: much can happen around this packet, and around
 		// the next.
+		w.letting.Add(1)
 		time.Sleep(w.hesitation)
+		w.letting.Add(-1)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,7 +147,7 @@ func (w *wire) Send(p *hub.Packet) error {
 	}
 	now, namespace := w.w.book.Now(), namespaceOf(text)
 	c := w.serving[namespace]
-	if at := w.farewell[namespace]; !at.IsZero() && called.After(at) && text[1] != '0' && text[1] != '4' {
+	if at := w.farewell[namespace]; !at.IsZero() && called.After(at.Add(w.grace)) && text[1] != '0' && text[1] != '4' {
 		w.w.violate("%v was sent %q after DISCONNECT", c, text)
 	}
 	switch text[1] {
@@ -142,6 +163,10 @@ func (w *wire) Send(p *hub.Packet) error {
 		}
 	case '1':
 		w.farewell[namespace] = now.At
+		// What was held for a socket that is disconnected while it is being let go may come after it.
+		if w.grace = 0; w.letting.Load() > 0 {
+			w.grace = maxHesitation
+		}
 		if c == nil {
 			w.w.violate("%q is for nobody", text)
 			break
@@ -156,6 +181,9 @@ func (w *wire) Send(p *hub.Packet) error {
 	}
 	if p.Volatile() && len(w.queue) > 0 {
 		return nil
+	}
+	if w.pipe != nil {
+		return w.sendReal(p, now)
 	}
 	select {
 	case w.queue <- sent{p, crc32.ChecksumIEEE(p.Frames()), now}:
@@ -184,7 +212,11 @@ func (w *wire) partLocked(c *client) {
 func (w *wire) Close(reason hub.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.byHub = w.byHub || w.reason == ""
 	w.closeLocked(reason)
+	if inner, ok := w.inner.Load().(hub.Conn); ok {
+		inner.Close(reason)
+	}
 }
 
 func (w *wire) closeLocked(reason hub.Reason) {
@@ -214,6 +246,12 @@ func (w *wire) breakOff(reason hub.Reason) {
 
 func (w *wire) breakLocked(reason hub.Reason) {
 	w.broken = true
+	if w.pipe != nil {
+		w.pipe.Close()
+	}
+	if w.head == (ledger.Moment{}) && len(w.due) > 0 {
+		w.head = w.due[0].at
+	}
 	if w.head != (ledger.Moment{}) {
 		for _, c := range w.clients {
 			c.rec.Leave("*", w.head)
@@ -243,11 +281,11 @@ func (w *wire) all() []*client {
 
 // say tells the hub something, after what was said before, once it is ready for that.
 func (w *wire) say(text string, attachments ...[]byte) {
-	w.enqueue(said{[]byte(text), attachments, nil})
+	w.enqueue(said{text: []byte(text), attachments: attachments})
 }
 
 // sayThen is say, and calls then when the hub has taken it.
-func (w *wire) sayThen(text string, then func()) { w.enqueue(said{[]byte(text), nil, then}) }
+func (w *wire) sayThen(text string, then func()) { w.enqueue(said{text: []byte(text), then: then}) }
 
 func (w *wire) enqueue(s said) {
 	w.mu.Lock()
@@ -255,7 +293,11 @@ func (w *wire) enqueue(s said) {
 	w.out = append(w.out, s)
 	if !w.speaking {
 		w.speaking = true
-		w.w.readers.Go(w.speak)
+		if w.pipe != nil {
+			w.w.readers.Go(w.speakReal)
+		} else {
+			w.w.readers.Go(w.speak)
+		}
 	}
 }
 
@@ -440,7 +482,7 @@ func (w *wire) take(s sent) {
 		c.took(k)
 	}
 	w.mu.Lock()
-	if len(w.queue) == 0 {
+	if len(w.queue) == 0 && len(w.due) == 0 {
 		w.head = ledger.Moment{}
 	}
 	w.mu.Unlock()

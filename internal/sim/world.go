@@ -56,6 +56,7 @@ type world struct {
 	users     []string
 	questions int
 	many      bool // rooms
+	real      bool // transport
 	disturbed bool // something has been broken since the last checkpoint
 
 	readers sync.WaitGroup // clients and nodes, which last
@@ -63,6 +64,7 @@ type world struct {
 
 	mu         sync.Mutex
 	kicks      []*kick                  // guarded by mu
+	dialed     []*wire                  // guarded by mu; with the real transport
 	rivals     map[string][]rival       // guarded by mu; by user's room
 	violations []string                 // guarded by mu
 	protocol   []string                 // guarded by mu
@@ -184,7 +186,10 @@ func (w *world) furnish() (kind string) {
 		w.cluster = newCluster(w.plan.Seed, bound)
 		latency = patience + maxSlow + 100*time.Millisecond
 	}
-	w.many = w.chance(12)
+	w.many, w.real = w.chance(12), w.chance(4)
+	if w.real {
+		kind += ", real transport"
+	}
 	w.book = ledger.New(latency)
 	w.users = slices.Clone(names)
 	w.rng.Shuffle(len(w.users), func(i, j int) { w.users[i], w.users[j] = w.users[j], w.users[i] })
