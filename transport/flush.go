@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -11,6 +12,12 @@ const (
 	// roundBytes is how much is gathered for one write. Larger packets are written by themselves.
 	roundBytes   = 64 << 10
 	roundPackets = 256
+
+	// yieldWrites is after how many writes a flusher lets other goroutines run. The runtime does not see its
+	// system calls, and would let it go on for 10 ms. When there is more than can be written, those who read
+	// from the broker come first, so that what is behind waits in the queues of the sessions, where it
+	// shares its writes, and not in the broker.
+	yieldWrites = 8
 )
 
 // round is what one write takes from a session.
@@ -275,11 +282,18 @@ func (f *flushers) takeLocked() *session {
 func (f *flushers) run() {
 	defer f.done.Done()
 	var w writer
-	for s := f.pop(); s != nil; s = f.pop() {
+	for n := 1; ; n++ {
+		s := f.pop()
+		if s == nil {
+			return
+		}
 		if s.flush(&w) {
 			f.push(s)
 		}
 		w.trim()
+		if n%yieldWrites == 0 {
+			runtime.Gosched()
+		}
 	}
 }
 
