@@ -49,24 +49,25 @@ func (s *Socket) await() (id uint64, answer chan *Message, err error) {
 	if s.state.Load() == stateGone {
 		return 0, nil, ErrDisconnected
 	}
-	if s.acks == nil {
-		s.acks = &acks{waiting: make(map[uint64]chan *Message)}
+	x := s.extraLocked()
+	if x.acks == nil {
+		x.acks = &acks{waiting: make(map[uint64]chan *Message)}
 	}
-	if len(s.acks.waiting) >= s.client.hub.options.Limits.Acks {
+	if len(x.acks.waiting) >= s.client.hub.options.Limits.Acks {
 		return 0, nil, ErrTooManyAcks
 	}
-	id = s.acks.next
-	s.acks.next++
+	id = x.acks.next
+	x.acks.next++
 	answer = make(chan *Message, 1)
-	s.acks.waiting[id] = answer
+	x.acks.waiting[id] = answer
 	return id, answer, nil
 }
 
 func (s *Socket) unawait(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.acks != nil {
-		delete(s.acks.waiting, id)
+	if s.extra != nil && s.extra.acks != nil {
+		delete(s.extra.acks.waiting, id)
 	}
 }
 
@@ -75,9 +76,9 @@ func (s *Socket) unawait(id uint64) {
 func (s *Socket) answered(m *Message) {
 	s.mu.Lock()
 	var answer chan *Message
-	if s.acks != nil {
-		answer = s.acks.waiting[m.ackID]
-		delete(s.acks.waiting, m.ackID)
+	if s.extra != nil && s.extra.acks != nil {
+		answer = s.extra.acks.waiting[m.ackID]
+		delete(s.extra.acks.waiting, m.ackID)
 	}
 	s.mu.Unlock()
 	if answer != nil {

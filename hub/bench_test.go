@@ -41,8 +41,7 @@ func crowded(b *testing.B, n int, r *http.Request) (*Hub, []*Socket) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s := &Socket{ns: ns, client: c, conn: c.conn}
-		s.settleID(h)
+		s := c.newSocket(ns, "")
 		c.add(s)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // nobody waits for the subscriptions
@@ -219,9 +218,9 @@ func BenchmarkMemoryOfAnIdleSocket(b *testing.B) {
 						s.client.forgetHandshake(s)
 					}
 				}
-				h.interest.queue = nil // what the reconciler, which is not running, would have worked off
-				clear(h.interest.waiters)
-				h.interest.waiters = nil
+				for i := range h.index.shards { // what the reconciler, which is not running, would have worked off
+					h.index.shards[i].queue, h.index.shards[i].waiters = nil, nil
+				}
 				runtime.GC()
 				runtime.GC()
 				runtime.ReadMemStats(&after)

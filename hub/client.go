@@ -14,20 +14,34 @@ import (
 // sending. Its transport calls Text and Binary, one call at a time, with what the client sends, and
 // Closed when the connection has ended.
 type Client struct {
-	hub   *Hub
-	conn  Conn
-	place uint32 // in the hub's roster
+	first Socket // of the first CONNECT: most connections have no other. Its conn is set from the start
+	hub   *Hub   // immutable
 
 	parts *parts // owned by the caller of Text and Binary; nil unless attachments are missing
+	begun bool   // owned by the caller of Text and Binary; first is in use
+
+	closed bool   // guarded by mu; the transport has ended the connection
+	place  uint32 // immutable; in the hub's roster
 
 	mu        sync.Mutex
-	handshake string    // guarded by mu; packed
-	sockets   []*Socket // guarded by mu; joined or joining, in the order of CONNECT
-	kicked    []string  // guarded by mu; namespaces that the server has disconnected
-	inbox     *inbox    // guarded by mu; nil while there is nothing to handle
-	closed    bool      // guarded by mu; the transport has ended the connection
-	closing   bool      // guarded by mu; to be closed when there are no farewells left
-	farewells uint32    // guarded by mu; DISCONNECTs that wait for the answer to a CONNECT
+	handshake string     // guarded by mu; packed
+	sockets   *Socket    // guarded by mu; joined or joining, in the order of CONNECT; linked by next
+	inbox     *inbox     // guarded by mu; nil while there is nothing to handle
+	dismissal *dismissal // guarded by mu; nil until the server disconnects something
+}
+
+// dismissal is about what the server has disconnected. The fields are guarded by the client's mu.
+type dismissal struct {
+	kicked    []string // namespaces
+	closing   bool     // the connection is to be closed when there are no farewells left
+	farewells uint32   // DISCONNECTs that wait for the answer to a CONNECT
+}
+
+func (c *Client) dismissalLocked() *dismissal {
+	if c.dismissal == nil {
+		c.dismissal = new(dismissal)
+	}
+	return c.dismissal
 }
 
 // parts is a packet whose attachments are still coming.
@@ -48,7 +62,7 @@ func (h *Hub) Attach(conn Conn, r *http.Request) (*Client, error) {
 		h.attached.Add(-1)
 		return nil, ErrFull
 	}
-	c := &Client{hub: h, conn: conn, handshake: packHandshake(r, h.options.Time())}
+	c := &Client{first: Socket{conn: conn}, hub: h, handshake: packHandshake(r, h.options.Time())}
 	c.place = h.clients.reserve()
 	h.clients.put(c.place, c)
 	h.joining.set(c, time.Now().Add(h.options.ConnectTimeout))
@@ -195,7 +209,7 @@ func (c *Client) find(namespace string) *Socket {
 }
 
 func (c *Client) findLocked(namespace string) *Socket {
-	for _, s := range c.sockets {
+	for s := c.sockets; s != nil; s = s.next {
 		if s.ns.name == namespace {
 			return s
 		}
@@ -211,31 +225,40 @@ func (c *Client) lookup(namespace string) (s *Socket, kicked bool) {
 	if s := c.findLocked(namespace); s != nil {
 		return s, false
 	}
-	return nil, slices.Contains(c.kicked, namespace)
+	return nil, c.dismissal != nil && slices.Contains(c.dismissal.kicked, namespace)
 }
 
 // joined reports whether one of the sockets is connected.
 func (c *Client) joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.sockets, func(s *Socket) bool { return s.state.Load() != stateConnecting })
+	for s := c.sockets; s != nil; s = s.next {
+		if s.state.Load() != stateConnecting {
+			return true
+		}
+	}
+	return false
 }
 
 // all returns the sockets.
-func (c *Client) all() []*Socket {
+func (c *Client) all() (list []*Socket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.sockets)
+	for s := c.sockets; s != nil; s = s.next {
+		list = append(list, s)
+	}
+	return list
 }
 
 // close closes the connection once every socket that was kicked has been told.
 func (c *Client) close() {
 	c.mu.Lock()
-	c.closing = true
-	now := c.farewells == 0
+	d := c.dismissalLocked()
+	d.closing = true
+	now := d.farewells == 0
 	c.mu.Unlock()
 	if now {
-		c.conn.Close(ReasonServerDisconnect)
+		c.first.conn.Close(ReasonServerDisconnect)
 	}
 }
 
@@ -243,32 +266,38 @@ func (c *Client) close() {
 func (c *Client) defers() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.farewells++
+	c.dismissalLocked().farewells++
 }
 
 // farewell is called when such a one has been sent.
 func (c *Client) farewell() {
 	c.mu.Lock()
-	c.farewells--
-	now := c.farewells == 0 && c.closing
+	d := c.dismissalLocked()
+	d.farewells--
+	now := d.farewells == 0 && d.closing
 	c.mu.Unlock()
 	if now {
-		c.conn.Close(ReasonServerDisconnect)
+		c.first.conn.Close(ReasonServerDisconnect)
 	}
 }
 
 // forget removes a socket, so that its namespace can be joined again.
 func (c *Client) forget(s *Socket, was uint32, kicked bool) {
 	c.mu.Lock()
-	c.sockets = slices.DeleteFunc(c.sockets, func(o *Socket) bool { return o == s })
-	if len(c.sockets) == 0 {
-		c.sockets = nil
-	}
-	if kicked && !slices.Contains(c.kicked, s.ns.name) {
-		if len(c.kicked) >= c.hub.options.Limits.Namespaces {
-			c.kicked = c.kicked[1:]
+	for at := &c.sockets; *at != nil; at = &(*at).next {
+		if *at == s {
+			*at, s.next = s.next, nil
+			break
 		}
-		c.kicked = append(c.kicked, s.ns.name)
+	}
+	if kicked {
+		d := c.dismissalLocked()
+		if !slices.Contains(d.kicked, s.ns.name) {
+			if len(d.kicked) >= c.hub.options.Limits.Namespaces {
+				d.kicked = d.kicked[1:]
+			}
+			d.kicked = append(d.kicked, s.ns.name)
+		}
 	}
 	c.mu.Unlock()
 	c.rearm(was != stateConnecting)
@@ -298,5 +327,5 @@ func (c *Client) rearm(fresh bool) {
 func (c *Client) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.sockets) == 0 && !c.closed
+	return c.sockets == nil && !c.closed
 }

@@ -96,7 +96,7 @@ func settled(t *testing.T, c *Client) {
 	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
 		c.mu.Lock()
 		busy := c.inbox != nil
-		for _, s := range c.sockets {
+		for s := c.sockets; s != nil; s = s.next {
 			busy = busy || s.state.Load() != stateConnected
 		}
 		c.mu.Unlock()

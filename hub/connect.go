@@ -38,11 +38,11 @@ func (c *Client) connect(p socketio.Packet) error {
 	if ns == nil {
 		return c.refuse(p.Namespace, refusedNamespace, nil)
 	}
-	// The hooks' context does not come from Run: the goroutine ends before Run does.
-	s := &Socket{ns: ns, client: c, conn: c.conn, auth: string(p.Data)}
-	ctx, cancel := context.WithTimeout(context.WithValue(c.hub.handlerContext, hookKey{}, s), c.hub.options.HookTimeout)
+	// The hooks' context does not come from Run: it ends before Run does. It has no parent, because all
+	// connections would share the parent's lock.
+	s := c.newSocket(ns, string(p.Data))
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), hookKey{}, s), c.hub.options.HookTimeout)
 	s.entry = &entry{cancel: cancel}
-	s.settleID(c.hub)
 
 	if added, full := c.add(s); !added {
 		s.end(false)
@@ -66,12 +66,16 @@ func (c *Client) add(s *Socket) (added, full bool) {
 	if c.closed {
 		return false, false
 	}
-	if len(c.sockets) >= c.hub.options.Limits.Namespaces {
+	last, n := &c.sockets, 0
+	for ; *last != nil; last = &(*last).next {
+		n++
+	}
+	if n >= c.hub.options.Limits.Namespaces {
 		return false, true
 	}
-	c.sockets = append(c.sockets, s)
-	if i := slices.Index(c.kicked, s.ns.name); i >= 0 {
-		c.kicked = slices.Delete(c.kicked, i, i+1)
+	*last = s
+	if d := c.dismissal; d != nil {
+		d.kicked = slices.DeleteFunc(d.kicked, func(name string) bool { return name == s.ns.name })
 	}
 	return true, false
 }
@@ -82,17 +86,17 @@ type hookKey struct{}
 // admit runs the hooks of a CONNECT and answers it.
 func (c *Client) admit(ctx context.Context, s *Socket) {
 	defer c.hub.work.done()
-	unwatch := context.AfterFunc(ctx, func() {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // even if the hook does not care
+	overdue := time.AfterFunc(c.hub.options.HookTimeout, func() {
+		if !errors.Is(ctx.Err(), context.Canceled) { // even if the hook does not care
 			c.hub.counters.timedOut.Add(1)
-			c.conn.Close(ReasonServerClose)
+			c.first.conn.Close(ReasonServerClose)
 		}
 	})
 	err := s.ns.admit(ctx, s)
 	if err == nil {
 		err = s.settle(ctx)
 	}
-	unwatch()
+	overdue.Stop()
 	if err == nil {
 		if c.hub.options.ForgetHandshake {
 			c.forgetHandshake(s)
@@ -116,7 +120,7 @@ func (c *Client) admit(ctx context.Context, s *Socket) {
 	case interrupted, temporary(err):
 		// A client that is refused does not try again; one that lost its connection does.
 		c.hub.failed("connect hook", "", s, err)
-		c.conn.Close(ReasonServerClose)
+		c.first.conn.Close(ReasonServerClose)
 	default:
 		c.hub.failed("connect hook", "", s, err)
 		c.refuse(s.ns.name, refusedOther, nil)
@@ -138,7 +142,7 @@ func (c *Client) refuse(namespace, message string, data any) error {
 		text, _ = json.Marshal(map[string]string{"message": message})
 	}
 	head := socketio.AppendHeader(nil, socketio.Packet{Type: socketio.ConnectError, Namespace: namespace})
-	c.conn.Send(newControl(append(head, text...)))
+	c.first.conn.Send(newControl(append(head, text...)))
 	return nil
 }
 
@@ -155,8 +159,12 @@ func (c *Client) forgetHandshake(s *Socket) {
 	c.handshake = strippedHandshake(c.handshake)
 	c.mu.Unlock()
 	s.mu.Lock()
-	s.auth = ""
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if x := s.extra; x != nil {
+		if x.auth = ""; x.acks == nil && x.data == nil {
+			s.extra = nil
+		}
+	}
 }
 
 // entry is what a socket has while it is connecting. The fields are guarded by the socket's mu.
@@ -213,7 +221,7 @@ func (s *Socket) welcome() {
 
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
 	head = append(head, `{"sid":"`...)
-	head = append(head, s.id...)
+	head = s.appendID(head)
 	answer := newControl(append(head, `"}`...))
 	answer.more = more // or a DISCONNECT, unless the client is no longer interested
 	s.conn.Send(answer)
@@ -275,10 +283,10 @@ func (h *Hub) joinDeadline(now time.Time) {
 			continue // it was, while the deadline was being set
 		}
 		h.counters.timedOut.Add(1)
-		c.conn.Close(ReasonForcedClose)
+		c.first.conn.Close(ReasonForcedClose)
 	}
 	for _, c := range h.assembling.passed(now) {
 		h.counters.timedOut.Add(1)
-		c.conn.Close(ReasonParseError)
+		c.first.conn.Close(ReasonParseError)
 	}
 }

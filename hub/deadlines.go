@@ -2,12 +2,15 @@ package hub
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // deadlines is a set of things with a time each, and a heap of these times. One sweeper looks at it
 // for all; a timer for each thing would cost more than the thing.
 type deadlines[K comparable] struct {
+	count atomic.Int32 // of the heap; who has nothing to remove takes no lock
+
 	mu   sync.Mutex
 	heap []deadline[K] // guarded by mu; the earliest first
 	at   map[K]int     // guarded by mu; where in the heap a thing is
@@ -36,6 +39,7 @@ func (d *deadlines[K]) setLocked(what K, when time.Time) {
 	}
 	d.heap = append(d.heap, deadline[K]{when, what})
 	d.at[what] = len(d.heap) - 1
+	d.count.Add(1)
 	d.fixLocked(len(d.heap) - 1)
 }
 
@@ -50,6 +54,9 @@ func (d *deadlines[K]) add(what K, when time.Time) {
 
 // unset removes what, if it is there.
 func (d *deadlines[K]) unset(what K) {
+	if d.count.Load() == 0 {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i, ok := d.at[what]; ok {
@@ -59,6 +66,9 @@ func (d *deadlines[K]) unset(what K) {
 
 // passed removes and returns what had to happen before now.
 func (d *deadlines[K]) passed(now time.Time) []K {
+	if d.count.Load() == 0 {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var due []K
@@ -75,6 +85,7 @@ func (d *deadlines[K]) removeLocked(i int) {
 	moved := d.heap[last]
 	d.heap[last] = deadline[K]{}
 	d.heap = d.heap[:last]
+	d.count.Add(-1)
 	if i < last {
 		d.heap[i] = moved
 		d.at[moved.what] = i
@@ -109,4 +120,20 @@ func (d *deadlines[K]) fixLocked(i int) {
 func (d *deadlines[K]) swapLocked(i, j int) {
 	d.heap[i], d.heap[j] = d.heap[j], d.heap[i]
 	d.at[d.heap[i].what], d.at[d.heap[j].what] = i, j
+}
+
+// waiting is deadlines of clients in several parts, because each connection comes by.
+type waiting [16]deadlines[*Client]
+
+func (w *waiting) of(c *Client) *deadlines[*Client] { return &w[c.place%uint32(len(w))] }
+
+func (w *waiting) set(c *Client, when time.Time) { w.of(c).set(c, when) }
+func (w *waiting) add(c *Client, when time.Time) { w.of(c).add(c, when) }
+func (w *waiting) unset(c *Client)               { w.of(c).unset(c) }
+
+func (w *waiting) passed(now time.Time) (due []*Client) {
+	for i := range w {
+		due = append(due, w[i].passed(now)...)
+	}
+	return due
 }

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"tether/broker"
@@ -128,10 +129,10 @@ func (h *Hub) sent(n, dropped int) {
 	}
 }
 
-// exceptions are the rooms and IDs whose sockets do not get a packet.
+// exceptions are the sockets and rooms that do not get a packet.
 type exceptions struct {
-	ids   []string
-	rooms []*room // that have members on this node
+	sockets []*Socket // of this node
+	rooms   []*room   // that have members on this node
 }
 
 func (h *Hub) exceptions(subject string, e *envelope) (x exceptions) {
@@ -143,8 +144,8 @@ func (h *Hub) exceptions(subject string, e *envelope) (x exceptions) {
 	namespace := subject[:start+comma+1]
 	for text := range e.exceptions() {
 		name := string(text)
-		if isID(name) {
-			x.ids = append(x.ids, name)
+		if s := h.socket(name); s != nil {
+			x.sockets = append(x.sockets, s)
 		}
 		if r := h.index.lookup(namespace + name); r != nil {
 			x.rooms = append(x.rooms, r)
@@ -154,10 +155,8 @@ func (h *Hub) exceptions(subject string, e *envelope) (x exceptions) {
 }
 
 func (x *exceptions) has(s *Socket) bool {
-	for _, id := range x.ids {
-		if s.id == id {
-			return true
-		}
+	if slices.Contains(x.sockets, s) {
+		return true
 	}
 	for _, r := range x.rooms {
 		if s.in(r) {
@@ -211,12 +210,20 @@ func (h *Hub) target(subject []byte) *Socket {
 	if len(subject) < idLength {
 		return nil
 	}
-	id := string(subject[len(subject)-idLength:])
+	s := h.socket(string(subject[len(subject)-idLength:]))
+	if s == nil || string(subject[:len(subject)-idLength]) != s.ns.subject {
+		return nil
+	}
+	return s
+}
+
+// socket is this node's socket with the given ID, nil if there is none.
+func (h *Hub) socket(id string) *Socket {
 	if !isID(id) {
 		return nil
 	}
 	s := h.sockets.at(placeOf(id))
-	if s == nil || s.id != id || string(subject[:len(subject)-idLength]) != s.ns.subject {
+	if s == nil || !s.is(id) {
 		return nil
 	}
 	return s

@@ -52,6 +52,7 @@ type devices struct {
 // devices' mu.
 type census struct {
 	socket *Socket
+	id     string // the socket's
 	room   string // subject
 	number uint64
 
@@ -82,6 +83,7 @@ func (d *devices) open(s *Socket, room string, stamp int64) *census {
 	d.next++
 	c := &census{
 		socket: s,
+		id:     s.ID(),
 		room:   room,
 		number: d.next,
 		stamp:  stamp,
@@ -137,7 +139,7 @@ func (d *devices) ask(ctx context.Context, h *Hub, c *census) error {
 	data := appendEnvelope(nil, kindCensus, 0, "", nil)
 	data = binary.AppendUvarint(data, c.number)
 	data = appendText(data, h.tag)
-	data = appendText(data, c.socket.id)
+	data = appendText(data, c.id)
 	data = binary.AppendVarint(data, c.stamp)
 	reach, err := h.broker.Publish(asking, broker.Message{Subject: c.room, Data: data})
 	if err != nil {
@@ -180,7 +182,7 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 		late  int // 0 for a registration that is through
 		stamp int64
 	}
-	me := ranked{c.socket.id, 1, c.stamp}
+	me := ranked{c.id, 1, c.stamp}
 	all := []ranked{me}
 	for id, o := range c.others {
 		r := ranked{id, 1, o.stamp}
@@ -255,23 +257,23 @@ func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
 	d.mu.Lock()
 	pending := make(map[string]*census)
 	for _, c := range d.rooms[subject] {
-		pending[c.socket.id] = c
-		if c.socket.id != id {
+		pending[c.id] = c
+		if c.id != id {
 			c.learn(id, claim{stamp: stamp})
 		}
 	}
 	n := 0
 	var claims []byte
 	for s := range r.each {
-		since := s.stamp(r)
-		if since == 0 || s.id == id || n == maxClaims {
+		since, own := s.stamp(r), s.ID()
+		if since == 0 || own == id || n == maxClaims {
 			continue
 		}
 		through := byte(1)
-		if c := pending[s.id]; c != nil {
+		if c := pending[own]; c != nil {
 			since, through = c.stamp, 0
 		}
-		claims = appendText(claims, s.id)
+		claims = appendText(claims, own)
 		claims = append(binary.AppendVarint(claims, since), through)
 		n++
 	}
@@ -314,7 +316,7 @@ func (h *Hub) takeAnswer(body []byte) int {
 		return 1 // too late
 	}
 	for id, o := range claims {
-		if id != c.socket.id {
+		if id != c.id {
 			c.learn(id, o)
 		}
 	}

@@ -109,25 +109,24 @@ func FuzzDeliver(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := &Socket{ns: h.Of("/"), client: c, conn: k}
-	s.settleID(h)
+	s := c.newSocket(h.Of("/"), "")
 	room := h.interest.join(roomSubject("tether", "/", "room"), s)
 	s.seats = []seat{{room, 1}}
 	s.state.Store(stateConnected)
 
 	text := newPacket([]byte(`42["x"]`), nil, false).Frames()
 	binaries := newPacket([]byte(`452-["x"]`), [][]byte{{1}, bytes.Repeat([]byte{2}, 200)}, false).Frames()
-	target := room.room.subject[:len(room.room.subject)-4] + s.id
+	target := room.room.subject[:len(room.room.subject)-4] + s.ID()
 	f.Add(false, append(appendEnvelope(nil, kindEvent, 0, "", nil), text...))
-	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Room{"room", Room(s.id)}), binaries...))
+	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Room{"room", Room(s.ID())}), binaries...))
 	f.Add(false, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, "", nil), DropOldest, "key"), text...))
 	f.Add(true, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, target, nil), 99, "key"), text...))
 	f.Add(true, append(appendEnvelope(nil, kindEvent, 0, target, []Room{"other"}), text...))
 	f.Add(false, appendEnvelope(nil, kindCensus, 0, "", nil))
 	census := binary.AppendUvarint(appendEnvelope(nil, kindCensus, 0, "", nil), 7)
-	f.Add(false, binary.AppendVarint(appendText(appendText(census, h.tag), s.id), 1))
+	f.Add(false, binary.AppendVarint(appendText(appendText(census, h.tag), s.ID()), 1))
 	answer := append(appendEnvelope(nil, kindAnswer, 0, "", nil), 1, 1)
-	f.Add(true, append(binary.AppendVarint(appendText(answer, s.id), 5), 1))
+	f.Add(true, append(binary.AppendVarint(appendText(answer, s.ID()), 5), 1))
 	f.Fuzz(func(t *testing.T, own bool, data []byte) {
 		subject := room.room.subject
 		if own {

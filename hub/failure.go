@@ -52,7 +52,7 @@ func (h *Hub) failed(where, event string, s *Socket, err error) {
 		event = event[:maxLogged]
 	}
 	attrs := []any{slog.String("in", where), slog.String("event", loggable(event)),
-		slog.String("namespace", loggable(s.ns.name)), slog.String("socket", s.id)}
+		slog.String("namespace", loggable(s.ns.name)), slog.String("socket", s.ID())}
 	var p *panicError
 	switch {
 	case errors.As(err, &p):

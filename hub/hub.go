@@ -40,7 +40,7 @@ type Hub struct {
 	sockets  roster[Socket]
 	attached atomic.Int64 // clients, for the limit
 
-	joining    deadlines[*Client] // connections without a namespace
+	joining    waiting            // connections without a namespace
 	assembling deadlines[*Client] // connections with a packet whose attachments are missing
 	expiring   deadlines[*Socket]
 

@@ -23,11 +23,11 @@ func newTag() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-func newID(tag string, place uint32) string {
+func appendID(dst []byte, tag string, place uint32, nonce [randomBytes]byte) []byte {
 	var b [placeBytes + randomBytes]byte
 	binary.BigEndian.PutUint32(b[:], place)
-	rand.Read(b[placeBytes:])
-	return tag + base64.RawURLEncoding.EncodeToString(b[:])
+	copy(b[placeBytes:], nonce[:])
+	return base64.RawURLEncoding.AppendEncode(append(dst, tag...), b[:])
 }
 
 // isID reports whether text could be a socket's ID.

@@ -4,18 +4,22 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // index finds the sockets of a room by the room's broker subject. It is sharded; writers lock one
 // shard, readers take no lock and never wait.
 //
 // A member keeps its place for as long as it stays, and a place is one atomic pointer, so a reader
-// that walks a room while others come and go sees every member that was there all along, once.
+// that walks a room while others come and go sees every member that was there all along, once. A room
+// keeps its place in the table likewise, until the whole table is replaced.
 type index struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
+	dirty  [shardCount / 64]atomic.Uint64 // a bit for each shard whose queue is not empty
 }
 
 const (
@@ -26,25 +30,38 @@ const (
 type shard struct {
 	table atomic.Pointer[table] // replaced when it is full; read without the lock
 
-	mu    sync.Mutex
-	live  int // guarded by mu; rooms in the table
-	taken int // guarded by mu; slots of the table that are not nil: rooms and tombstones
-
-	_ [32]byte // keeps neighbouring shards off one cache line
+	mu      sync.Mutex
+	live    int                     // guarded by mu; rooms in the table
+	spilled int                     // guarded by mu; buckets that a room did not fit into
+	queue   []*room                 // guarded by mu; rooms that interest has to look at
+	waiters map[*room]chan struct{} // guarded by mu; closed when the room is subscribed or gone
 }
 
-// table is a hash table with linear probing. Its length is a power of two and it always has a nil
-// slot, which ends a probe.
-type table []atomic.Pointer[room]
+// table is a hash table of buckets. Its length is a power of two. A room that does not fit into its
+// bucket is in the next that had a place.
+type table []bucket
 
-const minTable = 8
+// bucket is one cache line: to find a room costs this line and the room's own. A place is taken while
+// its tag is not zero.
+type bucket struct {
+	tags  atomic.Uint64 // a byte of the hash for each room, the first in the lowest byte, and spill
+	rooms [bucketSize]atomic.Pointer[room]
+}
 
-var tombstone = new(room) // in the slot of a room that is gone; its subject equals no other
+const (
+	bucketSize = 7
+	fullBucket = 6 // rooms in a bucket, on average, at which a table grows
+	minTable   = 1 // buckets
+
+	spill = 1 << 56 // in the tags of a bucket that a room did not fit into: it may be in the next
+
+	lowBits  = 0x0001_0101_0101_0101 // in each tag
+	highBits = 0x0080_8080_8080_8080
+)
 
 // room is a set of sockets. It exists while it has members or a subscription.
 type room struct {
 	subject string // immutable; what the broker calls the room, and its key in the index
-	hash    uint64 // immutable
 
 	first atomic.Pointer[Socket] // place 0: most users have one device
 	rest  atomic.Pointer[crowd]  // the places after it; nil until there are two
@@ -57,8 +74,8 @@ type room struct {
 	queued     bool // in the queue of rooms to look at
 }
 
-// crowd holds the members of a room beyond the first, in blocks that double in size and stay where
-// they are. It does not shrink while the room has a member.
+// crowd holds the members of a room beyond the first, in blocks that stay where they are: each has
+// twice the places of the one before, up to maxBlock. It does not shrink while the room has a member.
 type crowd struct {
 	blocks atomic.Pointer[[]block] // replaced when a block is added
 
@@ -68,53 +85,103 @@ type crowd struct {
 
 type block []atomic.Pointer[Socket]
 
-const firstBlock = 4
+const (
+	firstBlock = 4
+	maxBlock   = 1024
+
+	growing = 9                             // blocks until one has maxBlock places
+	grown   = firstBlock * (1<<growing - 1) // places in them
+)
 
 // membership is a socket's place in a room. The socket keeps it and gives it back once.
 type membership struct {
 	room  *room
 	place uint32
+	live  bool // the room was subscribed when the socket came, and is while it stays
 }
 
 func newIndex() *index {
 	x := &index{seed: maphash.MakeSeed()}
 	for i := range x.shards {
-		t := make(table, minTable)
-		x.shards[i].table.Store(&t)
+		x.shards[i].clearLocked()
 	}
 	return x
+}
+
+// newRoom keeps a copy of the subject, next to the room if it is not too long: whoever compares it
+// has read its first bytes with the room.
+func newRoom(subject string) *room {
+	switch n := len(subject); {
+	case n <= 24:
+		r := new(struct {
+			room
+			text [24]byte
+		})
+		r.subject = unsafe.String(&r.text[0], copy(r.text[:], subject))
+		return &r.room
+	case n <= 56:
+		r := new(struct {
+			room
+			text [56]byte
+		})
+		r.subject = unsafe.String(&r.text[0], copy(r.text[:], subject))
+		return &r.room
+	default:
+		return &room{subject: strings.Clone(subject)}
+	}
 }
 
 // lookup returns the room with the given subject, or nil.
 func (x *index) lookup(subject string) *room {
 	h := maphash.String(x.seed, subject)
-	return x.shard(h).table.Load().find(h, subject)
+	return x.shards[h>>(64-shardBits)].table.Load().find(h, subject)
 }
 
-func (x *index) shard(hash uint64) *shard { return &x.shards[hash>>(64-shardBits)] }
+func (x *index) hash(r *room) uint64 { return maphash.String(x.seed, r.subject) }
 
-// join adds s to the room with the given subject. The caller must look at the room's subscription if
-// edge is true: the room has been marked as queued.
+func (x *index) shard(r *room) *shard { return &x.shards[x.hash(r)>>(64-shardBits)] }
+
+// join adds s to the room with the given subject. The caller must have interest look at the shard if
+// edge is true: the room has been queued there.
+//
+// What has to be allocated is allocated without the lock: the goroutine may have to help the garbage
+// collector then, and everybody would wait for it.
 func (x *index) join(subject string, s *Socket) (m membership, edge bool) {
 	h := maphash.String(x.seed, subject)
-	sh := x.shard(h)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	r := sh.table.Load().find(h, subject)
-	if r == nil {
-		r = &room{subject: subject, hash: h}
-		sh.insertLocked(r)
+	sh := &x.shards[h>>(64-shardBits)]
+	var fresh *room
+	var places block
+	for {
+		sh.mu.Lock()
+		r := sh.table.Load().find(h, subject)
+		if r == nil && fresh == nil {
+			sh.mu.Unlock()
+			fresh = newRoom(subject)
+			continue
+		}
+		if r == nil {
+			r = fresh
+			x.insertLocked(sh, h, r)
+		}
+		if n := r.lackLocked(); n > len(places) {
+			sh.mu.Unlock()
+			places = make(block, n)
+			continue
+		}
+		m = membership{room: r, place: r.addLocked(s, places), live: r.subscribed}
+		edge = sh.edgeLocked(r)
+		sh.mu.Unlock()
+		return m, edge
 	}
-	return membership{r, r.addLocked(s)}, r.edgeLocked()
 }
 
-// leave gives m back. The caller must look at the room's subscription if edge is true.
+// leave gives m back. The caller must have interest look at the shard if edge is true.
 func (x *index) leave(m membership) (edge bool) {
-	sh := x.shard(m.room.hash)
+	sh := x.shard(m.room)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	m.room.removeLocked(m.place)
-	return m.room.edgeLocked()
+	return sh.edgeLocked(m.room)
 }
 
 // rooms counts the rooms.
@@ -129,83 +196,141 @@ func (x *index) rooms() int {
 	return n
 }
 
+// mark says that the queue of r's shard is not empty.
+func (x *index) mark(r *room) {
+	i := x.hash(r) >> (64 - shardBits)
+	x.dirty[i/64].Or(1 << (i % 64))
+}
+
+// tag is what a bucket keeps of a hash, in each of its bytes. It is never zero.
+func tag(hash uint64) uint64 { return (hash>>48&0x7f | 0x80) * lowBits }
+
+// matches has the highest bit of each tag that equals want set, and perhaps that of one behind it.
+func matches(tags, want uint64) uint64 {
+	x := tags ^ want
+	return (x - lowBits) &^ x & highBits
+}
+
 func (t table) find(hash uint64, subject string) *room {
-	mask := uint64(len(t) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		r := t[i].Load()
-		if r == nil {
+	mask, want := uint64(len(t)-1), tag(hash)
+	for i := range t {
+		b := &t[(hash+uint64(i))&mask]
+		tags := b.tags.Load()
+		for m := matches(tags, want); m != 0; m &= m - 1 {
+			// It may be another room with this tag, or one that has come while we are looking, or nil.
+			if r := b.rooms[bits.TrailingZeros64(m)/8].Load(); r != nil && r.subject == subject {
+				return r
+			}
+		}
+		if tags < spill {
 			return nil
 		}
-		if r.hash == hash && r.subject == subject {
-			return r
-		}
 	}
+	return nil
 }
 
-// insertLocked adds r, which must not be there, growing or cleaning the table at three quarters full.
-func (sh *shard) insertLocked(r *room) {
+// put adds r, and returns how many buckets it did not fit into that had not been full before.
+func (t table) put(hash uint64, r *room) (spilled int) {
+	mask := uint64(len(t) - 1)
+	for i := range t {
+		b := &t[(hash+uint64(i))&mask]
+		tags := b.tags.Load()
+		if vacant := matches(tags, 0); vacant != 0 {
+			shift := bits.TrailingZeros64(vacant) - 7
+			b.rooms[shift/8].Store(r)
+			b.tags.Store(tags | tag(hash)&(0xff<<shift)) // after the room: who sees the tag finds it
+			break
+		}
+		if tags < spill {
+			b.tags.Store(tags | spill)
+			spilled++
+		}
+	}
+	return spilled
+}
+
+// insertLocked adds r, which must not be there. The table is replaced when it is full, or when so many
+// rooms have come and gone that searches go on for too long.
+func (x *index) insertLocked(sh *shard, hash uint64, r *room) {
 	t := *sh.table.Load()
-	if 4*(sh.taken+1) > 3*len(t) {
+	if sh.live >= fullBucket*len(t) || 2*sh.spilled > len(t) {
 		size := len(t)
-		if 2*(sh.live+1) > size { // mostly rooms, few tombstones
+		if 2*sh.live >= fullBucket*size {
 			size *= 2
 		}
-		grown := make(table, size)
+		next := make(table, size)
+		sh.spilled = 0
 		for i := range t {
-			if old := t[i].Load(); old != nil && old != tombstone {
-				grown.put(old)
+			for j := range t[i].rooms {
+				if old := t[i].rooms[j].Load(); old != nil {
+					sh.spilled += next.put(x.hash(old), old)
+				}
 			}
 		}
-		sh.table.Store(&grown)
-		sh.taken = sh.live
-		t = grown
+		sh.table.Store(&next)
+		t = next
 	}
-	t.put(r)
+	sh.spilled += t.put(hash, r)
 	sh.live++
-	sh.taken++
 }
 
-func (t table) put(r *room) {
-	mask := uint64(len(t) - 1)
-	i := r.hash & mask
-	for t[i].Load() != nil {
-		i = (i + 1) & mask
-	}
-	t[i].Store(r)
-}
-
-// removeLocked forgets a room that has neither members nor a subscription.
-func (sh *shard) removeLocked(r *room) {
+// forgetLocked removes a room that has neither members nor a subscription.
+func (x *index) forgetLocked(sh *shard, r *room) {
 	t := *sh.table.Load()
-	mask := uint64(len(t) - 1)
-	for i := r.hash & mask; ; i = (i + 1) & mask {
-		switch t[i].Load() {
-		case nil:
-			return
-		case r:
-			t[i].Store(tombstone)
-			sh.live--
-			if sh.live == 0 && len(t) > minTable { // give a burst's memory back
-				empty := make(table, minTable)
-				sh.table.Store(&empty)
-				sh.taken = 0
+	hash, mask := x.hash(r), uint64(len(t)-1)
+	for i := range t {
+		b := &t[(hash+uint64(i))&mask]
+		tags := b.tags.Load()
+		for j := range b.rooms {
+			if b.rooms[j].Load() == r {
+				b.tags.Store(tags &^ (0xff << (8 * j)))
+				b.rooms[j].Store(nil)
+				if sh.live--; sh.live == 0 && len(t) > minTable { // give a burst's memory back
+					sh.clearLocked()
+				}
+				return
 			}
+		}
+		if tags < spill {
 			return
 		}
 	}
 }
 
-// edgeLocked reports whether the subscription no longer fits the members, and nobody is about to
-// look at it; it marks the room as queued then.
-func (r *room) edgeLocked() bool {
+func (sh *shard) clearLocked() {
+	empty := make(table, minTable)
+	sh.table.Store(&empty)
+	sh.live, sh.spilled = 0, 0
+}
+
+// edgeLocked queues r if the subscription no longer fits the members, and nobody is about to look at
+// it; it reports whether it has.
+func (sh *shard) edgeLocked(r *room) bool {
 	if r.queued || r.busy || r.subscribed == (r.n > 0) {
 		return false
 	}
 	r.queued = true
+	sh.queue = append(sh.queue, r)
 	return true
 }
 
-func (r *room) addLocked(s *Socket) (place uint32) {
+// lackLocked is the size of the block that the next member needs, 0 if it needs none.
+func (r *room) lackLocked() int {
+	if r.first.Load() == nil {
+		return 0
+	}
+	c := r.rest.Load()
+	if c == nil {
+		return firstBlock
+	}
+	if b, i := blockOf(c.size); i == 0 && len(c.free) == 0 {
+		return min(firstBlock<<min(b, growing), maxBlock)
+	}
+	return 0
+}
+
+// addLocked gives s a place. A block that is needed is places.
+func (r *room) addLocked(s *Socket, places block) (place uint32) {
 	r.n++
 	if r.first.Load() == nil {
 		r.first.Store(s)
@@ -217,7 +342,7 @@ func (r *room) addLocked(s *Socket) (place uint32) {
 		c.blocks.Store(new([]block))
 		r.rest.Store(c)
 	}
-	return c.addLocked(s) + 1
+	return c.addLocked(s, places) + 1
 }
 
 func (r *room) removeLocked(place uint32) {
@@ -232,7 +357,7 @@ func (r *room) removeLocked(place uint32) {
 	}
 }
 
-func (c *crowd) addLocked(s *Socket) uint32 {
+func (c *crowd) addLocked(s *Socket, places block) uint32 {
 	var place uint32
 	if last := len(c.free) - 1; last >= 0 {
 		place, c.free = c.free[last], c.free[:last]
@@ -243,7 +368,7 @@ func (c *crowd) addLocked(s *Socket) uint32 {
 	b, i := blockOf(place)
 	blocks := *c.blocks.Load()
 	if b == len(blocks) {
-		blocks = append(slices.Clip(blocks), make(block, firstBlock<<b))
+		blocks = append(slices.Clip(blocks), places)
 		c.blocks.Store(&blocks)
 	}
 	blocks[b][i].Store(s)
@@ -256,8 +381,12 @@ func (c *crowd) removeLocked(place uint32) {
 	c.free = append(c.free, place)
 }
 
-// blockOf says where a place is: block b has firstBlock<<b places.
+// blockOf says where a place is.
 func blockOf(place uint32) (b int, i uint32) {
+	if place >= grown {
+		place -= grown
+		return growing + int(place/maxBlock), place % maxBlock
+	}
 	b = bits.Len32(place/firstBlock+1) - 1
 	return b, place - firstBlock*(1<<b-1)
 }

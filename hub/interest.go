@@ -5,13 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"tether/broker"
 )
 
-// interest keeps the broker's subscriptions equal to the rooms that have members on this node.
+// interest keeps the broker's subscriptions equal to the rooms that have members on this node. What
+// it has to look at is queued in the shards of the index, so that those who join and leave share no
+// lock but a shard's.
 //
 // It is driven by levels, not by edges: a join or a leave only marks the room, and one reconciler
 // compares what is wanted with what is subscribed when it gets there, for many rooms in one broker
@@ -22,12 +23,10 @@ type interest struct {
 	index  *index
 	log    *slog.Logger
 
-	wake    chan struct{} // one token: the queue is not empty
+	wake    chan struct{} // one token: a shard has a queue
 	stopped chan struct{} // closed when run has returned
 
-	mu      sync.Mutex
-	queue   []*room                 // guarded by mu; rooms whose queued flag is set
-	waiters map[*room]chan struct{} // guarded by mu; closed when the room is subscribed or gone
+	next int // owned by run; the shard at which it goes on
 }
 
 const (
@@ -47,7 +46,6 @@ func newInterest(b broker.Broker, x *index, log *slog.Logger) *interest {
 		log:     log,
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
-		waiters: make(map[*room]chan struct{}),
 	}
 }
 
@@ -71,19 +69,23 @@ func (in *interest) leave(m membership) {
 // wait returns once every message that is published to the room of m from then on reaches this
 // node, or the room is gone, because its members have left meanwhile.
 func (in *interest) wait(ctx context.Context, m membership) error {
-	sh := in.index.shard(m.room.hash)
+	if m.live {
+		return nil
+	}
+	sh := in.index.shard(m.room)
 	sh.mu.Lock()
 	if m.room.subscribed || m.room.n == 0 { // an empty room may be forgotten already: nobody would release us
 		sh.mu.Unlock()
 		return nil
 	}
-	in.mu.Lock()
-	ready := in.waiters[m.room]
+	ready := sh.waiters[m.room]
 	if ready == nil {
 		ready = make(chan struct{})
-		in.waiters[m.room] = ready
+		if sh.waiters == nil {
+			sh.waiters = make(map[*room]chan struct{})
+		}
+		sh.waiters[m.room] = ready
 	}
-	in.mu.Unlock()
 	sh.mu.Unlock()
 
 	select {
@@ -96,10 +98,9 @@ func (in *interest) wait(ctx context.Context, m membership) error {
 	}
 }
 
+// enqueue has run look at r's shard. R is in the shard's queue.
 func (in *interest) enqueue(r *room) {
-	in.mu.Lock()
-	in.queue = append(in.queue, r)
-	in.mu.Unlock()
+	in.index.mark(r)
 	select {
 	case in.wake <- struct{}{}:
 	default:
@@ -134,16 +135,19 @@ func (in *interest) run(ctx context.Context) {
 }
 
 func (in *interest) pending() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return len(in.queue) > 0
+	for i := range in.index.dirty {
+		if in.index.dirty[i].Load() != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // reconcile looks at one batch of queued rooms.
 func (in *interest) reconcile(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, interestTimeout)
 	defer cancel()
-	wanted, unwanted := in.sort(in.take())
+	wanted, unwanted := in.take()
 	var unsubscribed, subscribed error
 	if len(unwanted) > 0 {
 		unsubscribed = in.broker.Unsubscribe(ctx, subjects(unwanted)...)
@@ -156,25 +160,37 @@ func (in *interest) reconcile(ctx context.Context) error {
 	return errors.Join(unsubscribed, subscribed)
 }
 
-// take removes a batch from the queue.
-func (in *interest) take() []*room {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	n := min(len(in.queue), interestBatch)
-	batch := in.queue[:n:n]
-	if in.queue = in.queue[n:]; len(in.queue) == 0 {
-		in.queue = nil
+// take removes a batch from the queues, and says what has to be done about its rooms. It goes on where
+// it stopped, so that no shard waits for others that are always busy.
+func (in *interest) take() (wanted, unwanted []*room) {
+	left := interestBatch
+	for range shardCount {
+		word, bit := &in.index.dirty[in.next/64], uint64(1)<<(in.next%64)
+		if word.Load()&bit != 0 {
+			word.And(^bit) // before looking: who comes later sets it again
+			sh := &in.index.shards[in.next]
+			sh.mu.Lock()
+			n := min(len(sh.queue), left)
+			wanted, unwanted = in.sortLocked(sh, sh.queue[:n], wanted, unwanted)
+			if sh.queue = sh.queue[n:]; len(sh.queue) == 0 {
+				sh.queue = nil
+			} else {
+				word.Or(bit)
+			}
+			sh.mu.Unlock()
+			if left -= n; left == 0 {
+				break
+			}
+		}
+		in.next = (in.next + 1) % shardCount
 	}
-	return batch
+	return wanted, unwanted
 }
 
-// sort says what has to be done about the rooms of a batch, and marks those as busy.
-func (in *interest) sort(batch []*room) (wanted, unwanted []*room) {
+// sortLocked appends the rooms of a batch about which something has to be done, and marks them as busy.
+func (in *interest) sortLocked(sh *shard, batch, wanted, unwanted []*room) (w, u []*room) {
 	for _, r := range batch {
-		sh := in.index.shard(r.hash)
-		sh.mu.Lock()
 		r.queued = false
-		gone := false
 		switch want := r.n > 0; {
 		case want && !r.subscribed:
 			r.busy = true
@@ -183,12 +199,8 @@ func (in *interest) sort(batch []*room) (wanted, unwanted []*room) {
 			r.busy, r.subscribed = true, false // who joins now must wait for the next round
 			unwanted = append(unwanted, r)
 		case !want:
-			sh.removeLocked(r)
-			gone = true
-		}
-		sh.mu.Unlock()
-		if gone {
-			in.release(r)
+			in.index.forgetLocked(sh, r)
+			sh.releaseLocked(r)
 		}
 	}
 	return wanted, unwanted
@@ -197,32 +209,31 @@ func (in *interest) sort(batch []*room) (wanted, unwanted []*room) {
 // settle records what a broker call has come to, and queues again what has changed meanwhile.
 func (in *interest) settle(rooms []*room, subscribed bool) {
 	for _, r := range rooms {
-		sh := in.index.shard(r.hash)
+		sh := in.index.shard(r)
 		sh.mu.Lock()
 		r.busy, r.subscribed = false, subscribed
-		again := r.edgeLocked()
+		again := sh.edgeLocked(r)
 		gone := !again && !subscribed
 		if gone {
-			sh.removeLocked(r)
+			in.index.forgetLocked(sh, r)
+		}
+		if subscribed || gone {
+			sh.releaseLocked(r)
 		}
 		sh.mu.Unlock()
-		if subscribed || gone {
-			in.release(r)
-		}
 		if again {
 			in.enqueue(r)
 		}
 	}
 }
 
-// release lets those go who wait for r.
-func (in *interest) release(r *room) {
-	in.mu.Lock()
-	ready := in.waiters[r]
-	delete(in.waiters, r)
-	in.mu.Unlock()
-	if ready != nil {
+// releaseLocked lets those go who wait for r.
+func (sh *shard) releaseLocked(r *room) {
+	if ready := sh.waiters[r]; ready != nil {
 		close(ready)
+		if delete(sh.waiters, r); len(sh.waiters) == 0 {
+			sh.waiters = nil // a map does not shrink
+		}
 	}
 }
 

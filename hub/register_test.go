@@ -204,8 +204,8 @@ func TestAClaimThatIsThroughIsAhead(t *testing.T) {
 	} {
 		h := alone(t, Options{})
 		_, s := connect(t, h)
-		s.id = "z" + s.id[1:] // behind the others
 		cs := h.devices.open(s, "room", c.own)
+		cs.id = "z" + cs.id[1:] // behind the others
 		cs.others = c.others
 		out, err := h.devices.decide(cs, c.limit)
 		if !errors.Is(err, c.err) || !slices.Equal(out, c.out) {

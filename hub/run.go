@@ -179,7 +179,7 @@ func (h *Hub) tick(last, now time.Time) {
 		// they are gone. A little of what was published before had not been read yet.
 		h.gap(broker.Gap{From: last.Add(-freezeMargin), To: now, Cause: errFrozen})
 		for _, c := range clients {
-			c.conn.Close(ReasonServerClose)
+			c.first.conn.Close(ReasonServerClose)
 		}
 	}
 	h.sweep(now)
@@ -198,7 +198,7 @@ func (h *Hub) drain(window time.Duration) {
 			due = int(float64(len(clients)) * float64(elapsed) / float64(window))
 		}
 		for ; closed < due; closed++ {
-			clients[closed].conn.Close(ReasonShutdown)
+			clients[closed].first.conn.Close(ReasonShutdown)
 		}
 		if h.clients.len() == 0 { // the others have gone by themselves
 			return
@@ -215,7 +215,7 @@ func (h *Hub) drain(window time.Duration) {
 			return
 		}
 		for _, c := range left { // among them what was being attached when the drain began
-			c.conn.Close(ReasonShutdown)
+			c.first.conn.Close(ReasonShutdown)
 		}
 	}
 	h.log.Error("connections did not end", "connections", h.clients.len())

@@ -432,7 +432,7 @@ func TestRosterAndDeadlinesGiveMemoryBack(t *testing.T) {
 func TestIDs(t *testing.T) {
 	tag := newTag()
 	for _, place := range []uint32{0, 1, 1 << 20, 1<<32 - 2} {
-		id := newID(tag, place)
+		id := string(appendID(nil, tag, place, [randomBytes]byte{1, 2, 3, 4, 5}))
 		if !isID(id) || id[:tagLength] != tag || placeOf(id) != place {
 			t.Errorf("ID %s of place %d", id, place)
 		}

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -16,19 +17,33 @@ import (
 // methods may be called concurrently, and at any time: after the disconnect they do nothing, or
 // return ErrDisconnected.
 type Socket struct {
-	id     string     // immutable
-	ns     *Namespace // immutable
-	client *Client    // immutable
-	conn   Conn       // immutable; the client's, here because fan-out goes past many
-
-	state atomic.Uint32 // one of the states below; written with mu held
+	conn   Conn              // immutable; the client's, here because fan-out goes past many
+	state  atomic.Uint32     // one of the states below; written with mu held
+	place  uint32            // immutable; in the hub's roster, and in the ID
+	nonce  [randomBytes]byte // immutable; in the ID
+	ns     *Namespace        // immutable
+	client *Client           // immutable
+	next   *Socket           // guarded by the client's mu; its next socket
 
 	mu    sync.Mutex
-	seats []seat // guarded by mu; of each room the socket is in; no longer changes when it is gone
-	entry *entry // guarded by mu; not nil while the state is connecting or welcome
-	acks  *acks  // guarded by mu; nil until an answer is awaited
-	data  any    // guarded by mu
-	auth  string // guarded by mu
+	seats []seat  // guarded by mu; of each room the socket is in; no longer changes when it is gone
+	own   [2]seat // guarded by mu; where seats begins
+	entry *entry  // guarded by mu; not nil while the state is connecting or welcome
+	extra *extra  // guarded by mu; nil while it would be empty
+}
+
+// extra is what few sockets have. The fields are guarded by the socket's mu.
+type extra struct {
+	acks *acks // nil until an answer is awaited
+	data any
+	auth string
+}
+
+func (s *Socket) extraLocked() *extra {
+	if s.extra == nil {
+		s.extra = new(extra)
+	}
+	return s.extra
 }
 
 // The states of a socket, in their order.
@@ -45,18 +60,37 @@ type seat struct {
 	since int64
 }
 
-// settleID gives the socket its place and its ID.
-func (s *Socket) settleID(h *Hub) {
-	place := h.sockets.reserve()
-	s.id = newID(h.tag, place)
-	h.sockets.put(place, s)
+// newSocket returns a socket with a place and an ID. It is called by the caller of Text.
+func (c *Client) newSocket(ns *Namespace, auth string) *Socket {
+	s := &c.first
+	if c.begun {
+		s = &Socket{conn: c.first.conn}
+	}
+	c.begun = true
+	s.ns, s.client, s.seats = ns, c, s.own[:0]
+	if auth != "" {
+		s.extra = &extra{auth: auth}
+	}
+	rand.Read(s.nonce[:])
+	s.place = c.hub.sockets.reserve()
+	c.hub.sockets.put(s.place, s)
+	return s
 }
 
 // ID is the socket's public ID: 20 characters, different for each socket.
-func (s *Socket) ID() string { return s.id }
+func (s *Socket) ID() string { return string(s.appendID(make([]byte, 0, idLength))) }
+
+func (s *Socket) appendID(dst []byte) []byte {
+	return appendID(dst, s.client.hub.tag, s.place, s.nonce)
+}
+
+func (s *Socket) is(id string) bool {
+	var own [idLength]byte
+	return string(s.appendID(own[:0])) == id
+}
 
 // Room is the room that only this socket is in.
-func (s *Socket) Room() Room { return Room(s.id) }
+func (s *Socket) Room() Room { return Room(s.ID()) }
 
 // Namespace is the socket's namespace. For one that [Hub.Match] matched it is that one, by name.
 func (s *Socket) Namespace() *Namespace { return s.ns }
@@ -78,8 +112,8 @@ func (s *Socket) Handshake() Handshake {
 	h := unpackHandshake(packed)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.auth != "" {
-		h.Auth = json.RawMessage(s.auth)
+	if s.extra != nil && s.extra.auth != "" {
+		h.Auth = json.RawMessage(s.extra.auth)
 	}
 	return h
 }
@@ -88,14 +122,17 @@ func (s *Socket) Handshake() Handshake {
 func (s *Socket) Data() any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.data
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.data
 }
 
 // SetData keeps a value of the application with the socket.
 func (s *Socket) SetData(v any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.data = v
+	s.extraLocked().data = v
 }
 
 // Join puts the socket into rooms and returns once everything that is emitted to them from then on,
@@ -108,7 +145,9 @@ func (s *Socket) Join(ctx context.Context, rooms ...Room) error {
 	return err
 }
 
-func (s *Socket) isFixed(r Room) bool { return r == Everyone || r == Room(s.id) }
+func (s *Socket) isFixed(r Room) bool {
+	return r == Everyone || len(r) == idLength && s.is(string(r))
+}
 
 // join takes seats; since is not 0 for a registration. It reports whether one of them is new, or
 // newly a registration.
@@ -201,7 +240,7 @@ func (s *Socket) Rooms() []Room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rooms := make([]Room, 1, len(s.seats)+1)
-	rooms[0] = Room(s.id)
+	rooms[0] = s.Room()
 	for i := range s.seats {
 		if r := s.roomAt(i); r != Everyone {
 			rooms = append(rooms, r)
@@ -349,7 +388,9 @@ func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
 	if entry, s.entry = s.entry, nil; entry != nil {
 		entry.end()
 	}
-	acks, s.acks = s.acks, nil
+	if s.extra != nil {
+		acks, s.extra.acks = s.extra.acks, nil
+	}
 	s.mu.Unlock()
 
 	for i := range s.seats { // nobody changes them now
@@ -363,7 +404,7 @@ func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
 		s.ns.connected.Add(-1)
 	}
 	s.client.forget(s, was, kicked)
-	h.sockets.remove(placeOf(s.id))
+	h.sockets.remove(s.place)
 	h.expiring.unset(s)
 	h.release(s.ns)
 	return was, entry
