@@ -30,8 +30,9 @@ type taken struct {
 // verdict certain. It is owned by feed.
 type awaiting struct {
 	groups    []group             // by mark
-	current   []taken             // has no mark yet
-	last      uint64              // mark
+	current   []taken             // of no group yet
+	last      uint64              // mark of the last group
+	flying    uint64              // mark that has not come back; 0 if there is none
 	cancelled map[string]struct{} // reply subjects; of what is held, or has been dealt with
 	spare     [][]taken
 	buf       []byte
@@ -83,16 +84,27 @@ func (a *awaiting) isCancelled(reply string) bool {
 	return is
 }
 
-// mark publishes a mark for what has been added since the last, and reports whether it could.
+// mark publishes a mark for what has been added, unless there is one under way: then it waits for that, so
+// that under load one mark is for many. It reports false if a mark could not be published.
 func (a *awaiting) mark(conn *natsio.Conn, subject string) bool {
-	if len(a.current) == 0 {
+	if len(a.current) > 0 {
+		a.last++
+		a.groups = append(a.groups, group{a.last, a.current})
+		a.current = nil
+	}
+	if len(a.groups) == 0 || a.flying != 0 {
 		return true
 	}
-	a.last++
-	a.groups = append(a.groups, group{a.last, a.current})
-	a.current = nil
+	a.flying = a.last
 	a.buf = strconv.AppendUint(append(a.buf[:0], 'm'), a.last, 10)
 	return conn.Publish(subject, a.buf) == nil
+}
+
+// back takes note of a mark that has come back, or with noMark of what has been dropped.
+func (a *awaiting) back(mark uint64) {
+	if mark == a.flying || mark == noMark {
+		a.flying = 0
+	}
 }
 
 // markOf returns the mark that data is, if it is not a beat.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,11 +61,12 @@ func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsNotDelivered(t *testing.T) {
 	}
 }
 
-// A publisher cancels what nobody has acknowledged. The server has the cancellation of these messages
-// before it can have their acknowledgements.
+// A publisher cancels what nobody has acknowledged. The server has the cancellations before it has the
+// acknowledgements, which are on their way.
 func TestWhatIsCancelledBeforeItIsAcknowledgedIsNotDelivered(t *testing.T) {
 	s := backend.NATS(t)
-	n := run(t, open(t, s.URL), make(chan broker.Message, 1000))
+	proxy := faultproxy.New(t, s.Addr)
+	n := run(t, open(t, "nats://"+proxy.Addr()), make(chan broker.Message, 1000))
 	if err := n.Subscribe(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -72,17 +75,21 @@ func TestWhatIsCancelledBeforeItIsAcknowledgedIsNotDelivered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One write, so that nothing comes between.
-	for i := range 200 {
-		if err := p.PublishRequest("tether.s.s", "pub.x."+strconv.FormatInt(int64(i), 36)+".0", []byte("late")); err != nil {
+	publish := func(tail string, data string) {
+		for i := range 200 {
+			if err := p.PublishRequest("tether.s.s", "pub.x."+strconv.FormatInt(int64(i), 36)+tail, []byte(data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.Flush(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range 200 {
-		if err := p.PublishRequest("tether.s.s", "pub.x."+strconv.FormatInt(int64(i), 36)+".0.-", nil); err != nil {
-			t.Fatal(err)
-		}
-	}
+	proxy.Hold(faultproxy.ToServer)
+	publish(".0", "late")
+	<-time.After(50 * time.Millisecond) // they have been read by then
+	publish(".0.-", "")
+	proxy.Heal()
 	if err := p.PublishRequest("tether.s.s", "pub.x.9.1", []byte("end")); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +101,90 @@ func TestWhatIsCancelledBeforeItIsAcknowledgedIsNotDelivered(t *testing.T) {
 	}
 	if g := receive(t, n.gaps); len(g.Subjects) != 1 || g.Subjects[0] != "s" {
 		t.Errorf("got %+v, want a gap of %q", g, "s")
+	}
+}
+
+// The server may learn late that somebody has left.
+func TestAMessageToWhoLeavesLaterIsAnsweredSoon(t *testing.T) {
+	s := backend.NATS(t)
+	conn := connect(t, s.URL)
+	sub, err := conn.SubscribeSync("tether.s.s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p := open(t, s.URL)
+	defer p.Close()
+	answered := make(chan broker.Reach)
+	go func() {
+		reach, err := p.Publish(context.Background(), broker.Message{Subject: "s"})
+		if err != nil {
+			t.Errorf("Publish: %v", err)
+		}
+		answered <- reach[0]
+	}()
+	for range 3 { // the message, and two questions
+		if _, err := sub.NextMsg(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if reach := receive(t, answered); !reach.Nobody() {
+		t.Errorf("got %+v, want nobody", reach)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// A message meets the end of a subscription, and whoever was subscribed is again when its publisher asks.
+func TestAMessageToWhoLeavesAndComesBackIsAnsweredSoon(t *testing.T) {
+	s := backend.NATS(t)
+	conn := connect(t, s.URL)
+	left, err := conn.SubscribeSync("tether.s.s") // what arrives here is lost
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	n := run(t, open(t, s.URL), make(chan broker.Message, 1))
+	p := open(t, s.URL)
+	defer p.Close()
+	begin := time.Now()
+	answered := make(chan broker.Reach)
+	go func() {
+		reach, err := p.Publish(context.Background(), broker.Message{Subject: "s"})
+		if err != nil {
+			t.Errorf("Publish: %v", err)
+		}
+		answered <- reach[0]
+	}()
+	if _, err := left.NextMsg(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Subscribe(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if reach := receive(t, answered); !reach.Nobody() {
+		t.Errorf("got %+v, want nobody", reach)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if reach := publishOne(t, p, "s", "end"); reach != one {
+		t.Errorf("got %+v, want %+v", reach, one)
+	}
+	if m := receive(t, n.got); string(m.Data) != "end" {
+		t.Errorf("got %q, want %q", m.Data, "end")
 	}
 }
 
@@ -137,5 +228,52 @@ func TestAFrozenNodeIsCertainlyNotThereAndFindsTheMessageCancelled(t *testing.T)
 	}
 	if first == nil || last.Reply != first.Reply+".-" || len(last.Data) > 0 || questions < 3 {
 		t.Errorf("got %+v, %d questions, %+v", first, questions, last)
+	}
+}
+
+// Whoever comes and goes, a publisher soon knows: what it publishes meets a subscription at every point of
+// its end, and of its return.
+func TestAPublisherDoesNotWaitForWhoComesAndGoes(t *testing.T) {
+	const soon = time.Second // a few questions, and a margin for the machine
+	s := backend.NATS(t)
+	p := open(t, s.URL)
+	defer p.Close()
+	n := run(t, open(t, s.URL), make(chan broker.Message, 1<<20))
+	stop := make(chan struct{})
+	var slowest, count atomic.Int64
+	var publishing sync.WaitGroup
+	for range 8 {
+		publishing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				begin := time.Now()
+				if _, err := p.Publish(context.Background(), broker.Message{Subject: "s"}); err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+				took := int64(time.Since(begin))
+				for old := slowest.Load(); took > old && !slowest.CompareAndSwap(old, took); old = slowest.Load() {
+				}
+				count.Add(1)
+			}
+		})
+	}
+	for count.Load() < 200 {
+		if err := n.Subscribe(t.Context(), "s"); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Unsubscribe(t.Context(), "s"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	publishing.Wait()
+	took := time.Duration(slowest.Load())
+	t.Logf("the slowest of %d took %v", count.Load(), took)
+	if took > soon {
+		t.Errorf("it took %v", took)
 	}
 }

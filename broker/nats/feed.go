@@ -39,9 +39,6 @@ func (r *run) pump() {
 			if isOurs {
 				r.see(m.Data)
 			}
-			if isQuestion(m.Reply) {
-				continue // it is for the server
-			}
 			if !r.backlog.put(m, isOurs) {
 				r.overflow(m)
 				doubtful = max(doubtful, 1) // it may have been a cancellation
@@ -136,6 +133,14 @@ func (r *run) take(m *natsio.Msg) (kept bool) {
 		}
 		return false
 	}
+	if isQuestion(m.Reply) {
+		if !r.acks.flush() { // what there is to acknowledge goes ahead
+			r.drop(errCut)
+			return false
+		}
+		_ = r.b.conn.Publish(m.Reply, []byte(denial)) // who asks will ask again
+		return false
+	}
 	s := r.b.interest.lookup(m.Subject)
 	if s == nil || s.sub != m.Sub || !s.live.Load() {
 		r.acks.add(m.Reply)
@@ -158,6 +163,7 @@ func (r *run) take(m *natsio.Msg) (kept bool) {
 // confirmed puts the messages whose acknowledgements are with the server, up to a mark. A false says that
 // Run is over.
 func (r *run) confirmed(mark uint64) bool {
+	r.awaiting.back(mark)
 	for {
 		g, ok := r.awaiting.next(mark)
 		if !ok {
@@ -184,6 +190,7 @@ func (r *run) confirmed(mark uint64) bool {
 // drop drops what awaits confirmation, into a gap.
 func (r *run) drop(cause error) {
 	r.acks.drop()
+	r.awaiting.back(noMark)
 	for {
 		g, ok := r.awaiting.next(noMark)
 		if !ok {

@@ -2,9 +2,15 @@
 //
 // A subject becomes prefix.s.SUBJECT with whatever NATS cannot carry escaped, or prefix.h.HASH if that
 // would be long. Receivers acknowledge on the reply subject of a message, so a [broker.Reach] is
-// exactly zero or at least one. Where nobody is subscribed the server says so at once ("no responders");
-// where somebody has just unsubscribed it says so when it is asked again, after 0.1 to 0.2 seconds; and
-// otherwise whoever has not acknowledged within 3.5 seconds is not there.
+// exactly zero or at least one: those nodes that have acknowledged it within one more round trip to the
+// server are counted, which with two or three nodes that are up is nearly always all of them.
+//
+// Zero is certain, and takes as long as it takes to be so. Where nobody is subscribed the server says so at
+// once ("no responders"); where somebody has just left, or leaves and comes back, it takes 0.1 to 0.3
+// seconds; and otherwise whoever has not acknowledged within 3.5 seconds is told that it is too late, and
+// drops the message into a gap if it wakes up. A node delivers a message when the server has its
+// acknowledgement, one round trip after it has read it. If a publisher's connection is replaced while it
+// waits, the reach is unknown.
 //
 // A user with restricted permissions needs to publish and to subscribe to prefix.> and to the inboxes,
 // _INBOX.> unless the connection has an inbox prefix of its own.
@@ -24,6 +30,10 @@
 //     it comes back, that is a gap.
 //   - A route between servers that breaks for half a second or longer is a gap for the nodes on either
 //     side once it is whole again, but while it is broken a receipt counts only who can be reached.
+//   - Zero is certain at once where no server passes the message on. Where one did, and nobody
+//     acknowledges it, the reach is unknown if any server where somebody was has been out of reach since;
+//     what is not seen is a route that breaks and is whole again within a tenth of a second, or that
+//     holds acknowledgements up for longer than half a second while all on the far side are frozen.
 //   - A publisher that moves because its server has died may have published what that server never
 //     passed on. It tells the nodes, and they report a gap, if it had published in the last two seconds.
 //     If the publisher dies with its server nobody can tell.

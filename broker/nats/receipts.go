@@ -51,6 +51,7 @@ type receipts struct {
 	waiting []*batch             // guarded by mu; for acknowledgements, by deadline
 	fresh   []ref                // guarded by mu; acknowledged, and in no round yet
 	rounds  []round              // guarded by mu; under way, by number
+	flying  uint64               // guarded by mu; the number of the round whose mark is under way, or 0
 	verdict *verdict             // guarded by mu; under way, or nil
 }
 
@@ -61,10 +62,25 @@ const (
 	unknown      fate = iota
 	nobody            // the server said so, and it is certain
 	absent            // our own server of a cluster says so now; see verdict
+	denied            // a node that is up says that it did not take it
 	acknowledged      // by some nodes
 	answered          // the publisher has been told
 	failed            // not sent
 )
+
+// isOpen reports whether nothing is certain yet of a message that was sent.
+func (f fate) isOpen() bool { return f == unknown || f == absent || f == denied }
+
+// wait is how long an open message waits to be acknowledged before it is cancelled.
+func (f fate) wait() time.Duration {
+	switch f {
+	case absent:
+		return 0
+	case denied:
+		return deniedWait
+	}
+	return ackWait
+}
 
 // batch is what was sent with one mark; its other fields are guarded by receipts.mu.
 type batch struct {
@@ -244,6 +260,9 @@ func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
 	}
 }
 
+// age is how long a batch that waits has been with the server.
+func (b *batch) age(now time.Time) time.Duration { return ackWait - b.deadline.Sub(now) }
+
 // reach is what the acknowledgements of a message say.
 func (b *batch) reach(i int) broker.Reach {
 	return broker.Reach{Nodes: int(b.nodes[i]), Bound: broker.AtLeast}
@@ -289,10 +308,12 @@ func (r *receipts) read(m *natsio.Msg) {
 	case !isLonger:
 		r.marked(number(id))
 	case id == roundMark:
-		r.endRound(number(rest))
+		r.endRounds(number(rest))
 	case id == verdictMark:
 		r.alive()
 		r.judge(number(rest))
+	case string(m.Data) == denial:
+		r.denied(number(id), rest)
 	case len(m.Data) == 0 && m.Header.Get("Status") == "503":
 		r.noResponders(number(id), rest)
 	}
@@ -313,6 +334,7 @@ func (r *receipts) marked(id uint64) {
 	if b := r.open[id]; b != nil && !b.isMarked {
 		b.isMarked = true
 		close(b.marked)
+		r.endRoundsLocked(id)
 	}
 }
 
@@ -339,7 +361,7 @@ func (r *receipts) acknowledge(data []byte) {
 func (r *receipts) acknowledgeLocked(m ref) {
 	b := m.b
 	switch b.fates[m.i] {
-	case unknown, absent:
+	case unknown, absent, denied:
 		b.fates[m.i], b.nodes[m.i] = acknowledged, 1
 		if b.pending != nil {
 			r.fresh = append(r.fresh, m)

@@ -15,7 +15,12 @@ const (
 
 	// askTick is the time between two looks at who is waiting, and the shortest time after which a
 	// publisher asks the server whether anybody is subscribed still.
-	askTick = 100 * time.Millisecond
+	askTick = 50 * time.Millisecond
+
+	// deniedWait is how long it waits if a node that is up has said that it did not take the message:
+	// others may still be on their way to it, but a node that goes and comes back at once does not keep
+	// anybody waiting.
+	deniedWait = 200 * time.Millisecond
 
 	// roundWait is how long an acknowledged message waits for others to acknowledge it, at most.
 	roundWait = 50 * time.Millisecond
@@ -26,6 +31,7 @@ const (
 const (
 	question     = "._" // the end of a question's reply subject
 	cancellation = ".-" // and of a cancellation's
+	denial       = "no" // what a node answers to a question: what it had to acknowledge it has
 )
 
 func isQuestion(reply string) bool { return strings.HasSuffix(reply, question) }
@@ -50,7 +56,7 @@ func cancelled(reply string) (string, bool) { return strings.CutSuffix(reply, ca
 //   - To a question, which is an empty message on the same subject, the server answers "no responders"
 //     when nobody is subscribed, on any connection. The receiver's mark has not come back before its
 //     connection or its subscription ended.
-//   - After ackWait we cancel the message and publish a mark behind that. When it is back without an
+//   - After ackWait, or deniedWait, we cancel the message and publish a mark behind that. When it is back without an
 //     acknowledgement, the cancellation is ahead of the receiver's mark on the way to the receiver.
 //
 // No clock is involved, and whoever is frozen, slow, or starved, at whatever point and for however long,
@@ -80,7 +86,7 @@ func (r *receipts) noResponders(id uint64, index string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := r.open[id]
-	if b == nil || i >= uint64(len(b.fates)) || b.fates[i] != unknown {
+	if b == nil || i >= uint64(len(b.fates)) || !b.fates[i].isOpen() {
 		return
 	}
 	m := ref{b, int(i)}
@@ -95,6 +101,19 @@ func (r *receipts) noResponders(id uint64, index string) {
 		b.fates[i] = absent
 	default:
 		r.answerLocked(m, broker.Reach{})
+	}
+}
+
+// denied takes the word of a node that it did not take a message.
+func (r *receipts) denied(id uint64, index string) {
+	i, err := strconv.ParseUint(strings.TrimSuffix(index, question), 36, 31)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.open[id]; b != nil && b.pending != nil && i < uint64(len(b.fates)) && b.fates[i] == unknown {
+		b.fates[i] = denied
 	}
 }
 
@@ -122,7 +141,7 @@ func (r *receipts) look(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.rounds) > 0 && now.Sub(r.rounds[0].begun) > roundWait {
-		r.endRoundLocked()
+		r.endRoundsLocked(r.rounds[0].number)
 	}
 	keep := r.waiting[:0]
 	for _, b := range r.waiting {
@@ -162,12 +181,11 @@ func (r *receipts) giveUpLocked(b *batch) {
 	}
 }
 
-// askLocked adds questions about what has not been acknowledged for long: after 100, 200, 400 ms and so
+// askLocked adds questions about what has not been acknowledged for long: after 50, 100, 200 ms and so
 // on. Whoever unsubscribes late is found out with the next.
 func (r *receipts) askLocked(q *inquiry, now time.Time) {
 	for _, b := range r.waiting {
-		age := ackWait - b.deadline.Sub(now)
-		if age >= ackWait || age < askTick<<b.asks {
+		if age := b.age(now); age >= ackWait || age < askTick<<b.asks {
 			continue
 		}
 		if len(q.questions) >= maxAsked {
@@ -176,7 +194,7 @@ func (r *receipts) askLocked(q *inquiry, now time.Time) {
 		b.asks++
 		replies := r.replies(b)
 		for i, f := range b.fates {
-			if f == unknown {
+			if f == unknown || f == denied {
 				q.questions = append(q.questions, ask{b.wires[i], replies + strconv.FormatUint(uint64(i), 36) + question})
 			}
 		}
@@ -196,7 +214,7 @@ func (r *receipts) cancelLocked(q *inquiry, now time.Time) {
 		}
 		replies, before := r.replies(b), len(v.msgs)
 		for i, f := range b.fates {
-			if f == unknown && now.After(b.deadline) || f == absent {
+			if f.isOpen() && b.age(now) >= f.wait() {
 				v.msgs = append(v.msgs, ref{b, i})
 				q.cancels = append(q.cancels, ask{b.wires[i], replies + strconv.FormatUint(uint64(i), 36) + cancellation})
 			}
@@ -244,7 +262,7 @@ func (r *receipts) judge(number uint64) {
 	}
 	r.verdict = nil
 	for _, m := range v.msgs {
-		if f := m.b.fates[m.i]; f != unknown && f != absent {
+		if !m.b.fates[m.i].isOpen() {
 			continue
 		}
 		reach := broker.Reach{Bound: broker.Unknown}

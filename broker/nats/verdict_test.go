@@ -64,6 +64,8 @@ func TestNobodyIsSaidWhenItIsCertainOnly(t *testing.T) {
 	reconnect := func() { r.link.now = epoch{n: r.link.now.n + 1, down: make(chan struct{}), end: new(time.Time)} }
 	question := func(b *batch) { read(strconv.FormatUint(b.id, 36)+".0._", nil, "503") }
 
+	deny := func(b *batch) { read(strconv.FormatUint(b.id, 36)+".0._", []byte("no"), "") }
+
 	nobody, unknown := broker.Reach{}, broker.Reach{Bound: broker.Unknown}
 	atLeast := func(n int) broker.Reach { return broker.Reach{Nodes: n, Bound: broker.AtLeast} }
 	for _, c := range []struct {
@@ -98,6 +100,21 @@ func TestNobodyIsSaidWhenItIsCertainOnly(t *testing.T) {
 			r.look(time.Now())
 			verdict()
 		}, unknown},
+		{"denied by a node that is up", func(b *batch) {
+			deny(b)
+			r.look(time.Now().Add(deniedWait))
+			r.verdict.intact = true
+			verdict()
+		}, nobody},
+		{"denied by a node, and acknowledged by another", func(b *batch) {
+			deny(b)
+			r.look(time.Now().Add(deniedWait))
+			r.verdict.intact = true
+			ack(b)
+			verdict()
+			round()
+		}, atLeast(1)},
+		{"denied, and nobody is subscribed any more", func(b *batch) { deny(b); question(b) }, nobody},
 		{"cancelled", func(b *batch) { late(b, true); verdict() }, nobody},
 		{"acknowledged long ago, and not read until it is cancelled", func(b *batch) {
 			late(b, true) // we were starved: this lay in front of the verdict
