@@ -51,6 +51,24 @@ func emitToEveryoneBut(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, 
 	return receipt, err
 }
 
+func emitPrices(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
+	prices := emitter.Latest("price:EURUSD").Overflow(hub.DropNewest)
+	receipt, err := prices.Emit(ctx, "quotes", "price", 1.0842)
+	return receipt, err
+}
+
+func emitRows(ctx context.Context, s *hub.Socket, rows []string) error {
+	for _, row := range rows {
+		if err := s.Wait(ctx); err != nil {
+			return err
+		}
+		if err := s.Emit("row", row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func TestTheCodeOfTheGuideDoesWhatItSays(t *testing.T) {
 	ctx := t.Context()
 	b := memory.NewBus().Broker()
@@ -73,7 +91,7 @@ func TestTheCodeOfTheGuideDoesWhatItSays(t *testing.T) {
 	if pushed != "4242" {
 		t.Errorf("pushed to %q, want 42 twice", pushed)
 	}
-	for _, emit := range []func(context.Context, *hub.Emitter) (hub.Receipt, error){emitToSeveral, emitToEveryoneBut} {
+	for _, emit := range []func(context.Context, *hub.Emitter) (hub.Receipt, error){emitToSeveral, emitToEveryoneBut, emitPrices} {
 		if receipt, err := emit(ctx, h.Emitter()); err != nil || !receipt.Nobody() {
 			t.Errorf("receipt %v, %v; want nobody", receipt, err)
 		}
@@ -92,4 +110,7 @@ func TestAnEventThatIsNotInTheListIsAnError(t *testing.T) {
 	}
 }
 
-var _ = registerAsAnotherKind
+var (
+	_ = registerAsAnotherKind
+	_ = emitRows
+)

@@ -73,6 +73,12 @@ type Options struct {
 	// Overflow is the policy for a full queue. Default [Close].
 	Overflow Overflow
 
+	// KernelBuffer is the size of the kernel's send and receive buffer of a WebSocket connection, in bytes.
+	// Linux takes it twice, for what it adds; without it, it lets a client that does not read take 4 MB of
+	// its memory. Default 64 KiB; negative: they stay as they are, which for sending is 64 KiB behind a
+	// [Listener].
+	KernelBuffer int
+
 	// WriteTimeout is how long the connection of a client may stand still while something is being
 	// written to it. It ends then, whatever Overflow is. Default 5 s.
 	WriteTimeout time.Duration
@@ -124,6 +130,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.QueueBytes <= 0 {
 		o.QueueBytes = 1 << 20
+	}
+	if o.KernelBuffer == 0 {
+		o.KernelBuffer = kernelSize
 	}
 	if o.TotalQueueBytes == 0 {
 		o.TotalQueueBytes = 256 << 20

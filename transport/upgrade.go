@@ -206,7 +206,7 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 	}
 	conn.SetDeadline(time.Time{})
 	ws := &websocket{Conn: conn, s: s}
-	ws.tune()
+	ws.tune(h.o.KernelBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // what the client sent without waiting for the answer
 		early, _ := rw.Reader.Peek(n)
 		if n <= bufferSize {
@@ -226,13 +226,16 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 }
 
 // tune bounds what the kernel holds for the connection.
-func (w *websocket) tune() {
+func (w *websocket) tune(size int) {
+	if size < 0 {
+		return
+	}
 	if c, ok := w.Conn.(interface {
 		SetReadBuffer(int) error
 		SetWriteBuffer(int) error
 	}); ok {
-		c.SetReadBuffer(kernelSize)
-		c.SetWriteBuffer(kernelSize)
+		c.SetReadBuffer(size)
+		c.SetWriteBuffer(size)
 	}
 }
 

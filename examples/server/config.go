@@ -64,6 +64,10 @@ type ClientConfig struct {
 	MaxConnections int           `default:"0" min:"0" max:"10000000" help:"Connections of this node; more get 503. 0: no limit but that of the operating system."`
 	QueueBytes     int           `default:"1048576" min:"4096" max:"1073741824" help:"Bytes that wait for a client that reads slowly."`
 	Overflow       string        `default:"close" enum:"close,drop-newest,drop-oldest" help:"What happens when that queue is full: the client is disconnected, or messages are dropped."`
+	TotalQueue     int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for what waits for all clients together. Past it, those with the longest queues are disconnected."`
+	KernelBuffer   int           `default:"65536" min:"4096" max:"16777216" help:"Size of the kernel's send and receive buffer of each connection in bytes."`
+	ControlRate    int           `default:"100" min:"1" max:"1000000" help:"Pings, pongs, tiny fragments and the like that a client may send in a second, on the average of a minute; a client that sends more is disconnected."`
+	MessageRate    int           `default:"0" min:"0" max:"1000000" help:"Messages of one client that are read in a second. 0: as fast as they are handled."`
 	Compress       bool          `default:"false" help:"Offer permessage-deflate on WebSockets. It costs memory and time on every message."`
 }
 

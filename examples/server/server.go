@@ -133,7 +133,7 @@ func (s *server) build(ctx context.Context) error {
 		return errors.Join(err, s.handler.Close(), b.Close())
 	}
 	if s.certificate != nil {
-		s.listener = tls.NewListener(boundedListener{plain}, s.certificate.tlsConfig())
+		s.listener = tls.NewListener(boundedListener{plain, c.Client.KernelBuffer}, s.certificate.tlsConfig())
 	} else {
 		s.listener = transport.Listener(plain)
 	}
@@ -170,6 +170,11 @@ func (s *server) transportOptions(c *Config) transport.Options {
 		Transports:     c.Client.Transports,
 		MaxConns:       c.Client.MaxConnections,
 		QueueBytes:     c.Client.QueueBytes,
+
+		TotalQueueBytes: c.Client.TotalQueue,
+		KernelBuffer:    c.Client.KernelBuffer,
+		ControlRate:     c.Client.ControlRate,
+		MessageRate:     c.Client.MessageRate,
 		Overflow: map[string]transport.Overflow{
 			"close": transport.Close, "drop-newest": transport.DropNewest, "drop-oldest": transport.DropOldest,
 		}[c.Client.Overflow],
@@ -282,16 +287,17 @@ func (s *server) apply(c *Config, m material) {
 
 // boundedListener bounds what the kernel holds for a connection, which the transport cannot reach
 // through TLS, and does by itself without.
-type boundedListener struct{ net.Listener }
-
-const kernelBuffer = 64 << 10
+type boundedListener struct {
+	net.Listener
+	size int // of each of the two buffers in bytes
+}
 
 func (l boundedListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if tcp, ok := c.(*net.TCPConn); ok {
 		// An error is that the connection has gone, which the first read says again.
-		_ = tcp.SetReadBuffer(kernelBuffer)
-		_ = tcp.SetWriteBuffer(kernelBuffer)
+		_ = tcp.SetReadBuffer(l.size)
+		_ = tcp.SetWriteBuffer(l.size)
 	}
 	return c, err
 }

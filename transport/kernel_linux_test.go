@@ -1,0 +1,60 @@
+package transport
+
+import (
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tether/hub"
+)
+
+// kernelBytes is what the kernel holds for a session's connection, in both directions, as SO_MEMINFO
+// has it.
+func kernelBytes(t *testing.T, e *echo) (n int) {
+	t.Helper()
+	// The first is what was received, the fifth is reserved, the sixth is to be sent.
+	ask := func(fd uintptr) {
+		var info [9]uint32
+		size := uint32(unsafe.Sizeof(info))
+		if _, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+			t.Skip("this kernel has no SO_MEMINFO")
+		}
+		n = int(info[0] + info[5] + info[4])
+	}
+	s := e.c.(*session)
+	switch c := s.carrier.(type) {
+	case *epoll:
+		ask(uintptr(c.fd))
+	case *websocket:
+		raw, err := c.Conn.(syscall.Conn).SyscallConn()
+		if err == nil {
+			err = raw.Control(ask)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+func TestWhatTheKernelHoldsForAClientIsBounded(t *testing.T) {
+	for size, limit := range map[int]int{0: 256 << 10, 16 << 10: 80 << 10, 512 << 10: 1536 << 10} {
+		s := serve(t, Options{KernelBuffer: size, WriteTimeout: wait})
+		c := s.websocket()
+		e := s.session()
+		c.write(textFrame("4half a message, as long as it likes")[:10])
+		e.c.Send(termed("x", 8<<20, hub.Terms{}))
+		waitFor(t, e, func(s *session) bool { return s.writing && s.queue.empty() })
+		most := 0
+		for range 100 { // it may take more while the client's side still does
+			most = max(most, kernelBytes(t, e))
+		}
+		t.Logf("figure: %d bytes in the kernel with a buffer of %d", most, size)
+		if most > limit || most == 0 {
+			t.Errorf("the kernel holds %d bytes with a buffer of %d, want no more than %d", most, size, limit)
+		}
+	}
+}
