@@ -25,7 +25,9 @@ const (
 	// roundWait is how long an acknowledged message waits for others to acknowledge it, at most.
 	roundWait = 50 * time.Millisecond
 
-	maxAsked = 4096 // messages that are asked about, and that are judged, at a time
+	// maxAsked is how many messages are asked about in one go, and maxJudged how many are judged. When much
+	// is late a node has much to do, and is not to be given more by questions.
+	maxAsked, maxJudged = 64, 4096
 )
 
 const (
@@ -188,12 +190,12 @@ func (r *receipts) askLocked(q *inquiry, now time.Time) {
 		if age := b.age(now); age >= ackWait || age < askTick<<b.asks {
 			continue
 		}
-		if len(q.questions) >= maxAsked {
-			return
-		}
 		b.asks++
 		replies := r.replies(b)
 		for i, f := range b.fates {
+			if len(q.questions) >= maxAsked {
+				return
+			}
 			if f == unknown || f == denied {
 				q.questions = append(q.questions, ask{b.wires[i], replies + strconv.FormatUint(uint64(i), 36) + question})
 			}
@@ -209,7 +211,7 @@ func (r *receipts) cancelLocked(q *inquiry, now time.Time) {
 	r.verdict = nil
 	v := &verdict{begun: now}
 	for _, b := range r.waiting {
-		if len(v.msgs) >= maxAsked {
+		if len(v.msgs) >= maxJudged {
 			break
 		}
 		replies, before := r.replies(b), len(v.msgs)
