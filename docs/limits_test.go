@@ -54,6 +54,7 @@ var limits = []limit{
 
 	{file: "transport/options.go", owner: "Options", name: "MaxConns", value: "no limit", sees: "the handshake gets 503 with Retry-After", test: "transport/limits_test.go:TestLimitOfConnections"},
 	{file: "transport/options.go", owner: "Options", name: "TotalQueueBytes", sees: "the connection with the longest queue is closed", test: "transport/budget_test.go:TestTheBudgetOfAllQueues"},
+	{file: "transport/options.go", owner: "Options", name: "InboundBytes", sees: "the connection whose message began first is closed", test: "transport/inbound_test.go:TestTheBudgetOfHalfMessages"},
 	{file: "transport/options.go", owner: "Options", name: "KernelBuffer", sees: "nothing: what waits is in its queue", test: "transport/kernel_linux_test.go:TestWhatTheKernelHoldsForAClientIsBounded"},
 	{file: "transport/options.go", owner: "Options", name: "ControlRate", sees: "close code 1008", test: "transport/pace_test.go:TestWhatCarriesNothingHasABudget"},
 	{file: "transport/options.go", owner: "Options", name: "MessageRate", value: "no limit", sees: "its messages are read no faster", test: "transport/pace_test.go:TestMessagesAreReadAtTheirRate"},

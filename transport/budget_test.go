@@ -72,7 +72,7 @@ func (s *server) wantNothingQueued() {
 
 func TestWhatManyWaitForCountsOnce(t *testing.T) {
 	const clients, size = 100, 10_000
-	s := serve(t, Options{TotalQueueBytes: 30 * (size + packetCost)}) // a response is a copy
+	s := serve(t, Options{TotalQueueBytes: 300 * (size + packetCost)}) // a response is a copy
 	var polls []*pollClient
 	var echos []*echo
 	for range clients {

@@ -101,6 +101,13 @@ func (c *epoll) abort() {
 	}
 	if c.shut() {
 		c.s.h.poller.remove(c)
+		c.s.mu.Lock()
+		var in *inbound
+		if !c.reading { // else who reads does it
+			in = c.in
+		}
+		c.s.mu.Unlock()
+		c.forget(in)
 	}
 	c.release()
 }

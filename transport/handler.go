@@ -44,6 +44,8 @@ type Handler struct {
 	queued atomic.Int64 // bytes that wait for clients, as the budget has it
 	ranks  ranks
 
+	partials partials
+
 	run run
 
 	mu           sync.Mutex
@@ -75,6 +77,7 @@ func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options
 		started: time.Now(),
 	}
 	h.library = newLibrary(h.o)
+	h.partials.limit = h.o.InboundBytes
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
 	h.flushers.init(runtime.GOMAXPROCS(0))
 	h.run.now = h.now

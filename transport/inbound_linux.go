@@ -28,9 +28,10 @@ type inbound struct {
 	started int64  // when that message had to be waited for, as session.due; 0: it was not
 	code    uint16 // of the client's close frame
 
-	whole    bool   // a message is complete: data
-	data     []byte // aliases buf or parts
-	deadline int64  // of the message that has begun, as session.due; set while nobody reads
+	partial  *partial // nil until the message is worth counting
+	whole    bool     // a message is complete: data
+	data     []byte   // aliases buf or parts
+	deadline int64    // of the message that has begun, as session.due; set while nobody reads
 }
 
 func (c *epoll) newInbound() *inbound {
@@ -42,9 +43,36 @@ func (c *epoll) newInbound() *inbound {
 
 // recycle gives in back, unless it has grown.
 func (c *epoll) recycle(in *inbound) {
+	c.forget(in)
 	if cap(in.buf) == bufferSize && cap(in.parts) <= bufferSize {
 		*in = inbound{buf: in.buf[:0], parts: in.parts[:0]}
 		c.s.h.poller.inbounds.Put(in)
+	}
+}
+
+// note has the budget know what has come of a message that is not complete.
+func (c *epoll) note() {
+	in := c.in
+	held := 0
+	if cap(in.buf) > bufferSize {
+		held = cap(in.buf)
+	}
+	if in.check.open {
+		held += cap(in.parts)
+	}
+	if held < smallBytes && in.partial == nil {
+		return
+	}
+	if in.partial == nil {
+		in.partial = &partial{end: func() { c.s.fail(hub.ReasonTransportError) }}
+	}
+	c.s.h.partials.hold(in.partial, held)
+}
+
+// forget undoes note.
+func (c *epoll) forget(in *inbound) {
+	if in != nil && in.partial != nil {
+		c.s.h.partials.hold(in.partial, 0)
 	}
 }
 
@@ -72,6 +100,7 @@ func (c *epoll) turn(worker bool) (hired bool) {
 		if !c.handle(worker) {
 			return c.s.h.workers.hand(c)
 		}
+		c.note()
 		if n < room { // that was all
 			if c.rest(err != nil) {
 				return false
@@ -91,6 +120,7 @@ func (c *epoll) recovered() {
 
 // gone ends the connection. The reading flag stays with nobody.
 func (c *epoll) gone() {
+	c.forget(c.in)
 	c.s.fail(hub.ReasonTransportClose)
 	c.abort()
 }

@@ -73,6 +73,11 @@ type Options struct {
 	// Overflow is the policy for a full queue. Default [Close].
 	Overflow Overflow
 
+	// InboundBytes limits what has come of messages, and bodies of polling requests, that are not complete,
+	// of all clients together, in bytes of buffers. Past it, those that began first end with their
+	// connections. What is less than 4 KiB does not count. Default 256 MiB; negative: no limit.
+	InboundBytes int
+
 	// KernelBuffer is the size of the kernel's send and receive buffer of a WebSocket connection, in bytes.
 	// Linux takes it twice, for what it adds; without it, it lets a client that does not read take 4 MB of
 	// its memory. Default 64 KiB; negative: they stay as they are, which for sending is 64 KiB behind a
@@ -130,6 +135,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.QueueBytes <= 0 {
 		o.QueueBytes = 1 << 20
+	}
+	if o.InboundBytes == 0 {
+		o.InboundBytes = 256 << 20
 	}
 	if o.KernelBuffer == 0 {
 		o.KernelBuffer = kernelSize

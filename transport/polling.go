@@ -202,6 +202,18 @@ func (h *Handler) writeBody(w http.ResponseWriter, body []byte) bool {
 	return true
 }
 
+// counted reads a body into a buffer whose size the budget is told before each read.
+type counted struct {
+	r    io.Reader
+	body *bytes.Buffer
+	hold func(bytes int)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.hold(c.body.Cap())
+	return c.r.Read(p)
+}
+
 // servePost takes the packets of a POST.
 func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
@@ -243,8 +255,14 @@ func (s *session) receivePost(w http.ResponseWriter, r *http.Request) int {
 	}
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(s.h.o.MessageTimeout)) // without it in a test recorder only
+	p := &partial{end: func() {
+		rc.SetReadDeadline(time.Now())
+		s.fail(hub.ReasonTransportError)
+	}}
+	held := func(bytes int) { s.h.partials.hold(p, bytes) }
+	defer held(0)
 	var body bytes.Buffer
-	_, err := io.Copy(&body, http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)))
+	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), body: &body, hold: held})
 	if err != nil {
 		s.fail(hub.ReasonTransportError)
 		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {

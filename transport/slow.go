@@ -126,6 +126,7 @@ type Stats struct {
 	// Now.
 	Sessions int
 	Queued   int64 // bytes that wait for clients: Options.TotalQueueBytes
+	Inbound  int   // bytes of messages that are not complete: Options.InboundBytes
 
 	// Clients that read too slowly.
 	Dropped  uint64 // packets that were dropped because a queue was full
@@ -138,6 +139,7 @@ func (h *Handler) Stats() Stats {
 	return Stats{
 		Sessions: h.Len(),
 		Queued:   h.queued.Load(),
+		Inbound:  h.partials.held(),
 		Dropped:  h.slow.dropped.Load(),
 		Replaced: h.slow.replaced.Load(),
 		Slow:     h.slow.closed.Load(),

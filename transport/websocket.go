@@ -49,6 +49,8 @@ type websocket struct {
 	code  uint16 // of the client's close frame
 	end   error  // why reading stopped
 
+	partial *partial // nil until a message is worth counting
+
 	moved adopted // owned by the reader: what goes on with the connection; nil for most
 }
 
@@ -98,6 +100,9 @@ func (w *websocket) serve(h *Handler, c *libraryConn) {
 
 // served is deferred by the reader.
 func (w *websocket) served(h *Handler) {
+	if w.partial != nil {
+		h.partials.hold(w.partial, 0)
+	}
 	if v := recover(); v != nil {
 		h.panicked(v)
 		w.end = faultInternal
@@ -345,6 +350,7 @@ func (w *websocket) grow() {
 
 // setTimer sets or clears the read deadline, before a read that may wait.
 func (w *websocket) setTimer() {
+	w.note()
 	switch begun := len(w.in) > w.at || w.check.open; {
 	case w.probing: // the upgrade has a deadline of its own
 	case begun && w.timer != timerOn:
@@ -354,6 +360,26 @@ func (w *websocket) setTimer() {
 		w.timer = timerOff
 		w.setReadDeadline(time.Time{})
 	}
+}
+
+// note has the budget know what has come of a message that is not complete.
+func (w *websocket) note() {
+	held := w.check.size
+	if cap(w.in) > bufferSize {
+		held += cap(w.in)
+	}
+	if held < smallBytes && w.partial == nil {
+		return
+	}
+	w.hold(held)
+}
+
+//go:noinline
+func (w *websocket) hold(bytes int) {
+	if w.partial == nil {
+		w.partial = &partial{end: func() { w.s.fail(hub.ReasonTransportError) }}
+	}
+	w.s.h.partials.hold(w.partial, bytes)
 }
 
 // release gives back the buffer.

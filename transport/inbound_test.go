@@ -1,0 +1,77 @@
+package transport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"tether/hub"
+)
+
+// halves are clients that send half of a message, in each of the ways there are; what is there of it is
+// 60,000 bytes.
+var halves = map[string]func(s *server) *echo{
+	"a frame": func(s *server) *echo {
+		c := s.websocket()
+		head := binary.BigEndian.AppendUint64([]byte{bitFin | opText, bitMask | 127}, 120_000)
+		c.write(append(append(head, 0, 0, 0, 0), bytes.Repeat([]byte("4"), 60_000)...))
+		return s.session()
+	},
+	"fragments": func(s *server) *echo {
+		c := s.websocket()
+		c.write(clientFrame(opText, bytes.Repeat([]byte("4"), 20_000)))
+		c.write(bytes.Repeat(clientFrame(opContinuation, bytes.Repeat([]byte("4"), 20_000)), 2))
+		return s.session()
+	},
+	"a POST": func(s *server) *echo {
+		c := s.polling()
+		conn := s.dial()
+		io.WriteString(conn, "POST /socket.io/?EIO=4&transport=polling&sid="+c.sid+
+			" HTTP/1.1\r\nHost: test\r\nContent-Length: 120000\r\n\r\n"+strings.Repeat("4", 60_000))
+		return s.session()
+	},
+}
+
+func TestTheBudgetOfHalfMessages(t *testing.T) {
+	const budget = 500_000
+	for name, half := range halves {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, Options{InboundBytes: budget, MessageTimeout: time.Hour})
+			var all []*echo
+			held := func() int { return s.h.Stats().Inbound }
+			for len(all) < 30 {
+				all = append(all, half(s))
+				// The first few are within the budget, so that what is counted grows.
+				for deadline := time.Now().Add(wait); len(all) < 4 && held() < 60_000*len(all); {
+					if time.Now().After(deadline) {
+						t.Fatalf("%d bytes are counted for %d clients", held(), len(all))
+					}
+				}
+				if got := held(); got > budget {
+					t.Fatalf("%d bytes are counted", got)
+				}
+			}
+			for i := range 20 { // those that began first
+				if got := receive(t, all[i].closed); got != hub.ReasonTransportError && got != hub.ReasonTransportClose {
+					t.Errorf("closed for %q", got)
+				}
+			}
+			c := s.websocket() // who completes a message is served
+			e := s.session()
+			text := "4" + strings.Repeat("x", 100_000)
+			c.send(text)
+			c.wantText(text)
+			for _, e := range all[20:] {
+				e.c.(*session).fail(hub.ReasonTransportError)
+			}
+			e.c.Close(hub.ReasonShutdown)
+			s.h.Close()
+			if got := held(); name != "a POST" && got != 0 {
+				t.Errorf("%d bytes are counted for nobody", got)
+			}
+		})
+	}
+}
