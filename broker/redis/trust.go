@@ -107,6 +107,12 @@ func opinionOf(p int, m *chart, said map[*shard]*chart, shardAt func(addr string
 	if o.owner != nil && len(o.claims) == 1 && said[o.owner] != nil && o.claims[0] != o.owner {
 		o.owner = o.claims[0] // the chart is older than what the two say themselves
 	}
+	if o.owner != nil && said[o.owner] != nil && said[o.owner].owner[p] != o.owner.addr {
+		next := said[o.owner].owner[p] // likewise, and its successor has not been asked
+		if o.owner = nil; next != "" {
+			o.owner = shardAt(next)
+		}
+	}
 	o.ok = len(o.claims) == 1 && o.claims[0] == o.owner && said[o.owner].ok
 	return o
 }

@@ -33,6 +33,7 @@ func TestAnOwnerInsistsAndTheLatestChartWaits(t *testing.T) {
 		{"it is silent", y, nil, says(y, true), x, true, y, true},
 		{"nobody knows better yet, and both insist", y, says(x, true), says(y, true), nil, true, nil, false},
 		{"the chart is older than what its owner says", x, says(y, true), says(y, true), x, true, y, true},
+		{"the owner names a successor that has not been asked", x, says(y, true), nil, nil, true, y, false},
 		{"nobody has it", nil, says(nil, true), says(nil, true), x, true, nil, false},
 	} {
 		m := says(c.latest, true)
