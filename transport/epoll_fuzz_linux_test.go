@@ -28,13 +28,6 @@ func wholeFrames(in []byte, max int, compression bool) (frames []byte, broken bo
 	}
 }
 
-// with is s for one test of several.
-func (s *server) with(t *testing.T) *server {
-	one := *s
-	one.t = t
-	return &one
-}
-
 // outcome is what a client and a receiver saw of a connection.
 type outcome struct {
 	messages []string // that came back

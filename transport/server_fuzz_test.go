@@ -157,3 +157,10 @@ func (b *bystander) wantEcho(t *testing.T) {
 		t.Fatal("a client beside it is not served")
 	}
 }
+
+// with is s for one test of several.
+func (s *server) with(t *testing.T) *server {
+	one := *s
+	one.t = t
+	return &one
+}

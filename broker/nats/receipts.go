@@ -95,7 +95,7 @@ type batch struct {
 	pending  []lane.Pending // by message; nil until the batch waits for acknowledgements
 	left     int            // messages that are not answered, while it waits
 	deadline time.Time      // for acknowledgements
-	asks     int            // how often it was asked about
+	asked    time.Time      // when it was last asked about
 	epoch    uint64         // 0 if an acknowledgement may have been lost
 	dropped  int            // answers that nats.go had dropped when the batch was sent
 }

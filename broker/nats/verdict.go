@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,14 +14,16 @@ const (
 	// message. A receiver whose connection works does not take it so late (beat.Fresh).
 	ackWait = 3500 * time.Millisecond
 
-	// askTick is the time between two looks at who is waiting, and the shortest time after which a
-	// publisher asks the server whether anybody is subscribed still.
-	askTick = 50 * time.Millisecond
+	// askTick is the time between two looks at who is waiting. For askOften a publisher asks the server at
+	// each whether anybody is subscribed still, then every askLater.
+	askTick  = 50 * time.Millisecond
+	askOften = 500 * time.Millisecond
+	askLater = 200 * time.Millisecond
 
 	// deniedWait is how long it waits if a node that is up has said that it did not take the message:
 	// others may still be on their way to it, but a node that goes and comes back at once does not keep
 	// anybody waiting.
-	deniedWait = 200 * time.Millisecond
+	deniedWait = 500 * time.Millisecond
 
 	// roundWait is how long an acknowledged message waits for others to acknowledge it, at most.
 	roundWait = 50 * time.Millisecond
@@ -183,14 +186,16 @@ func (r *receipts) giveUpLocked(b *batch) {
 	}
 }
 
-// askLocked adds questions about what has not been acknowledged for long: after 50, 100, 200 ms and so
-// on. Whoever unsubscribes late is found out with the next.
+// askLocked adds questions about what has not been acknowledged for long. Whoever unsubscribes late is
+// found out with a later one, and so is whoever comes and goes all the time: a question can get lost with
+// the end of a subscription, like the message did. What has come last goes first: it is more likely that
+// its receiver has just left than that of what was asked about many times.
 func (r *receipts) askLocked(q *inquiry, now time.Time) {
-	for _, b := range r.waiting {
-		if age := b.age(now); age >= ackWait || age < askTick<<b.asks {
+	for _, b := range slices.Backward(r.waiting) {
+		if !b.isToBeAsked(now) {
 			continue
 		}
-		b.asks++
+		b.asked = now
 		replies := r.replies(b)
 		for i, f := range b.fates {
 			if len(q.questions) >= maxAsked {
@@ -201,6 +206,16 @@ func (r *receipts) askLocked(q *inquiry, now time.Time) {
 			}
 		}
 	}
+}
+
+func (b *batch) isToBeAsked(now time.Time) bool {
+	switch age := b.age(now); {
+	case age < askTick, age >= ackWait:
+		return false
+	case age < askOften:
+		return true
+	}
+	return now.Sub(b.asked) > askLater-askTick/2
 }
 
 // cancelLocked begins a verdict on what nobody has acknowledged in time, if none is under way.
