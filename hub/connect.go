@@ -172,7 +172,7 @@ type entry struct {
 	cancel   context.CancelFunc // ends the hooks' context
 	held     packets
 	over     chan struct{} // closed when the socket is connected, or gone; nil unless somebody waits for it
-	answered bool          // the answer to CONNECT is on its way
+	answered bool          // the answer to CONNECT is on its way, and so is what was held
 	farewell bool          // DISCONNECT has to follow the answer; the socket is gone already
 }
 
@@ -227,7 +227,6 @@ func (s *Socket) welcome() {
 	s.conn.Send(answer)
 
 	s.mu.Lock()
-	entry.answered = true
 	for s.entry != nil && len(entry.held.list) > 0 {
 		held := entry.held.list
 		entry.held = packets{}
@@ -242,6 +241,7 @@ func (s *Socket) welcome() {
 		s.state.Store(stateConnected)
 		entry.end()
 	}
+	entry.answered = true
 	farewell := entry.farewell
 	s.mu.Unlock()
 	if farewell {

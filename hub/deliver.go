@@ -199,6 +199,8 @@ func (h *Hub) routeNode(e *envelope) int {
 		}
 	case kindDisconnect:
 		s.Disconnect(e.flags&flagClose != 0)
+	case kindEvict:
+		h.evictIfOlder(s, e.body)
 	default:
 		h.count(errEnvelopeMalformed)
 	}

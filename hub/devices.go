@@ -20,8 +20,9 @@ import (
 // that sees one takes a later stamp.
 //
 // EndOldest: each registration disconnects the oldest of those that it sees, beyond the limit. The one
-// that asks last sees all the others, so no more than the limit stay; and the newest are never the
-// oldest of too many, so no fewer do.
+// with the last stamp sees all the others, so no more than the limit stay. Whoever is to go may have
+// become newer meanwhile, by having seen the other as through: then it stays, and the other goes. So at
+// least the one with the last stamp stays.
 //
 // RefuseNew: of two sockets that register at the same time, the one whose question is later is seen by
 // the other's node, which notes it down for the other: so each pair has one that knows of the other. So
@@ -56,10 +57,11 @@ type census struct {
 	room   string // subject
 	number uint64
 
-	stamp  int64
-	others map[string]claim // by ID
-	nodes  int              // that have answered
-	news   chan struct{}    // one token: nodes has grown
+	stamp   int64
+	others  map[string]claim // by ID
+	nodes   int              // that have answered
+	news    chan struct{}    // one token: nodes has grown
+	evicted bool             // by a newer one
 }
 
 // claim is another socket that is registered in the same room.
@@ -123,13 +125,55 @@ func (d *devices) admit(ctx context.Context, h *Hub, c *census) error {
 	if err != nil {
 		return err
 	}
-	namespace := c.socket.ns.Emitter()
-	for _, id := range evicted {
-		if _, err := namespace.Disconnect(ctx, Room(id), true); err != nil {
-			return err
+	if len(evicted) == 0 {
+		return nil
+	}
+	_, err = h.broker.Publish(ctx, c.evictions(h.options.Prefix, evicted)...)
+	return err
+}
+
+// evictions are messages that disconnect sockets whose registrations are older than that of c, which is
+// through.
+func (c *census) evictions(prefix string, ids []string) []broker.Message {
+	msgs := make([]broker.Message, len(ids))
+	for i, id := range ids {
+		data := appendEnvelope(nil, kindEvict, 0, c.socket.ns.subject+id, nil)
+		data = binary.AppendVarint(data, c.stamp)
+		data = appendText(data, c.id)
+		data = appendText(data, c.room)
+		msgs[i] = broker.Message{Subject: nodeSubject(prefix, id[:tagLength]), Data: data}
+	}
+	return msgs
+}
+
+// evictIfOlder disconnects s if another registration, which is through, is newer than that of s.
+func (h *Hub) evictIfOlder(s *Socket, body []byte) {
+	stamp, width := binary.Varint(body)
+	id, body, ok := cutText(body[max(width, 0):])
+	room, rest, all := cutText(body)
+	if width <= 0 || !ok || !all || len(rest) > 0 {
+		h.count(errEnvelopeMalformed)
+		return
+	}
+	if h.devices.evict(s, string(room), h.index.lookup(string(room)), stamp, string(id)) {
+		s.Disconnect(true)
+	}
+}
+
+// evict reports whether s has to go. If it is not through it will not be.
+func (d *devices) evict(s *Socket, subject string, r *room, stamp int64, id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	own := s.stamp(r)
+	if own == 0 || own > stamp || own == stamp && s.ID() >= id {
+		return false
+	}
+	for _, c := range d.rooms[subject] {
+		if c.socket == s {
+			c.evicted = true
 		}
 	}
-	return nil
+	return true
 }
 
 // ask asks and waits for the answers, as long as it makes sense.
@@ -177,6 +221,9 @@ func (d *devices) collect(ctx context.Context, c *census, reach broker.Reach) {
 func (d *devices) decide(c *census, limit Devices) (evicted []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if c.evicted {
+		return nil, ErrTooManyDevices
+	}
 	type ranked struct {
 		id    string
 		late  int // 0 for a registration that is through
@@ -192,9 +239,7 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 		}
 		all = append(all, r)
 	}
-	if limit.Exceed == RefuseNew {
-		me.stamp, all[0].stamp = c.stamp, c.stamp
-	}
+	me.stamp, all[0].stamp = c.stamp, c.stamp
 	slices.SortFunc(all, func(a, b ranked) int {
 		return cmp.Or(cmp.Compare(a.late, b.late), cmp.Compare(a.stamp, b.stamp), strings.Compare(a.id, b.id))
 	})

@@ -40,6 +40,7 @@ const (
 	kindDisconnect                 // disconnect sockets; no body
 	kindCensus                     // who is registered in this room? See devices.go
 	kindAnswer                     // to a census
+	kindEvict                      // disconnect the target if its registration is older; see devices.go
 	kindEnd
 )
 

@@ -183,6 +183,48 @@ func TestRacingDevicesDoNotPassTheLimit(t *testing.T) {
 	}
 }
 
+// Of two that would each disconnect the other only the older goes, whichever is through first.
+func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
+	h := alone(t, Options{})
+	_, s := connect(t, h)
+	room := s.ns.subject + "user:1"
+	for _, c := range []struct {
+		name  string
+		stamp int64
+		id    string
+		want  bool
+	}{
+		{"by an older one", 4, "z", false},
+		{"by one of the same time, with a lower ID", 5, "!", false},
+		{"by itself", 5, s.ID(), false},
+		{"by one of the same time, with a higher ID", 5, "~", true},
+		{"by a newer one", 6, "!", true},
+	} {
+		cs := h.devices.open(s, room, 5)
+		if _, err := s.join(t.Context(), 5, "user:1"); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.devices.evict(s, room, h.index.lookup(room), c.stamp, c.id); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+		if _, err := h.devices.decide(cs, Devices{1, EndOldest}); errors.Is(err, ErrTooManyDevices) != c.want {
+			t.Errorf("%s, and what it hears: %v", c.name, err)
+		}
+		h.devices.close(cs)
+		s.Leave("user:1")
+	}
+	if h.devices.evict(s, room, h.index.lookup(room), 9, "z") {
+		t.Error("a socket that is not registered has to go")
+	}
+	before := h.Stats().Malformed
+	for _, body := range []string{"", "\x80", "\x02", "\x02\x01", "\x02\x01x", "\x02\x01x\x01", "\x02\x01x\x01yz"} {
+		h.evictIfOlder(s, []byte(body))
+	}
+	if got := h.Stats().Malformed - before; got != 7 || !s.Connected() {
+		t.Errorf("%d of 7 bodies are malformed", got)
+	}
+}
+
 func TestAClaimThatIsThroughIsAhead(t *testing.T) {
 	id := func(i int) string { return fmt.Sprintf("%020d", i) }
 	for _, c := range []struct {
@@ -201,6 +243,7 @@ func TestAClaimThatIsThroughIsAhead(t *testing.T) {
 		{"same stamp", 5, map[string]claim{id(1): {5, false}}, Devices{Max: 1}, ErrTooManyDevices, nil},
 		{"end the oldest", 5, map[string]claim{id(1): {9, true}, id(2): {3, true}}, Devices{2, EndOldest}, nil, []string{id(2)}},
 		{"newer ones race", 5, map[string]claim{id(1): {9, false}, id(2): {8, false}}, Devices{2, EndOldest}, ErrTooManyDevices, nil},
+		{"one that races is older, and one that is through", 5, map[string]claim{id(1): {4, false}, id(2): {7, true}}, Devices{1, EndOldest}, nil, []string{id(2), id(1)}},
 	} {
 		h := alone(t, Options{})
 		_, s := connect(t, h)

@@ -229,6 +229,8 @@ func TestAKickReachesEveryNode(t *testing.T) {
 			t.Errorf("reason is %q", got)
 		}
 	}
+	subject := peers[1].client.find("/").ns.subject + string(User("42"))
+	waitFor(t, func() bool { return hubs[1].index.lookup(subject) == nil }, "the room stays")
 	if r := mustEmit(t, hubs[1].Emitter(), User("42"), "x"); r.Nodes != 1 {
 		t.Errorf("receipt is %v", r)
 	}
