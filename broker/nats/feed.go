@@ -19,7 +19,7 @@ var (
 )
 
 // pump moves messages from nats.go to the backlog, and puts lost before each that may be the first after
-// something was dropped.
+// a cancellation was dropped.
 func (r *run) pump() {
 	doubtful := 0 // messages
 	for {
@@ -41,7 +41,9 @@ func (r *run) pump() {
 			}
 			if !r.backlog.put(m, isOurs) {
 				r.overflow(m)
-				doubtful = max(doubtful, 1) // it may have been a cancellation
+				if _, is := cancelled(m.Reply); is {
+					doubtful = max(doubtful, 1)
+				}
 			}
 		case <-r.done:
 			return
