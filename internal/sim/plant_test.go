@@ -316,11 +316,15 @@ var connPlants = []plant{
 	}},
 	{name: "Close throws away what is queued", conn: func(c hub.Conn) hub.Conn {
 		return &faultyConn{Conn: c, close: func(r hub.Reason) {
-			w := c.(*wire)
-			w.mu.Lock()
-			w.broken = true
-			w.mu.Unlock()
-			c.Close(r)
+			for w := c.(*wire); ; {
+				select {
+				case <-w.queue:
+					continue
+				default:
+				}
+				c.Close(r)
+				return
+			}
 		}}
 	}},
 	{name: "Close does nothing", conn: func(c hub.Conn) hub.Conn {
