@@ -58,16 +58,20 @@ func serve(ctx context.Context, ln net.Listener, brokerURL string) error {
 
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
-	mux.HandleFunc("POST /ping/{user}", func(w http.ResponseWriter, r *http.Request) {
-		receipt, err := UserPing.Emit(r.Context(), h.Emitter(), hub.User(r.PathValue("user")), Ping{"world"})
+	mux.HandleFunc("POST /ping/{user}", ping(h.Emitter()))
+	server := transport.NewServer("", mux)
+	go server.Serve(transport.Listener(ln)) // until Close
+	defer server.Close()
+	return h.Run(ctx) // until Ctrl-C: then the clients are sent elsewhere, spread over ten seconds
+}
+
+func ping(e *hub.Emitter) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		receipt, err := UserPing.Emit(r.Context(), e, hub.User(r.PathValue("user")), Ping{"world"})
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		w.Write([]byte(receipt.String() + "\n")) // "1 node took it", "nobody is there"
-	})
-	server := transport.NewServer("", mux)
-	go server.Serve(transport.Listener(ln)) // until Close
-	defer server.Close()
-	return h.Run(ctx) // until Ctrl-C: then the clients are sent elsewhere, spread over ten seconds
+	}
 }
