@@ -177,6 +177,7 @@ func TestAManualFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
 	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
+	l.detours = true
 	client := goredis.NewClient(&goredis.Options{Addr: c.Nodes[3].Addr})
 	defer client.Close()
 	if err := client.ClusterFailover(t.Context()).Err(); err != nil {

@@ -25,6 +25,10 @@ type load struct {
 	stop   chan struct{} // ends the publishers
 	groups sync.WaitGroup
 
+	// detours says that what a server takes as it is demoted may go over the bus of the Cluster, and come
+	// late: inside a gap, with a receipt that is unknown.
+	detours bool
+
 	mu      sync.Mutex
 	got     map[string][]int    // guarded by mu
 	sent    map[string][]number // guarded by mu
@@ -189,17 +193,19 @@ func (l *load) finish() (lost int) {
 	if err := <-l.ended; err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	total, failed, secret, nobody := 0, 0, 0, 0
+	total, failed, secret, nobody, late := 0, 0, 0, 0, 0
 	for _, s := range l.subjects {
 		have := make(map[int]bool)
 		last := -1
 		for _, i := range l.got[s] {
 			if have[i] {
 				t.Errorf("%s: %d arrived twice", s, i)
+			} else if n := l.sent[s][i]; i <= last && l.detours && n.reach.Bound == broker.Unknown && l.inGap(s, n) {
+				late++
 			} else if i <= last {
 				t.Errorf("%s: %d arrived after %d", s, i, last)
 			}
-			have[i], last = true, i
+			have[i], last = true, max(last, i)
 		}
 		for i, n := range l.sent[s] {
 			total++
@@ -221,7 +227,7 @@ func (l *load) finish() (lost int) {
 	if secret > 0 {
 		t.Errorf("%d messages were lost in secret", secret)
 	}
-	t.Logf("of %d messages %d were lost in gaps (%d of them with a receipt of 0), %d failed; %s", total, lost, nobody, failed, l.gapString())
+	t.Logf("of %d messages %d were lost in gaps (%d of them with a receipt of 0), %d came late in one, %d failed; %s", total, lost, nobody, late, failed, l.gapString())
 	return lost
 }
 
