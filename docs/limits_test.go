@@ -67,7 +67,7 @@ var limits = []limit{
 	{file: "transport/options.go", owner: "Options", name: "UpgradeTimeout", sees: "the probe's connection is closed; polling goes on", test: "transport/limits_test.go:TestLimitOfTheTimeOfAnUpgrade"},
 	{file: "transport/frame.go", name: "maxFragments", value: "1,024 fragments of one message", is: "1024", sees: "close code 1008", test: "transport/rfc6455_test.go:TestRFC6455"},
 	{file: "transport/frame.go", name: "maxControl", value: "125 bytes of a control frame", is: "125", sees: "close code 1002", test: "transport/rfc6455_test.go:TestRFC6455"},
-	{file: "transport/session.go", name: "pongBytes", value: "16 answers to pings of the largest size that wait", is: "16 * (2 + maxControl)", sees: "the pings before are not answered", test: "transport/frame_test.go:TestPongsThatWaitAreLimited"},
+	{file: "transport/incoming.go", name: "pongBytes", value: "16 answers to pings of the largest size that wait", is: "16 * (2 + maxControl)", sees: "the pings before are not answered", test: "transport/frame_test.go:TestPongsThatWaitAreLimited"},
 	{file: "transport/polling.go", name: "payloadPackets", value: "16 packets in one polling response", is: "16", sees: "the rest in its next response", test: "transport/polling_test.go:TestAResponseHasAtMostSixteenPackets"},
 	{file: "transport/polling.go", name: "pollCloseWait", value: "30 s for the GET that takes the last packets", is: "30 * time.Second", sees: "its session has ended", test: "transport/limits_test.go:TestLimitOfTheTimeToTakeTheLastPackets"},
 	{file: "transport/polling.go", name: "pollShutdownWait", value: "2 s for that GET in a shutdown", is: "2 * time.Second", sees: "its session has ended", test: "transport/limits_test.go:TestLimitOfTheTimeToTakeTheLastPackets"},

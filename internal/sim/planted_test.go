@@ -208,7 +208,7 @@ var planted = []mutant{
 		"\t\tfor _, p := range w.packets {\n\t\t\tw.buf",
 		"\t\tw.packets[0], w.packets[len(w.packets)-1] = w.packets[len(w.packets)-1], w.packets[0]\n\t\tfor _, p := range w.packets {\n\t\t\tw.buf",
 	}, {
-		"a pong is not noted", "../transport/session.go",
+		"a pong is not noted", "../transport/incoming.go",
 		"\t\t\ts.awaiting, s.ping = false, false\n",
 		"\t\t\ts.ping = false\n",
 	},

@@ -1,0 +1,116 @@
+package transport
+
+import "tether/hub"
+
+// Close implements [hub.Conn].
+func (s *session) Close(reason hub.Reason) {
+	s.mu.Lock()
+	if s.state != stateOpen {
+		s.mu.Unlock()
+		return
+	}
+	s.state, s.extraLocked().reason = stateClosing, reason
+	s.roomLocked()
+	wait := s.h.o.WriteTimeout
+	if s.poll != nil && s.carrier == nil {
+		wait = pollCloseWait
+		if reason == hub.ReasonShutdown {
+			wait = pollShutdownWait
+		}
+	}
+	s.setDueLocked(s.h.now() + int64(wait))
+	s.kickLocked()
+	s.mu.Unlock()
+}
+
+// shut ends the session because of something that the client did or failed to do, with a close frame
+// behind what is queued. On polling there is nothing to wait for.
+func (s *session) shut(reason hub.Reason, code uint16) {
+	s.mu.Lock()
+	if s.state == stateEnded || s.state == stateClosing && s.carrier != nil {
+		s.mu.Unlock()
+		return
+	}
+	if s.carrier == nil || reason == hub.ReasonPingTimeout && s.writing {
+		end := s.endLocked(reason)
+		s.mu.Unlock()
+		end.do()
+		return
+	}
+	s.state, s.code, s.extraLocked().reason = stateClosing, code, reason
+	s.roomLocked()
+	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
+	s.kickLocked()
+	s.mu.Unlock()
+}
+
+// fail ends the session at once. What is queued is lost.
+func (s *session) fail(reason hub.Reason) {
+	s.mu.Lock()
+	if s.state == stateEnded {
+		s.mu.Unlock()
+		return
+	}
+	end := s.endLocked(reason)
+	s.mu.Unlock()
+	end.do()
+}
+
+// ending is what is left to do, without the lock, when a session has ended.
+type ending struct {
+	s       *session // nil: nothing
+	carrier carrier  // to be aborted, or nil
+	probe   *websocket
+	tell    bool
+}
+
+// endLocked ends the session. The first reason counts.
+func (s *session) endLocked(reason hub.Reason) ending {
+	x := s.extraLocked()
+	if s.state == stateOpen {
+		x.reason = reason
+	}
+	s.state, s.due = stateEnded, never
+	s.queue.clear()
+	s.landedLocked()
+	s.rankLocked()
+	x.pongs = nil
+	s.h.wheel.remove(s)
+	if x.gone != nil {
+		close(x.gone)
+	}
+	s.roomLocked()
+	e := ending{s: s, carrier: s.carrier}
+	if s.poll != nil {
+		e.probe, s.poll.probe = s.poll.probe, nil
+		s.poll.wakeUp()
+	}
+	if !s.delivering {
+		s.told, e.tell = true, true
+	}
+	return e
+}
+
+func (e ending) do() {
+	if e.s == nil {
+		return
+	}
+	e.s.h.forget(e.s)
+	if e.carrier != nil {
+		e.carrier.abort()
+	}
+	if e.probe != nil {
+		e.probe.abort()
+	}
+	if e.tell {
+		go e.s.tell() // the handler waits for it: sessions
+	}
+}
+
+// tell tells the receiver that the session has ended, and gives back the session's share in the
+// handler.
+func (s *session) tell() {
+	defer s.h.sessionsLeft.Done()
+	defer s.recovered()
+	s.receiver.Closed(s.extra.reason)
+}
