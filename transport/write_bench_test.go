@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,7 +91,7 @@ func sessions(b *testing.B, n int) []*session {
 	}
 	for _, s := range all {
 		for !s.idle() {
-			time.Sleep(time.Millisecond)
+			runtime.Gosched()
 		}
 	}
 	return all
