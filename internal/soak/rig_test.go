@@ -172,7 +172,10 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	if o.DrainWindow == 0 {
 		o.DrainWindow = -1
 	}
-	o.OnGap = func(g broker.Gap) { r.book.Gap(n.name, g) }
+	o.OnGap = func(g broker.Gap) {
+		r.book.Gap(n.name, g)
+		r.t.Logf("%s: a gap of %v until %s: %v", n.name, g.To.Sub(g.From).Round(time.Millisecond), g.To.Format(time.TimeOnly), g.Cause)
+	}
 	h, err := hub.New(n.calls, o)
 	if err != nil {
 		r.t.Fatal(err)
