@@ -18,7 +18,10 @@ import (
 	"tether/broker"
 )
 
-const shards = 256 // of the subject table; a power of two
+const (
+	shardBits = 8
+	shards    = 1 << shardBits // of the subject table
+)
 
 // Bus is the medium that peers share. It needs no closing.
 type Bus struct {
@@ -29,18 +32,14 @@ type Bus struct {
 // shard is a part of the subject table, with the state of its subscriptions.
 type shard struct {
 	mu       sync.Mutex
-	subjects map[string]*subscription // guarded by mu; the first of each subject
+	subjects table // guarded by mu
 
-	_ [48]byte // a cache line for each
+	_ [24]byte // a cache line for each
 }
 
 // NewBus returns a bus without peers.
 func NewBus() *Bus {
-	b := &Bus{seed: maphash.MakeSeed()}
-	for i := range b.shards {
-		b.shards[i].subjects = make(map[string]*subscription)
-	}
-	return b
+	return &Bus{seed: maphash.MakeSeed()}
 }
 
 // Broker returns a new peer on the bus: one node, with its own subscriptions. Whoever calls it closes
@@ -54,28 +53,20 @@ func (b *Bus) Broker() broker.Broker {
 	}
 }
 
-func (b *Bus) shard(subject string) *shard {
-	return &b.shards[maphash.String(b.seed, subject)%shards]
-}
+func (b *Bus) hash(subject string) uint64 { return maphash.String(b.seed, subject) }
 
-// lookup appends the subscriptions of a subject to list.
-func (sh *shard) lookup(subject string, list []*subscription) []*subscription {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	for s := sh.subjects[subject]; s != nil; s = s.next {
-		list = append(list, s)
-	}
-	return list
-}
+func (b *Bus) shard(hash uint64) *shard { return &b.shards[hash>>(64-shardBits)] }
 
 // begin makes a peer's subscription live. What it needs is allocated without the lock.
-func (sh *shard) begin(p *peer, subject string) {
-	fresh := &subscription{peer: p}
+func (b *Bus) begin(p *peer, subject string) {
+	fresh := &subscription{peer: p, subject: subject}
+	hash := b.hash(subject)
+	sh := b.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	first := sh.subjects[subject]
+	first := sh.subjects.find(hash, subject)
 	if first == nil {
-		sh.subjects[subject] = fresh
+		sh.subjects.add(hash, fresh)
 		return
 	}
 	for s := first; ; s = s.next {
@@ -91,12 +82,14 @@ func (sh *shard) begin(p *peer, subject string) {
 }
 
 // end ends a peer's subscription, except for a delivery that has begun.
-func (sh *shard) end(p *peer, subject string) {
+func (b *Bus) end(p *peer, subject string) {
+	hash := b.hash(subject)
+	sh := b.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for s := sh.subjects[subject]; s != nil; s = s.next {
+	for s := sh.subjects.find(hash, subject); s != nil; s = s.next {
 		if s.peer == p {
-			sh.endLocked(s, subject)
+			sh.endLocked(s)
 			return
 		}
 	}
@@ -107,42 +100,42 @@ func (sh *shard) end(p *peer, subject string) {
 func (sh *shard) endAll(p *peer) (idle []<-chan struct{}) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for subject, s := range sh.subjects {
-		for s != nil {
-			next := s.next
+	var ending []*subscription
+	for i := range sh.subjects.slots {
+		for s := sh.subjects.slots[i].first; s != nil; s = s.next {
 			if s.peer == p {
-				if sh.endLocked(s, subject); s.busy {
-					idle = append(idle, s.idleLocked())
-				}
+				ending = append(ending, s)
 			}
-			s = next
+		}
+	}
+	for _, s := range ending { // the table changes
+		if sh.endLocked(s); s.busy {
+			idle = append(idle, s.idleLocked())
 		}
 	}
 	return idle
 }
 
-func (sh *shard) endLocked(s *subscription, subject string) {
+func (sh *shard) endLocked(s *subscription) {
 	s.ended = true
 	if s.lane != nil {
 		s.lane.queue = nil
 		s.lane.wake()
 	}
 	if !s.busy {
-		sh.unlinkLocked(s, subject)
+		sh.unlinkLocked(s)
 	}
 }
 
 // unlinkLocked forgets a subscription that has ended and does not deliver.
-func (sh *shard) unlinkLocked(s *subscription, subject string) {
-	first := sh.subjects[subject]
-	switch {
-	case first != s:
-		for ; first.next != s; first = first.next {
-		}
-		first.next = s.next
-	case s.next != nil:
-		sh.subjects[subject] = s.next
-	default:
-		delete(sh.subjects, subject)
+func (sh *shard) unlinkLocked(s *subscription) {
+	hash := s.peer.bus.hash(s.subject)
+	first := sh.subjects.find(hash, s.subject)
+	if first == s {
+		sh.subjects.set(hash, s, s.next)
+		return
 	}
+	for ; first.next != s; first = first.next {
+	}
+	first.next = s.next
 }

@@ -30,7 +30,6 @@ type peer struct {
 type leftover struct {
 	shard        *shard
 	subscription *subscription
-	subject      string
 }
 
 // Publish fails only with the context's error and with [broker.ErrClosed].
@@ -61,16 +60,28 @@ func (p *peer) ready(ctx context.Context) error {
 }
 
 func (p *peer) publish(ctx context.Context, m *broker.Message) (nodes int, err error) {
-	sh := p.bus.shard(m.Subject)
+	hash := p.bus.hash(m.Subject)
+	sh := p.bus.shard(hash)
 	var few [4]*subscription
-	for _, s := range sh.lookup(m.Subject, few[:0]) {
-		taken, err := sh.offer(ctx, p.closed, s, m)
+	all := few[:0]
+	sh.mu.Lock()
+	for s := sh.subjects.find(hash, m.Subject); s != nil; s = s.next {
+		all = append(all, s)
+	}
+	for i, s := range all {
+		if i > 0 {
+			sh.mu.Lock()
+		}
+		taken, err := sh.offerLocked(ctx, p.closed, s, m)
 		if err != nil {
 			return 0, err
 		}
 		if taken {
 			nodes++
 		}
+	}
+	if len(all) == 0 {
+		sh.mu.Unlock()
 	}
 	return nodes, nil
 }
@@ -93,7 +104,7 @@ func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
 		return broker.ErrClosed
 	}
 	for _, subject := range subjects {
-		p.bus.shard(subject).begin(p, subject)
+		p.bus.begin(p, subject)
 	}
 	return nil
 }
@@ -101,7 +112,7 @@ func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
 // Unsubscribe has no way to fail except that the broker is closed or the context done.
 func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
 	for _, subject := range subjects {
-		p.bus.shard(subject).end(p, subject)
+		p.bus.end(p, subject)
 	}
 	return p.ready(ctx)
 }
@@ -159,7 +170,7 @@ func (p *peer) Run(ctx context.Context, h broker.Handler) error {
 		select {
 		case <-p.handed:
 			for l, ok := p.takeLeftover(); ok; l, ok = p.takeLeftover() {
-				l.shard.drain(l.subscription, l.subject)
+				l.shard.drain(l.subscription)
 			}
 			continue
 		case <-ctx.Done():
@@ -185,7 +196,7 @@ func (p *peer) stop() (busy []<-chan struct{}) {
 		busy = append(busy, p.bus.shards[i].endAll(p)...)
 	}
 	for _, l := range left {
-		l.shard.drain(l.subscription, l.subject) // ended: it only says that nobody delivers for it any more
+		l.shard.drain(l.subscription) // ended: it only says that nobody delivers for it any more
 	}
 	return busy
 }

@@ -13,14 +13,15 @@ const (
 
 // subscription is one peer's interest in one subject. At most one goroutine delivers for it at a
 // time: the one that found it idle. Those who come meanwhile queue their message, and it is the
-// delivering goroutine that empties the queue. All but peer is guarded by the shard's mu. There may be
-// a million, so an idle one is small.
+// delivering goroutine that empties the queue. What can change is guarded by the shard's mu. There may
+// be a million, so an idle one is small.
 type subscription struct {
-	peer  *peer         // immutable
-	next  *subscription // another peer's interest in the subject
-	lane  *lane         // nil unless somebody waits
-	ended bool          // nothing more is taken or delivered; in the table only while busy
-	busy  bool          // some goroutine delivers
+	subject string        // immutable
+	peer    *peer         // immutable
+	next    *subscription // another peer's interest in the subject
+	lane    *lane         // nil unless somebody waits
+	ended   bool          // nothing more is taken or delivered; in the table only while busy
+	busy    bool          // some goroutine delivers
 }
 
 // lane is what a busy subscription has when there is more than the one that delivers.
@@ -54,10 +55,9 @@ func (s *subscription) idleLocked() <-chan struct{} {
 	return l.finished
 }
 
-// offer delivers m, or leaves it to the goroutine that is delivering. It reports false when the
-// subscription has ended.
-func (sh *shard) offer(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message) (bool, error) {
-	sh.mu.Lock()
+// offerLocked delivers m, or leaves it to the goroutine that is delivering. It reports false when the
+// subscription has ended. It unlocks the shard.
+func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message) (bool, error) {
 	for {
 		if s.ended {
 			sh.mu.Unlock()
@@ -67,7 +67,7 @@ func (sh *shard) offer(ctx context.Context, closed <-chan struct{}, s *subscript
 			s.busy = true
 			sh.mu.Unlock()
 			s.peer.handler.Deliver(*m)
-			sh.drain(s, m.Subject)
+			sh.drain(s)
 			return true, nil
 		}
 		l := s.laneLocked()
@@ -95,17 +95,17 @@ func (sh *shard) offer(ctx context.Context, closed <-chan struct{}, s *subscript
 // drain is called by the goroutine that made the subscription busy: it delivers what has gathered
 // until there is nothing left, or hands over to Run so that a publisher does not work for others for
 // ever.
-func (sh *shard) drain(s *subscription, subject string) {
+func (sh *shard) drain(s *subscription) {
 	for round := 0; ; round++ {
 		sh.mu.Lock()
 		if s.ended || s.lane == nil || len(s.lane.queue) == 0 {
-			sh.restLocked(s, subject)
+			sh.restLocked(s)
 			sh.mu.Unlock()
 			return
 		}
 		if round >= maxRounds && round%maxRounds == 0 {
 			sh.mu.Unlock()
-			if s.peer.handOver(leftover{sh, s, subject}) {
+			if s.peer.handOver(leftover{sh, s}) {
 				return
 			}
 			continue
@@ -137,7 +137,7 @@ func (sh *shard) deliver(s *subscription, m broker.Message) {
 }
 
 // restLocked ends the delivering.
-func (sh *shard) restLocked(s *subscription, subject string) {
+func (sh *shard) restLocked(s *subscription) {
 	s.busy = false
 	if s.lane != nil {
 		if s.lane.finished != nil {
@@ -147,6 +147,6 @@ func (sh *shard) restLocked(s *subscription, subject string) {
 		s.lane = nil
 	}
 	if s.ended {
-		sh.unlinkLocked(s, subject)
+		sh.unlinkLocked(s)
 	}
 }
