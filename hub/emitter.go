@@ -291,9 +291,10 @@ func (m *mailing) messages(to []Room) []broker.Message {
 }
 
 func (m *mailing) envelope(target string, except []Room) []byte {
+	head := socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace}
 	size := envelopeSize(target, except)
 	if m.encoder != nil {
-		size += m.encoder.size(m.emitter.namespace)
+		size += m.encoder.size(head)
 	}
 	if m.flags&flagTerms != 0 {
 		size += termsSize(m.emitter.terms.Key)
@@ -303,7 +304,7 @@ func (m *mailing) envelope(target string, except []Room) []byte {
 		data = appendTerms(data, m.emitter.terms.Overflow, m.emitter.terms.Key)
 	}
 	if m.encoder != nil {
-		data = m.encoder.frames(data, socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace})
+		data = m.encoder.frames(data, head)
 	}
 	return data
 }

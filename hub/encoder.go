@@ -60,7 +60,7 @@ var (
 // event encodes the payload of an event.
 func (e *encoder) event(name string, args []any) error {
 	e.buf.WriteByte('[')
-	if err := e.value(name); err != nil {
+	if err := e.text(name); err != nil {
 		return err
 	}
 	for i, arg := range args {
@@ -125,19 +125,28 @@ func (e *encoder) frames(dst []byte, head socketio.Packet) []byte {
 	return dst
 }
 
-// size is the most that frames appends.
-func (e *encoder) size(namespace string) int {
-	const header = 2 + 3 + 1 + 20 // type, attachments, comma, ID
-	n := maxFrameHeader + header + len(namespace) + e.buf.Len()
+// size is what frames appends, and a few bytes more.
+func (e *encoder) size(head socketio.Packet) int {
+	n := 2 + e.buf.Len()
+	if head.Namespace != socketio.Root {
+		n += len(head.Namespace) + 1
+	}
+	if head.HasID {
+		n += 20
+	}
+	if len(e.attachments) > 0 {
+		n += 4
+	}
+	n += frameHeader(n)
 	for _, a := range e.attachments {
-		n += maxFrameHeader + len(a)
+		n += frameHeader(len(a)) + len(a)
 	}
 	return n
 }
 
 // packet is the whole packet.
 func (e *encoder) packet(head socketio.Packet, t Terms) (*Packet, error) {
-	return parsePacket(e.frames(make([]byte, 0, e.size(head.Namespace)), head), t)
+	return parsePacket(e.frames(make([]byte, 0, e.size(head)), head), t)
 }
 
 func (e *encoder) value(v any) error {
@@ -145,14 +154,7 @@ func (e *encoder) value(v any) error {
 	case nil:
 		e.buf.WriteString("null")
 	case string:
-		start := e.buf.Len()
-		e.buf.WriteByte('"')
-		e.buf.WriteString(v)
-		if !plain(e.buf.Bytes()[start+1:]) {
-			e.buf.Truncate(start)
-			return e.reflected(v)
-		}
-		e.buf.WriteByte('"')
+		return e.text(v)
 	case int:
 		e.buf.Write(strconv.AppendInt(e.buf.AvailableBuffer(), int64(v), 10))
 	case Binary:
@@ -175,6 +177,18 @@ func (e *encoder) value(v any) error {
 	default:
 		return e.reflected(v)
 	}
+	return nil
+}
+
+func (e *encoder) text(v string) error {
+	start := e.buf.Len()
+	e.buf.WriteByte('"')
+	e.buf.WriteString(v)
+	if !plain(e.buf.Bytes()[start+1:]) {
+		e.buf.Truncate(start)
+		return e.reflected(v)
+	}
+	e.buf.WriteByte('"')
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"math"
+	"math/bits"
 
 	"tether/internal/socketio"
 )
@@ -90,8 +91,8 @@ func appendTerms(dst []byte, o Overflow, key string) []byte {
 	return append(append(dst, byte(o)), key...)
 }
 
-// termsSize is the most that appendTerms appends.
-func termsSize(key string) int { return binary.MaxVarintLen32 + 1 + len(key) }
+// termsSize is what appendTerms appends.
+func termsSize(key string) int { return textSize(1 + len(key)) }
 
 // readTerms reads the terms of an event that is for sockets of a namespace. It reports whether they are
 // known; if not, they are those of an event without.
@@ -110,14 +111,19 @@ func (e *envelope) readTerms(namespace string) (t Terms, ok bool) {
 	return t, true
 }
 
-// envelopeSize is the most that appendEnvelope appends.
+// envelopeSize is what appendEnvelope appends.
 func envelopeSize(target string, except []Room) int {
-	n := 3 + len(target) + 2*binary.MaxVarintLen32
+	n := 3 + textSize(len(target)) + varintSize(len(except))
 	for _, r := range except {
-		n += len(r) + binary.MaxVarintLen32
+		n += textSize(len(r))
 	}
 	return n
 }
+
+// textSize is what appendText appends of n bytes.
+func textSize(n int) int { return varintSize(n) + n }
+
+func varintSize(n int) int { return (bits.Len(uint(n)|1) + 6) / 7 }
 
 func appendText(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
@@ -198,12 +204,16 @@ func parsePacket(frames []byte, t Terms) (*Packet, error) {
 	}
 	p := &Packet{frames: frames, text: text}
 	p.setTerms(t)
+	var binary []span
 	for rest < len(frames) {
 		var attachment span
-		if attachment, rest, ok = cutFrame(frames, rest, finBinary); !ok || len(p.binary) == MaxAttachments {
+		if attachment, rest, ok = cutFrame(frames, rest, finBinary); !ok || len(binary) == MaxAttachments {
 			return nil, errEnvelopeMalformed
 		}
-		p.binary = append(p.binary, attachment)
+		binary = append(binary, attachment)
+	}
+	if binary != nil {
+		p.others().binary = binary
 	}
 	return p, nil
 }

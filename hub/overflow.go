@@ -175,10 +175,11 @@ func (q *packets) fits(p *Packet, limit, maxBytes int) bool {
 
 // replaced is the index of the packet that p replaces, -1 if there is none.
 func (q *packets) replaced(p *Packet) int {
-	if p.key == "" {
+	key := p.Key()
+	if key == "" {
 		return -1
 	}
-	return slices.IndexFunc(q.list, func(old *Packet) bool { return old.key == p.key })
+	return slices.IndexFunc(q.list, func(old *Packet) bool { return old.Key() == key })
 }
 
 func (q *packets) remove(i int) {

@@ -9,18 +9,23 @@ import (
 // Packet is one Socket.IO packet with its attachments, encoded for the wire. It is immutable, and
 // one packet is shared by all the sockets that it is sent to. Text and attachments are queued and
 // written as one unit: no other packet comes between them.
+//
+// One is made of each event, so what few have is apart.
 type Packet struct {
 	frames   []byte // the WebSocket frames back to back: a text frame, then a binary frame each
 	text     span   // of the payload of the text frame in frames
-	binary   []span // of the payloads of the binary frames in frames
-	key      string // Terms, as the next three
 	overflow Overflow
 	volatile bool
 	control  bool
 	more     bool
+	holders  atomic.Int32 // see Hold
+	rare     atomic.Pointer[rare]
+}
 
-	holders atomic.Int32                 // see Hold
-	total   atomic.Pointer[atomic.Int64] // where the holders are counted
+// rare is what few packets have. All but compact is written before anybody else knows the packet.
+type rare struct {
+	binary []span // of the payloads of the binary frames in frames
+	key    string // Terms.Key
 
 	once    sync.Once
 	compact []byte // what Compact's function returned
@@ -43,19 +48,34 @@ func newControl(text []byte) *Packet {
 
 // newPacket encodes text, which begins with the Engine.IO type "4", and its attachments.
 func newPacket(text []byte, attachments [][]byte, volatile bool) *Packet {
-	size := maxFrameHeader + len(text)
+	size := frameHeader(len(text)) + len(text)
 	for _, a := range attachments {
-		size += maxFrameHeader + len(a)
+		size += frameHeader(len(a)) + len(a)
 	}
 	p := &Packet{frames: make([]byte, 0, size), volatile: volatile}
 	p.text = p.add(finText, text)
-	if len(attachments) > 0 {
-		p.binary = make([]span, len(attachments))
-		for i, a := range attachments {
-			p.binary[i] = p.add(finBinary, a)
-		}
-	}
+	p.attach(attachments)
 	return p
+}
+
+func (p *Packet) attach(attachments [][]byte) {
+	if len(attachments) == 0 {
+		return
+	}
+	binary := make([]span, len(attachments))
+	for i, a := range attachments {
+		binary[i] = p.add(finBinary, a)
+	}
+	p.others().binary = binary
+}
+
+// others is rare, which there is from then on.
+func (p *Packet) others() *rare {
+	if r := p.rare.Load(); r != nil {
+		return r
+	}
+	p.rare.CompareAndSwap(nil, new(rare))
+	return p.rare.Load()
 }
 
 func (p *Packet) add(first byte, payload []byte) span {
@@ -72,19 +92,25 @@ func (p *Packet) Frames() []byte { return p.frames }
 // Compact is what compress made of the packet when it was first called for it: the frames compressed,
 // say, for all the sockets that share the packet. The caller must not modify it.
 func (p *Packet) Compact(compress func(*Packet) []byte) []byte {
-	p.once.Do(func() { p.compact = compress(p) })
-	return p.compact
+	r := p.others()
+	r.once.Do(func() { r.compact = compress(p) })
+	return r.compact
 }
 
 // Text is the Engine.IO packet of type message, "42[…]" say. The caller must not modify it.
 func (p *Packet) Text() []byte { return p.frames[p.text.from:p.text.to:p.text.to] }
 
 // Attachments is the number of binary attachments that follow the text.
-func (p *Packet) Attachments() int { return len(p.binary) }
+func (p *Packet) Attachments() int {
+	if r := p.rare.Load(); r != nil {
+		return len(r.binary)
+	}
+	return 0
+}
 
 // Attachment is the i-th binary attachment. The caller must not modify it.
 func (p *Packet) Attachment(i int) []byte {
-	s := p.binary[i]
+	s := p.rare.Load().binary[i]
 	return p.frames[s.from:s.to:s.to]
 }
 
@@ -103,36 +129,54 @@ func (p *Packet) More() bool { return p.more }
 func (p *Packet) Overflow() Overflow { return p.overflow }
 
 // Key is what packets that replace each other have in common, "" for none: see [Terms].
-func (p *Packet) Key() string { return p.key }
+func (p *Packet) Key() string {
+	if r := p.rare.Load(); r != nil {
+		return r.key
+	}
+	return ""
+}
 
 // setTerms is called before anybody else knows the packet.
 func (p *Packet) setTerms(t Terms) {
-	p.key, p.overflow, p.volatile, p.control = t.Key, t.Overflow, t.Volatile, t.Control
+	p.overflow, p.volatile, p.control = t.Overflow, t.Volatile, t.Control
+	if t.Key != "" {
+		p.others().key = t.Key
+	}
 }
 
 // packetCost is about what a packet costs beside its frames: itself, and a place in a queue.
-const packetCost = 160
+const packetCost = 96
 
 // Hold counts the memory of the packet in total, in bytes, once for all who hold it at a time. The
 // sockets that a packet is sent to share it, so the sum of what waits for them is not what it costs.
+// There is one total for all holders of a packet.
 func (p *Packet) Hold(total *atomic.Int64) {
 	if p.holders.Add(1) == 1 {
 		total.Add(int64(len(p.frames)) + packetCost)
-		p.total.Store(total)
 	}
 }
 
 // Release undoes one Hold.
-func (p *Packet) Release() {
+func (p *Packet) Release(total *atomic.Int64) {
 	if p.holders.Add(-1) == 0 {
-		p.total.Load().Add(-int64(len(p.frames)) - packetCost)
+		total.Add(-int64(len(p.frames)) - packetCost)
 	}
 }
 
 // Size is the number of bytes that the packet takes in a queue.
 func (p *Packet) Size() int { return len(p.frames) }
 
-const maxFrameHeader = 10 // of an unmasked frame
+// frameHeader is the size of the header of an unmasked frame, RFC 6455 section 5.2.
+func frameHeader(n int) int {
+	switch {
+	case n < 126:
+		return 2
+	case n < 1<<16:
+		return 4
+	default:
+		return 10
+	}
+}
 
 // appendFrameHeader appends the header of an unmasked frame, RFC 6455 section 5.2.
 func appendFrameHeader(dst []byte, first byte, n int) []byte {

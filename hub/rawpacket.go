@@ -13,10 +13,8 @@ func NewPacketOn(t Terms, text []byte, attachments [][]byte) *Packet {
 	if text != nil {
 		p = newPacket(text, attachments, false)
 	} else {
-		p = &Packet{binary: make([]span, len(attachments))}
-		for i, a := range attachments {
-			p.binary[i] = p.add(finBinary, a)
-		}
+		p = new(Packet)
+		p.attach(attachments)
 	}
 	p.setTerms(t)
 	return p

@@ -153,7 +153,7 @@ func (s *session) landedLocked() {
 		return
 	}
 	if x.stall.packet != nil {
-		x.stall.packet.Release()
+		x.stall.packet.Release(&s.h.queued)
 	}
 	s.h.queued.Add(-int64(x.stall.bytes))
 	x.stall = stall{}

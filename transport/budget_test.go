@@ -11,7 +11,7 @@ import (
 	"tether/hub"
 )
 
-const packetCost = 160 // as package hub has it
+const packetCost = 96 // as package hub has it
 
 // TestTheBudgetOfAllQueues goes to the limit and past it, on polling, where nothing moves.
 func TestTheBudgetOfAllQueues(t *testing.T) {

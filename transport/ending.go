@@ -71,7 +71,7 @@ func (s *session) endLocked(reason hub.Reason) ending {
 		x.reason = reason
 	}
 	s.state, s.due = stateEnded, never
-	s.queue.clear()
+	s.queue.clear(s.h)
 	s.landedLocked()
 	s.rankLocked()
 	x.pongs = nil

@@ -345,7 +345,7 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 			held := int64(0)
 			for i, p := range plain.list {
 				if i > 0 || large(p) {
-					held += int64(p.Size()) + 160
+					held += int64(p.Size()) + packetCost
 				}
 			}
 			if got := h.queued.Load(); got != held {
@@ -358,7 +358,7 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 				t.Fatalf("seed %d: room for %d packets, there were %d at most", seed, cap(q.more.packets), most)
 			}
 		}
-		if q.clear(); h.queued.Load() != 0 {
+		if q.clear(h); h.queued.Load() != 0 {
 			t.Fatalf("seed %d: %d bytes are held by nothing", seed, h.queued.Load())
 		}
 	}

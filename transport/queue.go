@@ -94,13 +94,13 @@ func (q *queue) pop(h *Handler) *hub.Packet {
 	q.size -= h.weight(p)
 	q.first = nil
 	if large(p) {
-		p.Release()
+		p.Release(&h.queued)
 	}
 	if b := q.more; b != nil {
 		q.first = b.packets[b.head]
 		q.unlist(b.head, h)
 		if !large(q.first) {
-			q.first.Release()
+			q.first.Release(&h.queued)
 		}
 	}
 	return p
@@ -154,7 +154,7 @@ func (q *queue) cut(p *hub.Packet, h *Handler) {
 	}
 	q.size -= h.weight(p)
 	q.unlist(q.more.keyed[p.Key()], h)
-	p.Release()
+	p.Release(&h.queued)
 }
 
 // yielding is how many bytes the packets have that may be dropped for another, and whether they are all
@@ -187,18 +187,18 @@ func (q *queue) yield(h *Handler) {
 	p := b.packets[b.oldest]
 	q.size -= h.weight(p)
 	q.unlist(b.oldest, h)
-	p.Release()
+	p.Release(&h.queued)
 }
 
 // clear drops everything.
-func (q *queue) clear() {
+func (q *queue) clear(h *Handler) {
 	if q.first != nil && large(q.first) {
-		q.first.Release()
+		q.first.Release(&h.queued)
 	}
 	if q.more != nil {
 		for _, p := range q.more.packets[q.more.head:] {
 			if p != nil {
-				p.Release()
+				p.Release(&h.queued)
 			}
 		}
 	}
