@@ -225,3 +225,25 @@ func TestAWheelCallsWhatIsDueAndNothingElse(t *testing.T) {
 		}
 	})
 }
+
+// TestAWheelThatSleepsIsWokenForWhatIsDueEarlier sets a deadline before the one that it sleeps for.
+func TestAWheelThatSleepsIsWokenForWhatIsDueEarlier(t *testing.T) {
+	inBubble(t, Options{PingInterval: 20 * time.Second, PingTimeout: 20 * time.Second}, func(t *testing.T, h *Handler, _ func() *echo) {
+		w := &h.wheel
+		var all [3]session
+		for i := range all {
+			all[i] = session{h: h, slot: noSlot, state: stateEnded}
+			w.set(&all[i], h.now()+int64(9-3*i)*int64(time.Second)) // 9 s, 6 s, 3 s
+			synctest.Wait()
+		}
+		for left := len(all); left > 0; left-- {
+			time.Sleep(3*time.Second + maxGrain)
+			synctest.Wait()
+			w.mu.Lock()
+			if w.n != left-1 {
+				t.Errorf("%d sessions left, want %d", w.n, left-1)
+			}
+			w.mu.Unlock()
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +74,31 @@ func TestTheBudgetOfHalfMessages(t *testing.T) {
 				t.Errorf("%d bytes are counted for nobody", got)
 			}
 		})
+	}
+}
+
+// TestOfHalfMessagesTheFirstEnds has those between the first and the last complete.
+func TestOfHalfMessagesTheFirstEnds(t *testing.T) {
+	ps := partials{limit: 10 * smallBytes}
+	var ended []int
+	all := make([]*partial, 6)
+	for i := range all {
+		all[i] = &partial{end: func() { ended = append(ended, i) }}
+		ps.hold(all[i], smallBytes)
+	}
+	for _, i := range []int{1, 2, 4} {
+		ps.hold(all[i], 0)
+	}
+	ps.hold(all[5], 9*smallBytes)
+	if want := []int{0}; !slices.Equal(ended, want) {
+		t.Errorf("%v ended, want %v", ended, want)
+	}
+	ps.hold(all[5], 10*smallBytes)
+	if want := []int{0, 3}; !slices.Equal(ended, want) {
+		t.Errorf("%v ended, want %v", ended, want)
+	}
+	ps.hold(all[5], 11*smallBytes)
+	if want := []int{0, 3, 5}; !slices.Equal(ended, want) || ps.held() != 0 {
+		t.Errorf("%v ended, want %v; %d bytes are counted", ended, want, ps.held())
 	}
 }

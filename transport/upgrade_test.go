@@ -163,6 +163,18 @@ func TestAProbeThatFailsLeavesPollingAlone(t *testing.T) {
 	}
 }
 
+// TestAPingThatWaitsForAPollLeavesAfterTheUpgrade has the ping due while the client does not poll any more.
+func TestAPingThatWaitsForAPollLeavesAfterTheUpgrade(t *testing.T) {
+	s := serve(t, Options{PingInterval: 20 * time.Millisecond, PingTimeout: time.Hour})
+	c := s.polling()
+	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+	ws.send("2probe")
+	ws.wantText("3probe")
+	waitFor(t, s.session(), func(ss *session) bool { return ss.ping })
+	ws.send("5")
+	ws.wantText("2")
+}
+
 func TestASessionThatEndsTakesItsProbeAlong(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()

@@ -120,6 +120,41 @@ func TestWhatIsTooOldIsNotDeliveredAndSaidToBeStale(t *testing.T) {
 	})
 }
 
+// TestABeatThatComesBackMakesNothingOlderFresh has a message read before a beat comes back and another behind
+// it, without a Flush between them, and both reached when only the second is fresh.
+func TestABeatThatComesBackMakesNothingOlderFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		var stale []beat.Stamp
+		d := dispatch.New(func(m broker.Message) {
+			got = append(got, string(m.Data))
+			if len(got) == 1 {
+				time.Sleep(beat.Fresh + 1)
+			}
+		})
+		defer d.Close()
+		s, _ := session(func(s beat.Stamp) { stale = append(stale, s) })
+		on := live()
+		put := func(data string) { d.Put(s, broker.Message{Subject: "s", Data: []byte(data)}, on) }
+		put("slow")
+		d.Flush(s)
+		synctest.Wait()
+		put("before")
+		time.Sleep(beat.Fresh / 2)
+		s.Pulse.Back(s.Pulse.AppendBeat(nil))
+		put("behind")
+		d.Flush(s)
+		time.Sleep(beat.Fresh)
+		synctest.Wait()
+		if want := []string{"slow", "behind"}; !slices.Equal(got, want) {
+			t.Errorf("delivered %q, want %q", got, want)
+		}
+		if want := []beat.Stamp{0}; !slices.Equal(stale, want) {
+			t.Errorf("stale %v, want %v", stale, want)
+		}
+	})
+}
+
 func TestASubjectThatIsNoLongerLiveIsNotDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
