@@ -9,10 +9,17 @@ func (s *session) Close(reason hub.Reason) {
 		s.mu.Unlock()
 		return
 	}
+	polling := s.poll != nil && s.carrier == nil
+	if polling && (reason == hub.ReasonParseError || reason == hub.ReasonForcedClose) { // the client's fault: see shut
+		end := s.endLocked(reason)
+		s.mu.Unlock()
+		end.do()
+		return
+	}
 	s.state, s.extraLocked().reason = stateClosing, reason
 	s.roomLocked()
 	wait := s.h.o.WriteTimeout
-	if s.poll != nil && s.carrier == nil {
+	if polling {
 		wait = pollCloseWait
 		if reason == hub.ReasonShutdown {
 			wait = pollShutdownWait

@@ -117,6 +117,43 @@ func TestLimitOfTheTimeToTakeTheLastPackets(t *testing.T) {
 	}
 }
 
+// TestAClientAtFaultIsNotWaitedFor has a polling client sent away for what it did, or did not do, while it does
+// not poll, and while it does.
+func TestAClientAtFaultIsNotWaitedFor(t *testing.T) {
+	for _, reason := range []hub.Reason{hub.ReasonParseError, hub.ReasonForcedClose} {
+		t.Run(string(reason), func(t *testing.T) {
+			inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
+				url := pollingSession(h, last)
+				last().c.Close(reason)
+				synctest.Wait()
+				select {
+				case got := <-last().closed:
+					if got != reason {
+						t.Errorf("closed for %q", got)
+					}
+				default:
+					t.Error("the session waits for a GET")
+				}
+				if status, body := pollOnce(h, url); status != 400 {
+					t.Errorf("got %d %q", status, body)
+				}
+
+				url = pollingSession(h, last)
+				answer := make(chan string, 1)
+				go func() {
+					_, body := pollOnce(h, url)
+					answer <- body
+				}()
+				synctest.Wait()
+				last().c.Close(reason)
+				if body := <-answer; body != "1" {
+					t.Errorf("the GET that waits got %q", body)
+				}
+			})
+		})
+	}
+}
+
 func TestLimitOfTheTimeOfAnUpgrade(t *testing.T) {
 	for _, tt := range []struct {
 		after time.Duration
