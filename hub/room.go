@@ -6,7 +6,8 @@ import "strings"
 // a socket is in it; nobody creates or deletes it.
 //
 // A room is a capability: who is in "user:42" gets what is meant for user 42. An application that
-// lets clients choose rooms puts a prefix of its own before what they send.
+// lets clients choose rooms puts a prefix of its own before what they send; without one, an empty name,
+// which JSON's null decodes to, is [Everyone].
 type Room string
 
 // Everyone is the room that every connected socket of a namespace is in.

@@ -147,6 +147,13 @@ func TestEventsToOthers(t *testing.T) {
 		{`42["all","e",6]`, `42["e",6]`, `42["e",6]`},
 		{`42["to-room","` + idA + `","e",7]`, `42["e",7]`, ""},
 		{`42["all","disconnect"]`, "", ""}, // a reserved name goes nowhere, and harms nobody
+		// No room of a client's is everyone.
+		{`42["to-room","","e",8]`, "", ""},
+		{`42["to-room",["r",""],"e",9]`, "", ""},
+		{`42["to-room",null,"e",10]`, "", ""},
+		{`42["to-others","","e",11]`, "", ""},
+		{`42["to-except",null,"s","e",12]`, "", ""},
+		{`42["cluster-disconnect","",true]`, "", ""},
 	} {
 		a.Send(row.send)
 		for _, side := range []struct {

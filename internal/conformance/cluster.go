@@ -10,12 +10,15 @@ import (
 func installCluster(h *hub.Hub, ns *hub.Namespace) {
 	ns.On("node", func(_ context.Context, _ *hub.Socket, m *hub.Message) error { return m.Ack(h.Node()) })
 	ns.On("cluster-disconnect", func(ctx context.Context, _ *hub.Socket, m *hub.Message) error {
-		var room hub.Room
-		var closing bool
-		if err := m.Bind(&room, &closing); err != nil {
+		room, err := roomAt(m, 0)
+		if err != nil {
 			return err
 		}
-		_, err := ns.Emitter().Disconnect(ctx, room, closing)
+		var closing bool
+		if err := m.Decode(1, &closing); err != nil {
+			return err
+		}
+		_, err = ns.Emitter().Disconnect(ctx, room, closing)
 		return err
 	})
 }

@@ -2,7 +2,7 @@ package conformance
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
 	"slices"
 
 	"tether/hub"
@@ -10,8 +10,8 @@ import (
 
 func installRooms(ns *hub.Namespace) {
 	ns.On("join", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
-		var room hub.Room
-		if err := m.Decode(0, &room); err != nil {
+		room, err := roomAt(m, 0)
+		if err != nil {
 			return err
 		}
 		if err := s.Join(ctx, room); err != nil {
@@ -20,8 +20,8 @@ func installRooms(ns *hub.Namespace) {
 		return m.Ack("ok")
 	})
 	ns.On("leave", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
-		var room hub.Room
-		if err := m.Decode(0, &room); err != nil {
+		room, err := roomAt(m, 0)
+		if err != nil {
 			return err
 		}
 		s.Leave(room)
@@ -49,8 +49,8 @@ func installRooms(ns *hub.Namespace) {
 		return forward(ctx, s.Broadcast(), m, 1)
 	})
 	ns.On("to-except", func(ctx context.Context, _ *hub.Socket, m *hub.Message) error {
-		var except hub.Room
-		if err := m.Decode(1, &except); err != nil {
+		except, err := roomAt(m, 1)
+		if err != nil {
 			return err
 		}
 		return forward(ctx, ns.Emitter().Except(except), m, 2)
@@ -67,8 +67,9 @@ func installRooms(ns *hub.Namespace) {
 // these, or to everyone if skip is 0.
 func forward(ctx context.Context, e *hub.Emitter, m *hub.Message, skip int) error {
 	to := hub.Everyone
+	var err error
 	if skip > 0 {
-		if err := m.Decode(0, &to); err != nil {
+		if to, err = roomAt(m, 0); err != nil {
 			return err
 		}
 	}
@@ -80,13 +81,29 @@ func forward(ctx context.Context, e *hub.Emitter, m *hub.Message, skip int) erro
 	return err
 }
 
+// errNameless is what comes of a room without a name: it would be everyone, which is not a client's to choose.
+var errNameless = fmt.Errorf("%w: a room has a name", hub.ErrArgs)
+
+// roomAt reads argument i of m, a room.
+func roomAt(m *hub.Message, i int) (hub.Room, error) {
+	var room hub.Room
+	err := m.Decode(i, &room)
+	if err == nil && room == hub.Everyone {
+		err = errNameless
+	}
+	return room, err
+}
+
 // roomList reads the first argument of m, a room or a list of rooms.
 func roomList(m *hub.Message) ([]hub.Room, error) {
-	var one hub.Room
-	if m.Len() > 0 && json.Unmarshal(m.Raw(0), &one) == nil {
-		return []hub.Room{one}, nil
-	}
 	var list []hub.Room
-	err := m.Decode(0, &list)
-	return list, err
+	if one, err := roomAt(m, 0); err == nil {
+		list = []hub.Room{one}
+	} else if err := m.Decode(0, &list); err != nil {
+		return nil, err
+	}
+	if slices.Contains(list, hub.Everyone) {
+		return nil, errNameless
+	}
+	return list, nil
 }
