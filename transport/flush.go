@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"tether/hub"
 )
@@ -18,6 +19,9 @@ const (
 	// from the broker come first, so that what is behind waits in the queues of the sessions, where it
 	// shares its writes, and not in the broker.
 	yieldWrites = 8
+
+	shortNap = 30 * time.Microsecond // see flushers
+	longNap  = 270 * time.Microsecond
 )
 
 // round is what one write takes from a session.
@@ -204,7 +208,8 @@ func (h *Handler) recycle(w *writer) {
 //
 // A session that is alone in the list is taken out again by the Send that turns to another session. A
 // flusher that comes and sees that this goes on takes a nap: to write in between would only tear bursts
-// apart. It writes what is there when nothing has changed during a nap.
+// apart. It writes what is there when nothing has changed during a nap. Naps grow while it goes on, so that
+// what is left at the end waits a tenth of a millisecond, or for no longer than all of it took.
 type flushers struct {
 	max int
 
@@ -301,19 +306,21 @@ func (f *flushers) run() {
 func (f *flushers) pop() *session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for {
+	for d := shortNap; ; {
 		switch {
 		case f.head == nil && f.stopped:
 			return nil
 		case canNap && f.head == f.tail && f.changes != f.noticed && !f.stopped:
 			f.noticed = f.changes
 			f.mu.Unlock()
-			nap()
+			nap(d)
+			d = min(3*d, longNap)
 			f.mu.Lock()
 		case f.head == nil:
 			f.idle++
 			f.work.Wait()
 			f.idle--
+			d = shortNap
 		default:
 			return f.takeLocked()
 		}

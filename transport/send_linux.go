@@ -2,6 +2,7 @@ package transport
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,5 +22,5 @@ func send(fd int, b []byte) (int, error) {
 
 const canNap = true
 
-// nap is about 100 µs long. A timer of the runtime may be late by a millisecond.
-func nap() { unix.Nanosleep(&unix.Timespec{Nsec: 30_000}, nil) }
+// nap is about 60 µs longer than d. A timer of the runtime may be late by a millisecond.
+func nap(d time.Duration) { unix.Nanosleep(&unix.Timespec{Nsec: int64(d)}, nil) }

@@ -2,6 +2,8 @@
 
 package transport
 
+import "time"
+
 // Here connections are read from and written to by goroutines that wait; nothing calls these.
 func tryWrite(int, []byte) (int, error) { return 0, nil }
 
@@ -15,4 +17,4 @@ const canTry = false
 
 const canNap = false
 
-func nap() {}
+func nap(time.Duration) {}
