@@ -68,6 +68,22 @@ func TestAClientThatDoesNotAnswerAPingIsGone(t *testing.T) {
 	}
 }
 
+// TestADeadClientIsNotWrittenToForItsClose has a client neither read nor answer: what waits for it, the ping at
+// least, does not hold up its end.
+func TestADeadClientIsNotWrittenToForItsClose(t *testing.T) {
+	inBubble(t, Options{WriteTimeout: time.Minute}, func(t *testing.T, h *Handler, last func() *echo) {
+		start := time.Now()
+		pipe(t, h, "EIO=4&transport=websocket")
+		if got := <-last().closed; got != hub.ReasonPingTimeout {
+			t.Errorf("closed for %q", got)
+		}
+		want := h.o.PingInterval + h.o.PingTimeout
+		if got := time.Since(start); got < want || got > want+2*maxGrain {
+			t.Errorf("gone after %v, want %v", got, want)
+		}
+	})
+}
+
 func TestManySessionsKeepTheirOwnHeartbeats(t *testing.T) {
 	inBubble(t, Options{PingInterval: time.Second, PingTimeout: 500 * time.Millisecond}, func(t *testing.T, h *Handler, last func() *echo) {
 		var closed, pings atomic.Int32
