@@ -33,6 +33,7 @@ import (
 const (
 	childEnv  = "TETHER_SOAK_NODE"   // the URL of its broker
 	listenEnv = "TETHER_SOAK_LISTEN" // where it listens. Default: a loopback port
+	epollEnv  = "TETHER_SOAK_EPOLL"  // if set, it uses that carrier
 )
 
 // report is a line of a child's.
@@ -83,7 +84,7 @@ func serveChild(brokerURL string) error {
 		return err
 	}
 	register(h)
-	handler := transport.NewHandler(h, transport.Options{Logger: slog.New(slog.DiscardHandler)})
+	handler := transport.NewHandler(h, transport.Options{Epoll: os.Getenv(epollEnv) != "", Logger: slog.New(slog.DiscardHandler)})
 	server := transport.NewServer("", handler)
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	l, err := net.Listen("tcp", cmp.Or(os.Getenv(listenEnv), "127.0.0.1:0"))
@@ -114,14 +115,14 @@ type child struct {
 	done chan struct{} // closed when it has said its last
 }
 
-func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string) *child {
+func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string, env ...string) *child {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), childEnv+"="+brokerURL)
+	cmd.Env = append(append(os.Environ(), childEnv+"="+brokerURL), env...)
 	return runChild(t, book, name, cmd, func(io.Writer) {})
 }
 
