@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,17 @@ type authSettings struct {
 // unauthorized is all that a client gets to know.
 func unauthorized() error { return hub.Refuse("unauthorized", nil) }
 
-// connect is the connect hook of every namespace.
+// connect is the connect hook of every namespace. All refusals are alike, also in the time that they take.
 func (a *auth) connect(ctx context.Context, s *hub.Socket) error {
+	began := time.Now()
+	err := a.admit(ctx, s)
+	if errors.As(err, new(*hub.Refusal)) {
+		token.Even(ctx, began)
+	}
+	return err
+}
+
+func (a *auth) admit(ctx context.Context, s *hub.Socket) error {
 	settings := a.now.Load()
 	if settings.ring == nil {
 		return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // TestEveryBadTokenIsAnsweredAlike: who holds a token that does not open learns nothing of why, over either
-// transport, and the log says nothing at all.
+// transport, by the clock either, and the log says nothing at all.
 func TestEveryBadTokenIsAnsweredAlike(t *testing.T) {
 	p := start(t, enough, "--auth.required", "--auth.leeway=0s", "--log.level=debug").ready()
 	good := tokenFor(t, "secret-user", time.Hour)
@@ -61,7 +61,11 @@ func TestEveryBadTokenIsAnsweredAlike(t *testing.T) {
 		"with an empty user":         map[string]any{"token": seal(ours, "")},
 	} {
 		for _, transport := range []string{client.WebSocket, client.Polling} {
+			began := time.Now()
 			_, err := tryDial(t, client.Options{URL: p.url(), Auth: auth, Transport: transport})
+			if took := time.Since(began); took < 8*time.Millisecond {
+				t.Errorf("%s, %s: refused after %v, as soon as that was clear", name, transport, took)
+			}
 			var refused *client.Refused
 			if !errors.As(err, &refused) || refused.Message != "unauthorized" {
 				t.Errorf("%s, %s: %v", name, transport, err)

@@ -5,7 +5,9 @@ package conformance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"regexp"
+	"time"
 
 	"tether/hub"
 	"tether/token"
@@ -23,7 +25,11 @@ var dynamic = regexp.MustCompile(`^/dyn-\d+$`)
 func Install(h *hub.Hub, o Options) {
 	root := h.Of("/")
 	root.OnConnect(func(ctx context.Context, s *hub.Socket) error {
+		began := time.Now()
 		if err := admit(ctx, s, o.Keys); err != nil {
+			if errors.As(err, new(*hub.Refusal)) {
+				token.Even(ctx, began)
+			}
 			return err
 		}
 		s.SetData(new(asks))
