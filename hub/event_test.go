@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestEventsOfAConnectionAreHandledInOrder(t *testing.T) {
@@ -365,6 +366,34 @@ func TestWaitingForAnAnswerEnds(t *testing.T) {
 	}
 	if _, err := s.EmitAck(t.Context(), "q"); !errors.Is(err, ErrDisconnected) {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestAClientThatAnswersTwiceHoldsNothingUp has the answers come before anybody looks at the first.
+func TestAClientThatAnswersTwiceHoldsNothingUp(t *testing.T) {
+	h := alone(t, Options{})
+	p, s := connect(t, h)
+	id, answer, err := s.await()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		for i := range 3 {
+			p.say(fmt.Sprintf("3%d[%d]", id, i))
+		}
+	}()
+	select {
+	case <-said:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection is not read any more")
+	}
+	if m := <-answer; string(m.Raw(0)) != "0" {
+		t.Errorf("got answer %s, want the first", m.Raw(0))
+	}
+	if got := h.Stats().Acks; got != 1 {
+		t.Errorf("%d answers are counted, want 1", got)
 	}
 }
 

@@ -180,6 +180,9 @@ func TestLimitOfTheTimeOfAnUpgrade(t *testing.T) {
 					time.Sleep(tt.after)
 					c.write(append(textFrame("5"), textFrame("4on")...))
 					c.wantText("4on")
+					time.Sleep(tt.after / 2) // the limit is over, and nothing of it is left
+					c.write(textFrame("4still on"))
+					c.wantText("4still on")
 					return
 				}
 				if first, payload, err := c.frame(); first != bitFin|opClose || len(payload) != 0 || err != nil {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tether/hub"
@@ -439,4 +441,26 @@ func TestOptionsShowInTheHandshake(t *testing.T) {
 	if _, _, body := s.do("GET", "EIO=4&transport=polling", ""); body != `{"code":0,"message":"Transport unknown"}` {
 		t.Fatalf("got %q", body)
 	}
+}
+
+// lostAnswer is the answer to a client that has gone.
+type lostAnswer struct{ *httptest.ResponseRecorder }
+
+func (lostAnswer) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestAClientThatDoesNotGetWhatItPolledIsGone(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
+		url := pollingSession(h, last)
+		last().c.Send(hub.NewPacket([]byte("4lost"), nil, false))
+		h.ServeHTTP(lostAnswer{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, url, nil))
+		synctest.Wait()
+		select {
+		case got := <-last().closed:
+			if got != hub.ReasonTransportError {
+				t.Errorf("closed for %q", got)
+			}
+		default:
+			t.Error("the session goes on, without the packet")
+		}
+	})
 }
