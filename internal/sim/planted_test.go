@@ -65,8 +65,8 @@ var planted = []mutant{
 		"\t_ = x\n\tswitch e.kind {",
 	}, {
 		"a disconnect of a socket does not close its connection", "deliver.go",
-		"\t\ts.Disconnect(e.flags&flagClose != 0)\n\tdefault:",
-		"\t\ts.Disconnect(false)\n\tdefault:",
+		"\t\ts.Disconnect(e.flags&flagClose != 0)\n\tcase kindEvict:",
+		"\t\ts.Disconnect(false)\n\tcase kindEvict:",
 	}, {
 		"of what is held only the last is kept", "connect.go",
 		"\theld := s.entry.held.push(p,",
@@ -125,8 +125,8 @@ var planted = []mutant{
 		"c.nodes >= reach.Nodes-1\n",
 	}, {
 		"whose registration is through may be the newest", "devices.go",
-		"\t\t\tr.late = 0\n",
-		"\t\t\tr.late = 1\n",
+		"\t\t\tc.stamp = max(c.stamp, o.stamp+1)\n",
+		"",
 	}, {
 		"answers that nobody got in time are awaited for ever", "acks.go",
 		"\tdefer s.unawait(id)\n",

@@ -509,6 +509,22 @@ func (w *world) doJoinMany() bool {
 	return true
 }
 
+// visit emits to some of the rooms of everybody who is in many, at rest: each table has rooms that are not
+// where they are looked for first.
+func (w *world) visit() {
+	const visits = 100
+	for _, c := range w.present() {
+		names := c.rooms()
+		if len(names) < visits {
+			continue
+		}
+		for range visits {
+			w.emit(w.publisherOf(), c.namespace, []string{pick(w, names)}, nil, 1, false)
+			time.Sleep(time.Millisecond) // nobody's queue is filled by it
+		}
+	}
+}
+
 func manyRoom(i int) string { return "m" + strconv.Itoa(i) }
 
 // doLurk connects, and says nothing.

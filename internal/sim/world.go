@@ -318,6 +318,7 @@ func (w *world) emitOne(e *hub.Emitter, p *publisher, names, excepted []string, 
 func (w *world) checkpoint() {
 	w.mend()
 	time.Sleep(8 * time.Second) // reconnecting, catching up, noticing what is gone
+	w.visit()
 	w.jobs.Wait()
 	time.Sleep(2 * time.Second)
 	synctest.Wait()
