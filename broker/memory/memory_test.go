@@ -198,6 +198,84 @@ func TestBusyPublishersLeaveTheRestToRunWithoutLosingOrder(t *testing.T) {
 	delivered.Wait()
 }
 
+// TestPublishersThatWaitForRoomHearOfTheEnd has the subscription end while its queue is full.
+func TestPublishersThatWaitForRoomHearOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		b := memory.NewBus().Broker()
+		start(t, b, func(broker.Message) { <-release })
+		subscribe(t, b, "s")
+		ctx := context.Background()
+		go b.Publish(ctx, broker.Message{Subject: "s"}) // ends with release
+		synctest.Wait()
+		for range 1024 {
+			if _, err := b.Publish(ctx, broker.Message{Subject: "s"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waited := make(chan broker.Reach, 1)
+		go func() {
+			reach, err := b.Publish(ctx, broker.Message{Subject: "s"})
+			if err != nil {
+				t.Error(err)
+			}
+			waited <- reach[0]
+		}()
+		synctest.Wait()
+		if err := b.Unsubscribe(ctx, "s"); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		if reach := <-waited; !reach.Nobody() {
+			t.Errorf("got %v, want nobody", reach)
+		}
+	})
+}
+
+// TestRunDeliversAllThatIsLeftToIt has publishers leave more subjects to Run than it gets to.
+func TestRunDeliversAllThatIsLeftToIt(t *testing.T) {
+	const subjects, messages = 12, 8
+	synctest.Test(t, func(t *testing.T) {
+		step := make(chan struct{})
+		got := make([]int, subjects)
+		b := memory.NewBus().Broker()
+		start(t, b, func(m broker.Message) {
+			<-step
+			i, _ := strconv.Atoi(m.Subject)
+			got[i]++
+		})
+		ctx := context.Background()
+		publish := func(subject string) {
+			if _, err := b.Publish(ctx, broker.Message{Subject: subject}); err != nil {
+				t.Error(err)
+			}
+		}
+		for i := range subjects {
+			subscribe(t, b, strconv.Itoa(i))
+			go publish(strconv.Itoa(i)) // delivers what others publish, until it has enough
+		}
+		for n := 1; n < messages; n++ {
+			synctest.Wait()
+			for i := range subjects {
+				publish(strconv.Itoa(i))
+			}
+			for range subjects {
+				select {
+				case step <- struct{}{}:
+				default:
+				}
+			}
+		}
+		close(step)
+		synctest.Wait()
+		for i, n := range got {
+			if n != messages {
+				t.Errorf("%d messages of subject %d were delivered, want %d", n, i, messages)
+			}
+		}
+	})
+}
+
 func BenchmarkPublish(b *testing.B) {
 	bus := memory.NewBus()
 	p := bus.Broker()

@@ -120,6 +120,41 @@ func TestWhatIsTooOldIsNotDeliveredAndSaidToBeStale(t *testing.T) {
 	})
 }
 
+// TestASessionThatEndsOwnsUpToWhatAWorkerHolds abandons a session while a message is being delivered, while another
+// waits behind it, and when all is done.
+func TestASessionThatEndsOwnsUpToWhatAWorkerHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		d := dispatch.New(func(broker.Message) { <-release })
+		defer d.Close()
+		s, _ := session(nil)
+		on := live()
+		want := func(stamp beat.Stamp, any bool) {
+			t.Helper()
+			if gotStamp, gotAny := d.Abandon(s); gotAny != any || any && gotStamp != stamp {
+				t.Errorf("got %v, %v; want %v, %v", gotStamp, gotAny, stamp, any)
+			}
+		}
+		want(0, false)
+		d.Put(s, broker.Message{Subject: "s"}, on)
+		d.Flush(s)
+		synctest.Wait()
+		want(0, true)
+		time.Sleep(beat.Interval)
+		s.Pulse.Back(s.Pulse.AppendBeat(nil))
+		d.Put(s, broker.Message{Subject: "s"}, on)
+		d.Flush(s)
+		synctest.Wait()
+		want(0, true)
+		release <- struct{}{}
+		synctest.Wait()
+		want(beat.Stamp(beat.Interval), true)
+		close(release)
+		synctest.Wait()
+		want(0, false)
+	})
+}
+
 // TestABeatThatComesBackMakesNothingOlderFresh has a message read before a beat comes back and another behind
 // it, without a Flush between them, and both reached when only the second is fresh.
 func TestABeatThatComesBackMakesNothingOlderFresh(t *testing.T) {
