@@ -193,6 +193,7 @@ func behind(who ...*resident) {
 func (r *rig) wander(i int, names []string, publishers []publisher, long bool, tabs *atomic.Int64, stop <-chan struct{}) {
 	p := publishers[i%len(publishers)]
 	p.name = "instant-" + strconv.Itoa(i) // a stream of its own
+	failed := 0
 	for n := 0; ; n++ {
 		node := r.nodes[rand.IntN(len(r.nodes))]
 		c := newClient(r.book, node.name, node.addr, names[rand.IntN(len(names))])
@@ -217,6 +218,9 @@ func (r *rig) wander(i int, names []string, publishers []publisher, long bool, t
 			how = upgrading
 		}
 		if err := c.start(how); err != nil {
+			if failed++; long && failed < 5 && r.disturbed() {
+				continue // a node that was frozen has dropped it
+			}
 			r.t.Errorf("a client that comes back: %v", err)
 			return
 		}
