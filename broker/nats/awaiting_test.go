@@ -8,6 +8,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/internal/beat"
+	"tether/broker/internal/dispatch"
 )
 
 // TestMoreCancellationsThanAreRememberedDropWhatTheyMayBeFor has a message wait for its mark while others are
@@ -57,5 +58,45 @@ func TestAMarkThatWasNotMadeYetLetsNothingGo(t *testing.T) {
 	}
 	if _, ok := a.next(2); ok {
 		t.Error("mark 2 lets more go than was ahead of it")
+	}
+}
+
+// TestWhatHasBeenPassedOnHoldsNothingOfTheBacklog has messages confirmed, cancelled, and dropped.
+func TestWhatHasBeenPassedOnHoldsNothingOfTheBacklog(t *testing.T) {
+	b := &Broker{interest: newInterest(), names: newNames("p")}
+	s := &subscription{subject: "s", sub: new(natsio.Subscription)}
+	s.live.Store(true)
+	wire, _ := b.names.wire("s")
+	b.interest.subs[wire] = s
+	r := &run{b: b, pulse: beat.NewPulse(), acks: newAcks(nil), backlog: newBacklog(1 << 20)}
+	r.session = &dispatch.Session{Pulse: r.pulse}
+	delivered := make(chan broker.Message, 16)
+	r.out = dispatch.New(func(m broker.Message) { delivered <- m })
+	defer r.out.Close()
+	pass := func(n int) {
+		for range n {
+			r.backlog.put(&natsio.Msg{Subject: wire, Sub: s.sub, Data: make([]byte, 1000)}, false)
+		}
+		r.awaiting.flying = 1 // a mark is under way: none is published
+		if !r.pass(r.backlog.take(nil)) {
+			t.Fatal("it is over")
+		}
+		if got := r.backlog.held.Load(); got < 1000*int64(n) {
+			t.Fatalf("%d messages that wait hold %d bytes", n, got)
+		}
+	}
+	pass(3)
+	r.confirmed(r.awaiting.last)
+	r.out.Flush(r.session)
+	for range 3 {
+		<-delivered
+	}
+	if got := r.backlog.held.Load(); got != 0 {
+		t.Errorf("messages that were delivered hold %d bytes", got)
+	}
+	pass(2)
+	r.drop(errCut)
+	if got := r.backlog.held.Load(); got != 0 {
+		t.Errorf("messages that were dropped hold %d bytes", got)
 	}
 }
