@@ -48,7 +48,7 @@ func (*extra) Close(hub.Reason)  {}
 
 func (*extra) Behind() (<-chan struct{}, error) { return nil, nil }
 
-func (x *extra) Send(*hub.Packet) error {
+func (x *extra) Send(*hub.Packet, *hub.Gate) error {
 	if !x.answered.Load() && x.answered.CompareAndSwap(false, true) {
 		x.c.connected <- struct{}{}
 		return nil

@@ -46,7 +46,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 func (s *Socket) await() (id uint64, answer chan *Message, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state.Load() == stateGone {
+	if s.gate.state.Load() == stateGone {
 		return 0, nil, ErrDisconnected
 	}
 	x := s.extraLocked()

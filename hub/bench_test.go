@@ -22,7 +22,7 @@ func (*sink) Close(Reason)      {}
 
 func (*sink) Behind() (<-chan struct{}, error) { return nil, nil }
 
-func (k *sink) Send(*Packet) error { k.taken++; return nil }
+func (k *sink) Send(*Packet, *Gate) error { k.taken++; return nil }
 
 // deaf is a broker on which nothing arrives: benchmarks deliver by hand.
 type deaf struct{ broker.Broker }
@@ -48,7 +48,7 @@ func crowded(b *testing.B, n int, r *http.Request) (*Hub, []*Socket) {
 		s.join(ctx, 1, Room(fmt.Sprint("user:", i)))
 		s.join(ctx, 0, Everyone)
 		h.joining.unset(c)
-		s.state.Store(stateConnected)
+		s.gate.state.Store(stateConnected)
 		sockets[i] = s
 	}
 	return h, sockets
@@ -260,8 +260,8 @@ type greeted struct {
 	done chan struct{}
 }
 
-func (g *greeted) Send(p *Packet) error {
-	if g.sink.Send(p); g.taken == 2 {
+func (g *greeted) Send(p *Packet, from *Gate) error {
+	if g.sink.Send(p, from); g.taken == 2 {
 		close(g.done)
 	}
 	return nil

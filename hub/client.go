@@ -32,9 +32,10 @@ type Client struct {
 
 // dismissal is about what the server has disconnected. The fields are guarded by the client's mu.
 type dismissal struct {
-	kicked    []string // namespaces
-	closing   bool     // the connection is to be closed when there are no farewells left
-	farewells uint32   // DISCONNECTs that wait for the answer to a CONNECT
+	kicked    []string      // namespaces
+	closing   bool          // the connection is to be closed when no socket is departing
+	departing uint32        // sockets that are gone, and of which something is still to be sent
+	departed  chan struct{} // closed when there are none; nil unless somebody waits for it
 }
 
 func (c *Client) dismissalLocked() *dismissal {
@@ -113,7 +114,7 @@ func (c *Client) text(data []byte) error {
 	case p.Type == socketio.Disconnect:
 		s.leave(ReasonClientDisconnect)
 		return nil
-	case s.state.Load() == stateConnecting:
+	case s.gate.state.Load() == stateConnecting:
 		return errNotJoined
 	}
 	if p.Attachments > 0 {
@@ -233,7 +234,7 @@ func (c *Client) joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := c.sockets; s != nil; s = s.next {
-		if s.state.Load() != stateConnecting {
+		if s.gate.state.Load() != stateConnecting {
 			return true
 		}
 	}
@@ -255,29 +256,51 @@ func (c *Client) close() {
 	c.mu.Lock()
 	d := c.dismissalLocked()
 	d.closing = true
-	now := d.farewells == 0
+	now := d.departing == 0
 	c.mu.Unlock()
 	if now {
 		c.first.conn.Close(ReasonServerDisconnect)
 	}
 }
 
-// defers counts a farewell that cannot be sent yet.
-func (c *Client) defers() {
+// departs counts a socket that is gone, and of which something is still to be sent.
+func (c *Client) departs() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dismissalLocked().farewells++
+	c.dismissalLocked().departing++
 }
 
-// farewell is called when such a one has been sent.
-func (c *Client) farewell() {
+// departed is called when that has been sent.
+func (c *Client) departed() {
 	c.mu.Lock()
-	d := c.dismissalLocked()
-	d.farewells--
-	now := d.farewells == 0 && d.closing
+	d := c.dismissal
+	d.departing--
+	last := d.departing == 0
+	if last && d.departed != nil {
+		close(d.departed)
+		d.departed = nil
+	}
+	closing := last && d.closing
 	c.mu.Unlock()
-	if now {
+	if closing {
 		c.first.conn.Close(ReasonServerDisconnect)
+	}
+}
+
+// awaitDepartures returns once the sockets that are gone have sent everything. A socket of the same
+// namespace can have joined meanwhile: the answer to it must not come before the DISCONNECT of the other.
+func (c *Client) awaitDepartures() {
+	c.mu.Lock()
+	var departed chan struct{}
+	if d := c.dismissal; d != nil && d.departing > 0 {
+		if d.departed == nil {
+			d.departed = make(chan struct{})
+		}
+		departed = d.departed
+	}
+	c.mu.Unlock()
+	if departed != nil {
+		<-departed
 	}
 }
 

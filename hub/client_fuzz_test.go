@@ -97,7 +97,7 @@ func settled(t *testing.T, c *Client) {
 		c.mu.Lock()
 		busy := c.inbox != nil
 		for s := c.sockets; s != nil; s = s.next {
-			busy = busy || s.state.Load() != stateConnected
+			busy = busy || s.gate.state.Load() != stateConnected
 		}
 		c.mu.Unlock()
 		if !busy {

@@ -1,5 +1,7 @@
 package hub
 
+import "sync/atomic"
+
 // Conn is one client's wire: an Engine.IO session, whatever carries it at the moment. A transport
 // implements it, hands it to [Hub.Attach], and from then on feeds the [Client] that it was given.
 type Conn interface {
@@ -14,7 +16,10 @@ type Conn interface {
 	// full its policy decides: the packet or an older one is dropped, or the connection is closed.
 	// Send is called from fan-out with no lock held, and must not call back into the hub on the
 	// same goroutine.
-	Send(p *Packet) error
+	//
+	// If from is shut when p is about to take its place in the order, p is not sent, and the error is
+	// [ErrDisconnected]. So nothing passes a gate after what is sent once it is shut.
+	Send(p *Packet, from *Gate) error
 
 	// Behind returns no channel when less than half of the queue is in use. Otherwise the channel is closed
 	// once that is so again, or the session has ended. The error says that nothing is sent any more.
@@ -25,3 +30,11 @@ type Conn interface {
 	// first reason counts. The transport calls Client.Closed when the session has ended.
 	Close(reason Reason)
 }
+
+// Gate is what the packets of one sender on a wire pass until it has ended, for a [Socket] say. The nil
+// gate is always open.
+type Gate struct{ state atomic.Uint32 }
+
+// Shut reports whether the sender has ended. That does not change again. A connection asks under the
+// lock that orders its packets.
+func (g *Gate) Shut() bool { return g != nil && g.state.Load() == stateGone }

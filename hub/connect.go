@@ -97,6 +97,7 @@ func (c *Client) admit(ctx context.Context, s *Socket) {
 		err = s.settle(ctx)
 	}
 	overdue.Stop()
+	c.awaitDepartures()
 	if err == nil {
 		if c.hub.options.ForgetHandshake {
 			c.forgetHandshake(s)
@@ -105,7 +106,7 @@ func (c *Client) admit(ctx context.Context, s *Socket) {
 		return
 	}
 	interrupted := ctx.Err() != nil
-	if was, _ := s.end(false); was == stateGone {
+	if s.end(false) == stateGone {
 		return // by the client, by a kick, or because the connection has ended
 	}
 	var panicked *panicError
@@ -142,7 +143,7 @@ func (c *Client) refuse(namespace, message string, data any) error {
 		text, _ = json.Marshal(map[string]string{"message": message})
 	}
 	head := socketio.AppendHeader(nil, socketio.Packet{Type: socketio.ConnectError, Namespace: namespace})
-	c.first.conn.Send(newControl(append(head, text...)))
+	c.first.conn.Send(newControl(append(head, text...)), nil)
 	return nil
 }
 
@@ -172,8 +173,7 @@ type entry struct {
 	cancel   context.CancelFunc // ends the hooks' context
 	held     packets
 	over     chan struct{} // closed when the socket is connected, or gone; nil unless somebody waits for it
-	answered bool          // the answer to CONNECT is on its way, and so is what was held
-	farewell bool          // DISCONNECT has to follow the answer; the socket is gone already
+	farewell bool          // DISCONNECT has to follow the answer, and what was held; the socket is gone already
 }
 
 // end tells who waits for it that the socket is not connecting any more. It is called once e is not the
@@ -209,13 +209,13 @@ func (s *Socket) welcome() {
 		return
 	}
 	s.ns.connected.Add(1)
-	s.state.Store(stateWelcome)
+	s.gate.state.Store(stateWelcome)
 	more := len(entry.held.list) > 0
 	s.mu.Unlock()
 	entry.cancel()
 	h.counters.connected.Add(1)
 	h.joining.unset(s.client)
-	if s.state.Load() == stateGone {
+	if s.gate.state.Load() == stateGone {
 		s.client.rearm(true) // it was set when the socket went, and has just been unset
 	}
 
@@ -224,29 +224,30 @@ func (s *Socket) welcome() {
 	head = s.appendID(head)
 	answer := newControl(append(head, `"}`...))
 	answer.more = more // or a DISCONNECT, unless the client is no longer interested
-	s.conn.Send(answer)
+	s.conn.Send(answer, nil)
 
 	s.mu.Lock()
-	for s.entry != nil && len(entry.held.list) > 0 {
+	for (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {
 		held := entry.held.list
 		entry.held = packets{}
 		s.mu.Unlock()
 		for _, p := range held {
-			s.conn.Send(p)
+			s.conn.Send(p, nil)
 		}
 		s.mu.Lock()
 	}
-	if s.entry != nil {
+	gone := s.entry == nil
+	if !gone {
 		s.entry = nil
-		s.state.Store(stateConnected)
+		s.gate.state.Store(stateConnected)
 		entry.end()
 	}
-	entry.answered = true
-	farewell := entry.farewell
 	s.mu.Unlock()
-	if farewell {
-		s.sendDisconnect()
-		s.client.farewell()
+	if gone {
+		if entry.farewell {
+			s.sendDisconnect()
+		}
+		s.client.departed()
 	}
 }
 
@@ -257,10 +258,10 @@ func (s *Socket) hold(p *Packet) error {
 	}
 	limits := &s.client.hub.options.Limits
 	s.mu.Lock()
-	switch s.state.Load() {
+	switch s.gate.state.Load() {
 	case stateConnected:
 		s.mu.Unlock()
-		return s.conn.Send(p)
+		return s.conn.Send(p, &s.gate)
 	case stateGone:
 		s.mu.Unlock()
 		return ErrDisconnected

@@ -112,7 +112,7 @@ func FuzzDeliver(f *testing.F) {
 	s := c.newSocket(h.Of("/"), "")
 	room := h.interest.join(roomSubject("tether", "/", "room"), s)
 	s.seats = []seat{{room, 1}}
-	s.state.Store(stateConnected)
+	s.gate.state.Store(stateConnected)
 
 	text := newPacket([]byte(`42["x"]`), nil, false).Frames()
 	binaries := newPacket([]byte(`452-["x"]`), [][]byte{{1}, bytes.Repeat([]byte{2}, 200)}, false).Frames()
@@ -165,4 +165,4 @@ type lastPacket struct {
 	p *Packet
 }
 
-func (k *lastPacket) Send(p *Packet) error { k.p = p; return nil }
+func (k *lastPacket) Send(p *Packet, _ *Gate) error { k.p = p; return nil }

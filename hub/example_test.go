@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"net/http/httptest"
+	"sync"
 	"time"
 
 	"tether/broker/memory"
@@ -17,6 +18,7 @@ type wire struct {
 	client   *hub.Client
 	answered chan struct{} // closed when the client has been told that it is connected
 	events   chan string   // what it gets then
+	mu       sync.Mutex    // held while a packet takes its place
 }
 
 func (w *wire) ID() string        { return "engine.io session" }
@@ -26,7 +28,12 @@ func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 
 func (w *wire) Close(reason hub.Reason) { go w.client.Closed(reason) }
 
-func (w *wire) Send(p *hub.Packet) error {
+func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if from.Shut() {
+		return hub.ErrDisconnected
+	}
 	if text := string(p.Text()); text[:2] == "40" {
 		close(w.answered)
 	} else {

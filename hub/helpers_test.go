@@ -22,6 +22,7 @@ type wire struct {
 	packets chan *Packet  // what was sent, in order
 	ended   chan struct{} // closed when the client has been told that the connection has ended
 	tasks   sync.WaitGroup
+	sending sync.Mutex // held while a packet takes its place
 
 	mu     sync.Mutex
 	reason Reason
@@ -45,9 +46,14 @@ func (w *wire) Behind() (<-chan struct{}, error) {
 	return w.behind, nil
 }
 
-func (w *wire) Send(p *Packet) error {
+func (w *wire) Send(p *Packet, from *Gate) error {
 	if w.before != nil {
 		w.before(p)
+	}
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	if from.Shut() {
+		return ErrDisconnected
 	}
 	select {
 	case w.packets <- p:

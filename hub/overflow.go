@@ -77,7 +77,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	s.mu.Lock()
 	entry := s.entry
 	switch {
-	case s.state.Load() == stateGone:
+	case s.gate.state.Load() == stateGone:
 		s.mu.Unlock()
 		return nil, ErrDisconnected
 	case entry == nil:
@@ -89,7 +89,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 		return behind, err
 	}
 	defer s.mu.Unlock()
-	if s.state.Load() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
+	if s.gate.state.Load() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
 		limits := &s.client.hub.options.Limits
 		if 2*len(entry.held.list) >= limits.Held || 2*entry.held.bytes >= limits.HeldBytes {
 			return nil, ErrConnecting

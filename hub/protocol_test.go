@@ -390,7 +390,7 @@ func TestDisconnectWithCloseTellsEveryNamespaceFirst(t *testing.T) {
 // A kick that comes while the answer to CONNECT is being sent, or what was held after it, is told to
 // the client after that, and the connection closed after the kick.
 func TestAKickDuringTheWelcomeComesAfterTheAnswer(t *testing.T) {
-	for during, want := range map[string][]string{"40": {"40", "41"}, "42": {"40", "42", "41"}} {
+	for during, want := range map[string][]string{"40": {"40", "42", "41"}, "42": {"40", "42", "41"}} {
 		for _, closing := range []bool{false, true} {
 			h := alone(t, Options{})
 			h.Of("/other")
@@ -401,7 +401,7 @@ func TestAKickDuringTheWelcomeComesAfterTheAnswer(t *testing.T) {
 			p := dialWith(t, h, w)
 			p.say("0/other,")
 			other := p.joined("/other")
-			waitFor(t, func() bool { return other.state.Load() == stateConnected }, "not connected")
+			waitFor(t, func() bool { return other.gate.state.Load() == stateConnected }, "not connected")
 			w.before = func(packet *Packet) {
 				if strings.HasPrefix(string(packet.Text()), during) {
 					done := make(chan struct{})

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tether/internal/socketio"
@@ -18,7 +17,7 @@ import (
 // return ErrDisconnected.
 type Socket struct {
 	conn   Conn              // immutable; the client's, here because fan-out goes past many
-	state  atomic.Uint32     // one of the states below; written with mu held
+	gate   Gate              // in one of the states below; written with mu held
 	place  uint32            // immutable; in the hub's roster, and in the ID
 	nonce  [randomBytes]byte // immutable; in the ID
 	ns     *Namespace        // immutable
@@ -100,7 +99,7 @@ func (s *Socket) Transport() string { return s.conn.Transport() }
 
 // Connected reports whether the client has been told that it is connected, and is not gone.
 func (s *Socket) Connected() bool {
-	state := s.state.Load()
+	state := s.gate.state.Load()
 	return state == stateWelcome || state == stateConnected
 }
 
@@ -156,7 +155,7 @@ func (s *Socket) join(ctx context.Context, since int64, rooms ...Room) (fresh bo
 	memberships := make([]membership, len(rooms))
 	s.mu.Lock()
 	for i, r := range rooms {
-		if s.state.Load() == stateGone {
+		if s.gate.state.Load() == stateGone {
 			err = ErrDisconnected
 			break
 		}
@@ -220,7 +219,7 @@ func (s *Socket) Leave(rooms ...Room) {
 	h := s.client.hub
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state.Load() == stateGone {
+	if s.gate.state.Load() == stateGone {
 		return
 	}
 	for _, r := range rooms {
@@ -290,9 +289,9 @@ func (s *Socket) send(head socketio.Packet, event string, args []any, t Terms) e
 
 // push hands a packet to the connection, or keeps it while the socket is connecting.
 func (s *Socket) push(p *Packet) error {
-	switch s.state.Load() {
+	switch s.gate.state.Load() {
 	case stateConnected:
-		return s.conn.Send(p)
+		return s.conn.Send(p, &s.gate)
 	case stateGone:
 		return ErrDisconnected
 	}
@@ -312,7 +311,7 @@ func (s *Socket) ExpireAt(t time.Time) {
 		return
 	}
 	h.expiring.set(s, t.Round(0)) // without the monotonic reading that t may have
-	if s.state.Load() == stateGone {
+	if s.gate.state.Load() == stateGone {
 		h.expiring.unset(s)
 	}
 }
@@ -335,59 +334,55 @@ func (s *Socket) Disconnect(closeConnection bool) {
 func (s *Socket) Drop() { s.conn.Close(ReasonServerClose) }
 
 // kick disconnects the socket by the server's will. A client that is just being told that it is
-// connected is told after that.
+// connected is told after that, by welcome.
 func (s *Socket) kick() {
-	was, entry := s.end(true)
-	switch was {
+	switch s.end(true) {
 	case stateGone:
 		return
 	case stateConnecting:
 		s.client.refuse(s.ns.name, refusedKicked, nil)
 		return
-	}
-	deferred := false
-	if entry != nil {
-		s.mu.Lock()
-		if deferred = !entry.answered; deferred {
-			entry.farewell = true
-			s.client.defers()
-		}
-		s.mu.Unlock()
-	}
-	if !deferred {
+	case stateConnected:
 		s.sendDisconnect()
+		s.client.departed()
 	}
 	s.client.enqueue(task{socket: s, reason: ReasonServerDisconnect})
 }
 
+// sendDisconnect is called when the gate is shut, so that nothing of the socket's follows.
 func (s *Socket) sendDisconnect() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Disconnect, Namespace: s.ns.name})
-	s.conn.Send(newControl(head))
+	s.conn.Send(newControl(head), nil)
 }
 
 // leave ends the socket because of its client or its connection.
 func (s *Socket) leave(reason Reason) {
-	if was, _ := s.end(false); was == stateWelcome || was == stateConnected {
+	if was := s.end(false); was == stateWelcome || was == stateConnected {
 		s.client.enqueue(task{socket: s, reason: reason})
 	}
 }
 
 // end takes the socket out of everything, except that Rooms still knows its rooms. It returns the
-// state that it was in, and what it had while it was connecting. Only the first call does anything;
-// others return stateGone.
-func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
+// state that it was in. Only the first call does anything; others return stateGone. If something is to
+// be sent yet, which is DISCONNECT for one that was kicked, Client.departed has to be called when that is done.
+func (s *Socket) end(kicked bool) (was uint32) {
 	h := s.client.hub
 	s.mu.Lock()
-	was = s.state.Load()
+	was = s.gate.state.Load()
 	if was == stateGone {
 		s.mu.Unlock()
-		return was, nil
+		return was
 	}
-	s.state.Store(stateGone)
-	var acks *acks
-	if entry, s.entry = s.entry, nil; entry != nil {
+	if was == stateWelcome || was == stateConnected && kicked {
+		s.client.departs()
+	}
+	s.gate.state.Store(stateGone)
+	entry := s.entry
+	if s.entry = nil; entry != nil {
+		entry.farewell = kicked
 		entry.end()
 	}
+	var acks *acks
 	if s.extra != nil {
 		acks, s.extra.acks = s.extra.acks, nil
 	}
@@ -407,5 +402,5 @@ func (s *Socket) end(kicked bool) (was uint32, entry *entry) {
 	h.sockets.remove(s.place)
 	h.expiring.unset(s)
 	h.release(s.ns)
-	return was, entry
+	return was
 }

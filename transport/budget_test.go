@@ -25,7 +25,7 @@ func TestTheBudgetOfAllQueues(t *testing.T) {
 	}
 	send := func(i int) {
 		t.Helper()
-		if err := echos[i].c.Send(termed("x", size, hub.Terms{Overflow: hub.DropNewest})); err != nil {
+		if err := echos[i].c.Send(termed("x", size, hub.Terms{Overflow: hub.DropNewest}), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,7 +45,7 @@ func TestTheBudgetOfAllQueues(t *testing.T) {
 	if got := s.h.Stats(); got.Queued != 6*(size+packetCost) || got.Slow != 1 {
 		t.Fatalf("at the limit: %+v", got)
 	}
-	echos[0].c.Send(hub.NewPacket([]byte("4small"), nil, false))
+	echos[0].c.Send(hub.NewPacket([]byte("4small"), nil, false), nil)
 	if got := receive(t, echos[2].closed); got != hub.ReasonServerClose {
 		t.Errorf("closed for %q", got)
 	}
@@ -82,7 +82,7 @@ func TestWhatManyWaitForCountsOnce(t *testing.T) {
 	for i := range 10 {
 		p := termed(fmt.Sprint(i), size, hub.Terms{})
 		for _, e := range echos {
-			if err := e.c.Send(p); err != nil {
+			if err := e.c.Send(p, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,9 +140,9 @@ func TestManyStuckClientsAreWithinTheBudget(t *testing.T) {
 	for w := range 4 {
 		writers.Go(func() {
 			for i := w; i < stuck; i += 4 {
-				all[i].c.Send(termed("x", 500_000, hub.Terms{})) // more than the kernel takes
+				all[i].c.Send(termed("x", 500_000, hub.Terms{}), nil) // more than the kernel takes
 				for range 250 {
-					if err := all[i].c.Send(termed("x", size, hub.Terms{})); errors.Is(err, hub.ErrSlowConsumer) {
+					if err := all[i].c.Send(termed("x", size, hub.Terms{}), nil); errors.Is(err, hub.ErrSlowConsumer) {
 						t.Error("a queue is full by itself")
 					}
 				}
@@ -151,12 +151,12 @@ func TestManyStuckClientsAreWithinTheBudget(t *testing.T) {
 	}
 	sent := 0
 	for ; sent < 500; sent++ {
-		if err := e.c.Send(termed(fmt.Sprint(sent), size, hub.Terms{})); err != nil {
+		if err := e.c.Send(termed(fmt.Sprint(sent), size, hub.Terms{}), nil); err != nil {
 			t.Fatal(err)
 		}
 		receive(t, got) // it keeps up
 	}
-	if err := e.c.Send(termed("end", size, hub.Terms{})); err != nil {
+	if err := e.c.Send(termed("end", size, hub.Terms{}), nil); err != nil {
 		t.Fatal(err)
 	}
 	writers.Wait()

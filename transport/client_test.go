@@ -52,11 +52,11 @@ type echo struct {
 }
 
 func (e *echo) Text(data []byte) error {
-	return e.c.Send(hub.NewPacket(append([]byte{'4'}, data...), nil, false))
+	return e.c.Send(hub.NewPacket(append([]byte{'4'}, data...), nil, false), nil)
 }
 
 func (e *echo) Binary(data []byte) error {
-	return e.c.Send(hub.NewPacket(nil, [][]byte{data}, false))
+	return e.c.Send(hub.NewPacket(nil, [][]byte{data}, false), nil)
 }
 
 func (e *echo) Busy() <-chan struct{}    { return nil }

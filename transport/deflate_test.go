@@ -88,7 +88,7 @@ func TestCompressedMessagesAreServed(t *testing.T) {
 
 	// A packet is compressed once for all, and what does not compress goes as it is.
 	p := hub.NewPacket([]byte("4"+strings.Repeat("x", 2000)), [][]byte{{1, 2, 3}}, false)
-	e.c.Send(p)
+	e.c.Send(p, nil)
 	c.frame()
 	if first, got, err := c.frame(); first != bitFin|opBinary || string(got) != "\x01\x02\x03" || err != nil {
 		t.Fatalf("got %#x %q %v", first, got, err)

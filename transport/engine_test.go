@@ -52,7 +52,7 @@ func TestAClientUpgrades(t *testing.T) {
 		t.Fatalf("the open GET got %q, want 6", got)
 	}
 	e := s.session()
-	if err := e.c.Send(hub.NewPacket([]byte("4between"), nil, false)); err != nil {
+	if err := e.c.Send(hub.NewPacket([]byte("4between"), nil, false), nil); err != nil {
 		t.Fatal(err)
 	}
 	ws.send("5")

@@ -199,7 +199,7 @@ func TestStalledWritesOnEpollWaitWithoutAGoroutine(t *testing.T) {
 		e := s.session()
 		carrierOf(t, e)
 		for i := range packets {
-			if err := e.c.Send(packetOf(strconv.Itoa(i)+" ", 200_000)); err != nil {
+			if err := e.c.Send(packetOf(strconv.Itoa(i)+" ", 200_000), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -225,7 +225,7 @@ func TestAClientOnEpollMustTakeAChunkInTime(t *testing.T) {
 	c := s.websocket()
 	e := s.session()
 	carrierOf(t, e)
-	e.c.Send(packetOf("big", 16<<20))
+	e.c.Send(packetOf("big", 16<<20), nil)
 	var deadline int64
 	waiting := func(more func(o *outbound) bool) {
 		waitFor(t, e, func(s *session) bool {
@@ -281,8 +281,8 @@ func TestDescriptorsAreClosed(t *testing.T) {
 			func(c *wsClient, e *echo) { c.send("1") },
 			func(c *wsClient, e *echo) { e.c.Close(hub.ReasonServerDisconnect) },
 			func(c *wsClient, e *echo) { e.c.Close(hub.ReasonServerDisconnect); c.conn.Close() },
-			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20)) },
-			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20)); c.conn.Close() },
+			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20), nil) },
+			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20), nil); c.conn.Close() },
 			func(c *wsClient, e *echo) {}, // until the handler closes
 		}
 		for range 5 {
@@ -344,7 +344,7 @@ func TestReusedDescriptorsReachNobodyElse(t *testing.T) {
 				}
 				mu.Unlock()
 				for name, c := range all {
-					c.Send(hub.NewPacket([]byte("4to "+name), nil, false))
+					c.Send(hub.NewPacket([]byte("4to "+name), nil, false), nil)
 				}
 				runtime.Gosched()
 			}

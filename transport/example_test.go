@@ -49,7 +49,7 @@ func Example() {
 type shouter struct{ conn hub.Conn }
 
 func (s shouter) Text(data []byte) error {
-	return s.conn.Send(hub.NewPacket([]byte("4"+string(data)+"!"), nil, false))
+	return s.conn.Send(hub.NewPacket([]byte("4"+string(data)+"!"), nil, false), nil)
 }
 func (s shouter) Binary([]byte) error   { return nil }
 func (s shouter) Busy() <-chan struct{} { return nil }

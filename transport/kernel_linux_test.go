@@ -46,7 +46,7 @@ func TestWhatTheKernelHoldsForAClientIsBounded(t *testing.T) {
 		c := s.websocket()
 		e := s.session()
 		c.write(textFrame("4half a message, as long as it likes")[:10])
-		e.c.Send(termed("x", 8<<20, hub.Terms{}))
+		e.c.Send(termed("x", 8<<20, hub.Terms{}), nil)
 		waitFor(t, e, func(s *session) bool { return s.writing && s.queue.empty() })
 		most := 0
 		for range 100 { // it may take more while the client's side still does

@@ -98,7 +98,7 @@ func TestLimitOfTheTimeToTakeTheLastPackets(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 				url := pollingSession(h, last)
-				last().c.Send(hub.NewPacket([]byte("41"), nil, false))
+				last().c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
 				last().c.Close(tt.reason)
 				time.Sleep(tt.after)
 				synctest.Wait()
@@ -192,7 +192,7 @@ func TestLimitOfTheTimeOfAnUpgrade(t *testing.T) {
 					t.Errorf("closed after %v, want %v", got, tt.after)
 				}
 				ours.Close()
-				last().c.Send(hub.NewPacket([]byte("4still"), nil, false))
+				last().c.Send(hub.NewPacket([]byte("4still"), nil, false), nil)
 				if status, body := pollOnce(h, url); status != 200 || body != "4still" {
 					t.Errorf("polling got %d %q", status, body)
 				}

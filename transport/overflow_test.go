@@ -107,7 +107,7 @@ func TestEveryPacketHasItsPolicy(t *testing.T) {
 				for word := range strings.FieldsSeq(row.sends) {
 					var p testTerms
 					p.parse(word)
-					if err := e.c.Send(termed(p.name, 1000, p.t)); errors.Is(err, hub.ErrSlowConsumer) {
+					if err := e.c.Send(termed(p.name, 1000, p.t), nil); errors.Is(err, hub.ErrSlowConsumer) {
 						refused = append(refused, p.name)
 					} else if err != nil {
 						t.Fatal(err)
@@ -134,7 +134,7 @@ func TestEveryPacketHasItsPolicy(t *testing.T) {
 				if got := strings.Join(arrived, " "); got != row.want {
 					t.Errorf("%q arrive, want %q", got, row.want)
 				}
-				if err := e.c.Send(termed("later", 1000, hub.Terms{})); err != nil || got() != "later" {
+				if err := e.c.Send(termed("later", 1000, hub.Terms{}), nil); err != nil || got() != "later" {
 					t.Errorf("later: %v", err)
 				}
 			})
@@ -179,7 +179,7 @@ func fly(t *testing.T, e *echo) {
 	if e.c.Transport() == Polling {
 		return
 	}
-	if err := e.c.Send(termed(flying, 4<<20, hub.Terms{})); err != nil {
+	if err := e.c.Send(termed(flying, 4<<20, hub.Terms{}), nil); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, e, func(s *session) bool { return s.writing && s.queue.empty() })
@@ -224,9 +224,9 @@ func TestABinaryPacketIsDroppedAsAWhole(t *testing.T) {
 		e := s.session()
 		fly(t, e)
 		for i := range 5 {
-			e.c.Send(binary(fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest}))
-			e.c.Send(binary("k"+fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest, Key: "k"}))
-			e.c.Send(hub.NewPacket(fmt.Appendf(nil, "4t%d", i), nil, false))
+			e.c.Send(binary(fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest}), nil)
+			e.c.Send(binary("k"+fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest, Key: "k"}), nil)
+			e.c.Send(hub.NewPacket(fmt.Appendf(nil, "4t%d", i), nil, false), nil)
 		}
 		got := ""
 		for range 5 + 3 {
@@ -371,7 +371,7 @@ func TestTheLogTellsOfSlowConsumersNowAndThen(t *testing.T) {
 	s.polling()
 	e := s.session()
 	for range 100 {
-		e.c.Send(termed("", 600, hub.Terms{Overflow: hub.DropNewest}))
+		e.c.Send(termed("", 600, hub.Terms{Overflow: hub.DropNewest}), nil)
 	}
 	for deadline := time.Now().Add(wait); strings.Count(log.String(), "\n") == 0; {
 		if time.Now().After(deadline) {
@@ -379,7 +379,7 @@ func TestTheLogTellsOfSlowConsumersNowAndThen(t *testing.T) {
 		}
 	}
 	s.h.slow.told.Store(s.h.now() - int64(slowLogTime)) // it was ten seconds ago
-	e.c.Send(termed("", 600, hub.Terms{Overflow: hub.CloseSlow}))
+	e.c.Send(termed("", 600, hub.Terms{Overflow: hub.CloseSlow}), nil)
 	receive(t, e.closed)
 	s.h.Close()
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
@@ -440,9 +440,9 @@ func TestWhoWaitsForRoomIsTold(t *testing.T) {
 			return c
 		}
 		behind(false)
-		e.c.Send(termed("a", 999, hub.Terms{}))
+		e.c.Send(termed("a", 999, hub.Terms{}), nil)
 		behind(false)
-		e.c.Send(termed("b", 7, hub.Terms{}))
+		e.c.Send(termed("b", 7, hub.Terms{}), nil)
 		told := []<-chan struct{}{behind(true), behind(true)}
 		next()
 		next()
@@ -453,11 +453,11 @@ func TestWhoWaitsForRoomIsTold(t *testing.T) {
 
 		for name, end := range map[string]func(){
 			"Close": func() { e.c.Close(hub.ReasonServerDisconnect) },
-			"slow":  func() { e.c.Send(termed("past", 1500, hub.Terms{})) },
+			"slow":  func() { e.c.Send(termed("past", 1500, hub.Terms{}), nil) },
 			"fail":  func() { e.c.(*session).fail(hub.ReasonTransportError) },
 		} {
 			_, e = connect()
-			e.c.Send(termed("a", 1000, hub.Terms{}))
+			e.c.Send(termed("a", 1000, hub.Terms{}), nil)
 			c := behind(true)
 			end()
 			receive(t, c)

@@ -330,9 +330,9 @@ func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
 	e := s.session()
-	e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+	e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
 	e.c.Close(hub.ReasonServerDisconnect)
-	if err := e.c.Send(hub.NewPacket([]byte("4late"), nil, false)); err == nil {
+	if err := e.c.Send(hub.NewPacket([]byte("4late"), nil, false), nil); err == nil {
 		t.Error("a packet was taken after Close")
 	}
 	c.want("41")
@@ -344,7 +344,7 @@ func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
 
 	c = s.polling() // a client that goes by itself then
 	e = s.session()
-	e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+	e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
 	e.c.Close(hub.ReasonServerDisconnect)
 	c.want("41")
 	c.post("1")
@@ -368,7 +368,7 @@ func TestAResponseHasAtMostSixteenPackets(t *testing.T) {
 	e := s.session()
 	var want []string
 	send := func(text string, attachments ...[]byte) {
-		e.c.Send(hub.NewPacket([]byte(text), attachments, false))
+		e.c.Send(hub.NewPacket([]byte(text), attachments, false), nil)
 		want = append(want, text)
 		for range attachments {
 			want = append(want, "bAQ==")
@@ -451,7 +451,7 @@ func (lostAnswer) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 func TestAClientThatDoesNotGetWhatItPolledIsGone(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 		url := pollingSession(h, last)
-		last().c.Send(hub.NewPacket([]byte("4lost"), nil, false))
+		last().c.Send(hub.NewPacket([]byte("4lost"), nil, false), nil)
 		h.ServeHTTP(lostAnswer{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, url, nil))
 		synctest.Wait()
 		select {

@@ -56,7 +56,7 @@ func twoClients(t *testing.T) (h *Handler, a, b *echo, ca, cb *wsClient) {
 func say(t *testing.T, e *echo, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
-		if err := e.c.Send(hub.NewPacket([]byte(text), nil, false)); err != nil {
+		if err := e.c.Send(hub.NewPacket([]byte(text), nil, false), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -147,7 +147,7 @@ func (s *session) Transport() string {
 
 // Send implements [hub.Conn]. A packet for an idle connection is written at once, or queued so that the
 // packets of a burst share their writes: see run.
-func (s *session) Send(p *hub.Packet) error {
+func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
 	if left := s.h.flushers.alone.Load(); left != nil && left != s {
 		s.h.flushLeft(left)
 	}
@@ -156,6 +156,10 @@ func (s *session) Send(p *hub.Packet) error {
 	if s.state != stateOpen {
 		s.mu.Unlock()
 		return errClosed
+	}
+	if from.Shut() {
+		s.mu.Unlock()
+		return hub.ErrDisconnected
 	}
 	if p.Volatile() && !s.readyLocked() {
 		s.mu.Unlock()

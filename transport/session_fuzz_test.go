@@ -149,7 +149,7 @@ func (s *script) step(op byte, rest []byte) {
 		s.write(text("4" + part))
 	case 8, 9:
 		s.sent++
-		if s.e.c.Send(hub.NewPacket([]byte("4#"+strconv.Itoa(s.sent)), nil, false)) != nil {
+		if s.e.c.Send(hub.NewPacket([]byte("4#"+strconv.Itoa(s.sent)), nil, false), nil) != nil {
 			s.sent--
 		}
 	case 10:

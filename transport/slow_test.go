@@ -26,7 +26,7 @@ func packetOf(text string, n int) *hub.Packet {
 // it and waits.
 func inFlight(t *testing.T, e *echo, n int) {
 	t.Helper()
-	if err := e.c.Send(packetOf("flying", n)); err != nil {
+	if err := e.c.Send(packetOf("flying", n), nil); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()
@@ -38,17 +38,17 @@ func TestAFullQueueEndsTheConnection(t *testing.T) {
 		e := last()
 		inFlight(t, e, 4000)
 		for _, n := range []int{4000, 6000} { // to the limit: what is flying comes on top
-			if err := e.c.Send(packetOf("waits", n)); err != nil {
+			if err := e.c.Send(packetOf("waits", n), nil); err != nil {
 				t.Fatalf("at the limit: %v", err)
 			}
 		}
-		if err := e.c.Send(hub.NewPacket(nil, [][]byte{nil}, false)); !errors.Is(err, hub.ErrSlowConsumer) {
+		if err := e.c.Send(hub.NewPacket(nil, [][]byte{nil}, false), nil); !errors.Is(err, hub.ErrSlowConsumer) {
 			t.Fatalf("past the limit: got %v, want %v", err, hub.ErrSlowConsumer)
 		}
 		if got := <-e.closed; got != hub.ReasonServerClose {
 			t.Fatalf("closed for %q", got)
 		}
-		if err := e.c.Send(packetOf("late", 100)); err == nil {
+		if err := e.c.Send(packetOf("late", 100), nil); err == nil {
 			t.Error("an ended session takes packets")
 		}
 	})
@@ -65,7 +65,7 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 			inFlight(t, e, 1000)
 			refused := 0
 			for i := range 6 {
-				switch err := e.c.Send(packetOf(strconv.Itoa(i), 1000)); {
+				switch err := e.c.Send(packetOf(strconv.Itoa(i), 1000), nil); {
 				case errors.Is(err, hub.ErrSlowConsumer):
 					refused++
 				case err != nil:
@@ -80,7 +80,7 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 				got = append(got, strings.Trim(c.text(), "4x"))
 			}
 			synctest.Wait()
-			if err := e.c.Send(packetOf("later", 1000)); err != nil { // there is room again
+			if err := e.c.Send(packetOf("later", 1000), nil); err != nil { // there is room again
 				t.Fatal(err)
 			}
 			got = append(got, strings.Trim(c.text(), "4x"))
@@ -124,7 +124,7 @@ func TestAClientThatStopsReadingIsGoneWithinTheWriteTimeout(t *testing.T) {
 		e := s.session()
 		start := time.Now()
 		big := packetOf("big", 4<<20)
-		e.c.Send(big)
+		e.c.Send(big, nil)
 		if got := receive(t, e.closed); got != hub.ReasonServerClose {
 			t.Fatalf("closed for %q", got)
 		}
@@ -138,11 +138,11 @@ func TestAPacketThatIsLargerThanTheQueueIsTakenWhenNothingWaits(t *testing.T) {
 	s := serve(t, Options{QueueBytes: 1000})
 	c := s.websocket()
 	e := s.session()
-	if err := e.c.Send(packetOf("big", 100_000)); err != nil {
+	if err := e.c.Send(packetOf("big", 100_000), nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []int{600, 400} { // whether it is being written by now or not
-		if err := e.c.Send(packetOf("behind", n)); err != nil {
+		if err := e.c.Send(packetOf("behind", n), nil); err != nil {
 			t.Fatalf("behind it: %v", err)
 		}
 	}
@@ -167,12 +167,12 @@ func TestTheQueueHoldsWhatItsLimitSays(t *testing.T) {
 			t.Fatalf("a packet of %d bytes, want %d", b.Size(), rest)
 		}
 		for _, p := range []*hub.Packet{a, b} {
-			if err := e.c.Send(p); err != nil {
+			if err := e.c.Send(p, nil); err != nil {
 				t.Fatalf("at the limit: %v", err)
 			}
 		}
 		past := hub.NewPacket([]byte("4"), nil, false)
-		err := e.c.Send(past)
+		err := e.c.Send(past, nil)
 		switch policy {
 		case Close:
 			if !errors.Is(err, hub.ErrSlowConsumer) {
@@ -201,12 +201,12 @@ func TestVolatilePacketsAreDroppedWhenTheWireIsNotReady(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
 	e := s.session()
-	if err := e.c.Send(volatile("nobody polls")); err != nil {
+	if err := e.c.Send(volatile("nobody polls"), nil); err != nil {
 		t.Fatal(err)
 	}
 	get := background(t, func() string { _, b := c.get(); return b })
 	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
-	e.c.Send(volatile("now"))
+	e.c.Send(volatile("now"), nil)
 	if got := get(); got != "4now" {
 		t.Fatalf("got %q", got)
 	}
@@ -214,14 +214,14 @@ func TestVolatilePacketsAreDroppedWhenTheWireIsNotReady(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 		c := pipe(t, h, "EIO=4&transport=websocket")
 		e := last()
-		e.c.Send(volatile("idle"))
+		e.c.Send(volatile("idle"), nil)
 		c.wantText("4idle")
 		synctest.Wait()
 		inFlight(t, e, 1000)
-		e.c.Send(volatile("busy"))
+		e.c.Send(volatile("busy"), nil)
 		c.text()
 		synctest.Wait()
-		e.c.Send(volatile("idle again"))
+		e.c.Send(volatile("idle again"), nil)
 		c.wantText("4idle again")
 	})
 }
@@ -232,9 +232,9 @@ func TestWhatIsQueuedLeavesBeforeTheClose(t *testing.T) {
 		c := s.websocket()
 		e := s.session()
 		for i := range n {
-			e.c.Send(hub.NewPacket([]byte("4"+strconv.Itoa(i)+strings.Repeat("x", 1000)), nil, false))
+			e.c.Send(hub.NewPacket([]byte("4"+strconv.Itoa(i)+strings.Repeat("x", 1000)), nil, false), nil)
 		}
-		e.c.Send(hub.NewPacket([]byte("41"), nil, false))
+		e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
 		e.c.Close(hub.ReasonServerDisconnect)
 		e.c.Close(hub.ReasonShutdown) // the first counts
 		c.write(bytes.Repeat(textFrame("4late"), 10))
@@ -265,7 +265,7 @@ func TestManyWritersKeepTheirOrder(t *testing.T) {
 					if i%97 == 0 {
 						text = append(text, bytes.Repeat([]byte{'x'}, 100_000)...)
 					}
-					if err := e.c.Send(hub.NewPacket(text, nil, false)); err != nil {
+					if err := e.c.Send(hub.NewPacket(text, nil, false), nil); err != nil {
 						t.Error(err)
 						return
 					}
@@ -326,7 +326,7 @@ func TestClosingTheHandlerEndsEverySession(t *testing.T) {
 	all := []*echo{s.session(), s.session(), s.session()}
 	get := background(t, func() string { _, b := waiting.get(); return b })
 	waitFor(t, all[2], func(ss *session) bool { return ss.poll.waiting })
-	all[0].c.Send(hub.NewPacket([]byte("4last"), nil, false))
+	all[0].c.Send(hub.NewPacket([]byte("4last"), nil, false), nil)
 	closed := background(t, func() error { return s.h.Close() })
 	ws.wantText("4last")
 	ws.wantClose(0)

@@ -29,7 +29,7 @@ func TestNothingIsLostOrReorderedWhileClientsUpgrade(t *testing.T) {
 				if i%100 == 0 { // with an attachment, which must stay behind its text
 					p = hub.NewPacket([]byte("4s"+strconv.Itoa(i)), [][]byte{[]byte(strconv.Itoa(i))}, false)
 				}
-				if err := e.c.Send(p); err != nil {
+				if err := e.c.Send(p, nil); err != nil {
 					t.Errorf("packet %d: %v", i, err)
 					return
 				}

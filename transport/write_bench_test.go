@@ -191,7 +191,7 @@ func benchmarkWrites(b *testing.B, clients, burst int, pace time.Duration) {
 		measure(b, burst*clients, pace, func() {
 			for _, s := range all {
 				for range burst {
-					s.Send(p)
+					s.Send(p, nil)
 				}
 			}
 		}, func() bool {
@@ -227,7 +227,7 @@ func BenchmarkTargeted(b *testing.B) {
 	})
 	b.Run("session", func(b *testing.B) {
 		s := sessions(b, 1)[0]
-		median(b, func() { s.Send(p) })
+		median(b, func() { s.Send(p, nil) })
 	})
 }
 

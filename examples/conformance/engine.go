@@ -13,11 +13,11 @@ func echoEngine(c hub.Conn, _ *http.Request) (transport.Receiver, error) { retur
 type engineEcho struct{ conn hub.Conn }
 
 func (e engineEcho) Text(data []byte) error {
-	return e.conn.Send(hub.NewPacket(append([]byte{'4'}, data...), nil, false))
+	return e.conn.Send(hub.NewPacket(append([]byte{'4'}, data...), nil, false), nil)
 }
 
 func (e engineEcho) Binary(data []byte) error {
-	return e.conn.Send(hub.NewPacket(nil, [][]byte{data}, false))
+	return e.conn.Send(hub.NewPacket(nil, [][]byte{data}, false), nil)
 }
 
 func (engineEcho) Busy() <-chan struct{} { return nil }

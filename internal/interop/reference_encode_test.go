@@ -21,7 +21,7 @@ func (w *wire) Transport() string { return "websocket" }
 func (w *wire) Close(hub.Reason)  {}
 
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
-func (w *wire) Send(p *hub.Packet) error {
+func (w *wire) Send(p *hub.Packet, _ *hub.Gate) error {
 	w.packets <- p
 	return nil
 }

@@ -114,6 +114,7 @@ func (w *world) question(c *client, s *hub.Socket, number, awaited int, patience
 			w.violate("%s: question %d was given up %v after the connection had ended", c, number, deadline.Sub(at))
 		}
 	case errors.Is(err, hub.ErrDisconnected), errors.Is(err, hub.ErrSlowConsumer):
+		time.Sleep(10 * maxHesitation) // DISCONNECT may wait for the answer to CONNECT, and what was held
 		if c.alive() && !c.dismissed() {
 			w.violate("%s: question %d: %v", c, number, err)
 		}

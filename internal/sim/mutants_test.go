@@ -50,13 +50,13 @@ var mutants = []mutant{
 	}, {
 		"what is emitted to a connecting socket is not held", "socket.go",
 		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.hold(p)",
-		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.conn.Send(p)",
+		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.conn.Send(p, &s.gate)",
 	}, {
 		"what was held is let go after what comes later", "connect.go",
-		"	s.state.Store(stateWelcome)\n", "	s.state.Store(stateConnected)\n",
+		"	s.gate.state.Store(stateWelcome)\n", "	s.gate.state.Store(stateConnected)\n",
 	}, {
 		"what was held is forgotten", "connect.go",
-		"		for _, p := range held {\n			s.conn.Send(p)\n		}", "		clear(held)",
+		"		for _, p := range held {\n			s.conn.Send(p, nil)\n		}", "		clear(held)",
 	}, {
 		"the answer comes before the socket is reachable", "connect.go",
 		"	_, err := s.join(ctx, 0, Everyone)\n	return err",

@@ -84,6 +84,18 @@ func (n *node) accept(c hub.Conn, r *http.Request) (transport.Receiver, error) {
 	return receiver{k}, nil
 }
 
+// maxPause is how long the transport waits for the hub: PingInterval and PingTimeout.
+const maxPause = 45 * time.Second
+
+// strandedFor reports whether the node's link to the broker has been down for that long.
+func (n *node) strandedFor(d time.Duration) bool {
+	if n.peer == nil {
+		return false
+	}
+	since := n.peer.troubled()
+	return !since.IsZero() && time.Since(since) >= d
+}
+
 // receiver is a hub.Client that is watched.
 type receiver struct{ k *wire }
 
@@ -110,6 +122,9 @@ func (r receiver) Closed(reason hub.Reason) {
 	k.mu.Lock()
 	switch reason {
 	case hub.ReasonPingTimeout, hub.ReasonParseError:
+		if reason == hub.ReasonPingTimeout && k.node.strandedFor(maxPause) {
+			break // a handler waits for the broker, and the client is read no more
+		}
 		k.w.violate("%v: a connection ended for %q, and its client did nothing wrong", k.clients, reason)
 	}
 	k.closeLocked(reason)
@@ -137,9 +152,9 @@ func (w *world) attachReal(k *wire) *wire {
 }
 
 // sendReal hands a packet to the session. The lock is held, so that what is due is in order.
-func (w *wire) sendReal(p *hub.Packet, now ledger.Moment) error {
+func (w *wire) sendReal(p *hub.Packet, from *hub.Gate, now ledger.Moment) error {
 	w.due = append(w.due, sent{p, crc32.ChecksumIEEE(p.Frames()), now})
-	err := w.inner.Load().(hub.Conn).Send(p)
+	err := w.inner.Load().(hub.Conn).Send(p, from)
 	if err == nil {
 		return nil
 	}

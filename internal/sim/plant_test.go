@@ -274,15 +274,15 @@ var brokerPlants = []plant{
 // faultyConn is a connection with some of its methods replaced; nil: as they are.
 type faultyConn struct {
 	hub.Conn
-	send  func(p *hub.Packet) error
+	send  func(p *hub.Packet, from *hub.Gate) error
 	close func(r hub.Reason)
 }
 
-func (f *faultyConn) Send(p *hub.Packet) error {
+func (f *faultyConn) Send(p *hub.Packet, from *hub.Gate) error {
 	if f.send != nil {
-		return f.send(p)
+		return f.send(p, from)
 	}
-	return f.Conn.Send(p)
+	return f.Conn.Send(p, from)
 }
 
 func (f *faultyConn) Close(r hub.Reason) {
@@ -295,23 +295,23 @@ func (f *faultyConn) Close(r hub.Reason) {
 
 var connPlants = []plant{
 	{name: "DISCONNECT is dropped", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("41")) {
 				return nil
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 	{name: "DISCONNECT comes after the close", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("41")) {
 				go func() {
 					time.Sleep(time.Millisecond)
-					c.Send(p)
+					c.Send(p, from)
 				}()
 				return nil
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 	{name: "Close throws away what is queued", conn: func(c hub.Conn) hub.Conn {
@@ -332,41 +332,41 @@ var connPlants = []plant{
 	}},
 	{name: "two packets change places", conn: func(c hub.Conn) hub.Conn {
 		now := every(10)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if now() {
 				go func() {
 					time.Sleep(4 * time.Millisecond)
-					c.Send(p)
+					c.Send(p, from)
 				}()
 				return nil
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 	{name: "a packet is sent twice", conn: func(c hub.Conn) hub.Conn {
 		now := every(20)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if now() {
-				c.Send(p)
+				c.Send(p, from)
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 	{name: "an answer is dropped", conn: func(c hub.Conn) hub.Conn {
 		now := every(20)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("43")) && now() {
 				return nil
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 	{name: "every packet is taken for volatile when others wait", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet) error {
+		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if len(c.(*wire).queue) > 0 && bytes.HasPrefix(p.Text(), []byte("42")) {
 				return nil
 			}
-			return c.Send(p)
+			return c.Send(p, from)
 		}}
 	}},
 }

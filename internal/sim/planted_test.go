@@ -73,20 +73,28 @@ var planted = []mutant{
 		"\ts.entry.held = packets{}\n\theld := s.entry.held.push(p,",
 	}, {
 		"what comes while the held is let go is forgotten", "connect.go",
-		"\tfor s.entry != nil && len(entry.held.list) > 0 {",
+		"\tfor (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {",
 		"\tfor i := 0; i < 1 && s.entry != nil && len(entry.held.list) > 0; i++ {",
 	}, {
-		"DISCONNECT may come before the answer to CONNECT", "connect.go",
-		"\ts.ns.connected.Add(1)\n\ts.state.Store(stateWelcome)\n",
-		"\ts.ns.connected.Add(1)\n\tentry.answered = true\n\ts.state.Store(stateWelcome)\n",
+		"DISCONNECT may come before the answer to CONNECT", "socket.go",
+		"\tcase stateConnected:\n\t\ts.sendDisconnect()\n",
+		"\tcase stateConnected, stateWelcome:\n\t\ts.sendDisconnect()\n",
 	}, {
 		"a DISCONNECT that had to wait is forgotten", "connect.go",
-		"\tif farewell {\n\t\ts.sendDisconnect()\n",
-		"\tif farewell {\n",
+		"\t\tif entry.farewell {\n\t\t\ts.sendDisconnect()\n",
+		"\t\tif entry.farewell {\n",
+	}, {
+		"what was emitted before DISCONNECT may come after it", "socket.go",
+		"\tcase stateConnected:\n\t\treturn s.conn.Send(p, &s.gate)\n",
+		"\tcase stateConnected:\n\t\treturn s.conn.Send(p, nil)\n",
+	}, {
+		"the answer to CONNECT may come before the last DISCONNECT", "connect.go",
+		"\tc.awaitDepartures()\n",
+		"",
 	}, {
 		"who is refused has joined all the same", "connect.go",
-		"\tinterrupted := ctx.Err() != nil\n\tif was, _ := s.end(false); was == stateGone {\n\t\treturn",
-		"\tinterrupted := ctx.Err() != nil\n\tif was := s.state.Load(); was == stateGone {\n\t\treturn",
+		"\tinterrupted := ctx.Err() != nil\n\tif s.end(false) == stateGone {\n\t\treturn",
+		"\tinterrupted := ctx.Err() != nil\n\tif was := s.gate.state.Load(); was == stateGone {\n\t\treturn",
 	}, {
 		"a deadline is measured by the wall clock", "client.go",
 		"\th.joining.set(c, time.Now().Add(h.options.ConnectTimeout))",

@@ -42,8 +42,7 @@ type wire struct {
 	open     chan struct{} // closed when the client knows the session
 	buffered *bufio.Reader // owned by who reads
 
-	welcomed atomic.Bool  // the last packet was an answer to CONNECT
-	letting  atomic.Int32 // calls of Send that hesitate
+	welcomed atomic.Bool // the last packet was an answer to CONNECT
 
 	mu       sync.Mutex
 	rng      *rand.Rand           // guarded by mu
@@ -62,7 +61,6 @@ type wire struct {
 	due      []sent               // guarded by mu; what the session has taken and the client has not read
 	unheard  []func()             // guarded by mu; what to call when the hub has taken what was written
 	byHub    bool                 // guarded by mu; the hub has closed it
-	grace    time.Duration        // guarded by mu; after the last DISCONNECT
 }
 
 // sent is a packet in the queue, and what it looked like.
@@ -131,23 +129,21 @@ func namespaceOf(text []byte) string {
 	return string(name)
 }
 
-func (w *wire) Send(p *hub.Packet) error {
-	text, called := p.Text(), time.Now()
-	if bytes.HasPrefix(text, []byte("40")) || w.welcomed.CompareAndSwap(true, false) {
+func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
+	text := p.Text()
+	if bytes.HasPrefix(text, []byte("40")) || w.welcomed.CompareAndSwap(true, false) || w.hesitates() {
 		// As if the goroutine had lost its processor here: much can happen around this packet, and around
 		// the next.
-		w.letting.Add(1)
 		time.Sleep(w.hesitation)
-		w.letting.Add(-1)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.reason != "" {
+	if w.reason != "" || from.Shut() {
 		return hub.ErrDisconnected
 	}
 	now, namespace := w.w.book.Now(), namespaceOf(text)
 	c := w.serving[namespace]
-	if at := w.farewell[namespace]; !at.IsZero() && called.After(at.Add(w.grace)) && text[1] != '0' && text[1] != '4' {
+	if at := w.farewell[namespace]; !at.IsZero() && text[1] != '0' && text[1] != '4' {
 		w.w.violate("%v was sent %q after DISCONNECT", c, text)
 	}
 	switch text[1] {
@@ -163,10 +159,6 @@ func (w *wire) Send(p *hub.Packet) error {
 		}
 	case '1':
 		w.farewell[namespace] = now.At
-		// What was held for a socket that is disconnected while it is being let go may come after it.
-		if w.grace = 0; w.letting.Load() > 0 {
-			w.grace = maxHesitation
-		}
 		if c == nil {
 			w.w.violate("%q is for nobody", text)
 			break
@@ -183,7 +175,7 @@ func (w *wire) Send(p *hub.Packet) error {
 		return nil
 	}
 	if w.pipe != nil {
-		return w.sendReal(p, now)
+		return w.sendReal(p, from, now)
 	}
 	select {
 	case w.queue <- sent{p, crc32.ChecksumIEEE(p.Frames()), now}:
@@ -192,6 +184,13 @@ func (w *wire) Send(p *hub.Packet) error {
 	}
 	w.breakLocked(hub.ReasonServerClose)
 	return hub.ErrSlowConsumer
+}
+
+// hesitates is true for one packet in eight.
+func (w *wire) hesitates() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rng.IntN(8) == 0
 }
 
 // part notes that the hub knows that a client has left.

@@ -173,7 +173,7 @@ func Run(p Plan) Report {
 
 // furnish chooses what the run is like, and starts it.
 func (w *world) furnish() (kind string) {
-	latency := 5 * time.Millisecond
+	latency := 10 * maxHesitation // of all in a room together
 	if w.chance(3) {
 		kind = "memory"
 		w.bus = memory.NewBus()
