@@ -138,6 +138,25 @@ func (l *Ledger) Disturb(room string) Moment {
 	return now
 }
 
+// Drop notes that a node may be closing the connections that it has from now on. Their clients know it
+// only when they read it.
+func (l *Ledger) Drop(node string) {
+	l.mu.Lock()
+	now := l.nowLocked()
+	var all []*Receiver
+	for _, list := range l.rooms {
+		for _, r := range list {
+			if r.node == node && !r.ended {
+				all = append(all, r)
+			}
+		}
+	}
+	l.mu.Unlock()
+	for _, r := range all {
+		r.Leave("*", now)
+	}
+}
+
 // WasIn reports whether the socket was in the room for certain at m.
 func (r *Receiver) WasIn(room string, m Moment) bool {
 	r.ledger.mu.Lock()
@@ -351,7 +370,7 @@ func (l *Ledger) settleLocked(m *Message) {
 	}
 	switch {
 	case m.nodes == 0 && there != "":
-		l.faultLocked(&l.counts.Receipts, "the receipt of %s says that nobody is there, and %s is", m, there)
+		l.faultLocked(&l.counts.Receipts, "the receipt of %s, sent at %s, says that nobody is there, and %s is", m, m.call.At.Format(time.TimeOnly+".000"), there)
 	case m.nodes > 0 && !perhaps:
 		l.faultLocked(&l.counts.Receipts, "the receipt of %s counts %d nodes, and nobody has been there for %v", m, m.nodes, Ghost)
 	}

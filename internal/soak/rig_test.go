@@ -174,7 +174,10 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	}
 	o.OnGap = func(g broker.Gap) {
 		r.book.Gap(n.name, g)
-		r.t.Logf("%s: a gap of %v until %s: %v", n.name, g.To.Sub(g.From).Round(time.Millisecond), g.To.Format(time.TimeOnly), g.Cause)
+		if strings.HasPrefix(g.Cause.Error(), "hub: ") { // it was frozen, and drops its connections now
+			r.book.Drop(n.name)
+		}
+		r.t.Logf("%s: a gap of %v until %s: %v", n.name, g.To.Sub(g.From).Round(time.Millisecond), g.To.Format(time.TimeOnly+".000"), g.Cause)
 	}
 	h, err := hub.New(n.calls, o)
 	if err != nil {
