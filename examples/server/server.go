@@ -172,6 +172,9 @@ func (s *server) transportOptions(c *Config) transport.Options {
 		QueueBytes:     c.Client.QueueBytes,
 
 		TotalQueueBytes: c.Client.TotalQueue,
+		InboundBytes:    c.Client.TotalInbound,
+		WriteTimeout:    c.Client.WriteTimeout,
+		MessageTimeout:  c.Client.MessageTimeout,
 		KernelBuffer:    c.Client.KernelBuffer,
 		ControlRate:     c.Client.ControlRate,
 		MessageRate:     c.Client.MessageRate,
