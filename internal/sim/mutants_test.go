@@ -101,7 +101,7 @@ var mutants = []mutant{
 		"	for _, s := range c.all() {\n		s.leave(reason)\n	}\n	c.hub.detach(c)", "	for _, s := range c.all() {\n		s.leave(reason)\n	}",
 	}, {
 		"attachments are cut off", "envelope.go",
-		"		p.binary = append(p.binary, attachment)", "		p.binary = append(p.binary, attachment)[:1]\n		p.binary[0].to--",
+		"		binary = append(binary, attachment)", "		binary = append(binary, attachment)[:1]\n		binary[0].to--",
 	}, {
 		"events are handled each by a goroutine of its own", "inbox.go",
 		"		for i := range tasks {\n			c.handle(&tasks[i])",
@@ -143,6 +143,15 @@ func TestEveryMutantIsFound(t *testing.T) {
 	}
 }
 
+// A bug whose place in the source has changed has to follow it.
+func TestEveryMutantFitsTheSource(t *testing.T) {
+	for _, m := range slices.Concat(planted, mutants) {
+		if _, ok, err := m.apply(); err != nil || !ok {
+			t.Errorf("%q does not fit hub/%s any more (%v)", m.name, m.file, err)
+		}
+	}
+}
+
 func (m mutant) find(t *testing.T) {
 	source, ok, err := m.apply()
 	if err != nil || !ok {
@@ -174,7 +183,11 @@ func (m mutant) find(t *testing.T) {
 		t.Error("not found")
 		return
 	}
-	t.Log(evidence(string(out)))
+	found := evidence(string(out))
+	if strings.HasPrefix(found, "panic: test timed out") {
+		t.Fatal("not found in time")
+	}
+	t.Log(found)
 }
 
 // evidence is what a run complained about first.
