@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -132,6 +133,16 @@ func (c *client) dismissed() bool {
 	c.wire.mu.Lock()
 	defer c.wire.mu.Unlock()
 	return !c.wire.farewell[c.namespace].IsZero()
+}
+
+// dismissing reports whether DISCONNECT has been sent to somebody within the last second, because of an
+// expiry: the rooms that the client was in may not have been unsubscribed yet.
+func (w *world) dismissing() bool {
+	return slices.ContainsFunc(w.clients, func(c *client) bool {
+		c.wire.mu.Lock()
+		defer c.wire.mu.Unlock()
+		return time.Since(c.wire.farewell[c.namespace]) < time.Second
+	})
 }
 
 // doBlob sends binary and wants it back.

@@ -320,8 +320,10 @@ func (w *world) checkpoint() {
 	time.Sleep(8 * time.Second) // reconnecting, catching up, noticing what is gone
 	w.visit()
 	w.jobs.Wait()
-	time.Sleep(2 * time.Second)
-	synctest.Wait()
+	for again := true; again; again = w.dismissing() {
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+	}
 	w.note("checkpoint")
 	var devices []map[string]int
 	for _, n := range w.live() {
