@@ -194,6 +194,7 @@ func (w *world) disconnect(p *publisher, namespace, room string, closing bool) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_, err := p.emitter.In(namespace).Disconnect(ctx, hub.Room(room), closing)
+		w.book.Disturb(name) // it may have met those who have come meanwhile
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		k.to = time.Now()

@@ -129,8 +129,20 @@ func namespaceOf(text []byte) string {
 	return string(name)
 }
 
+// letGo notes that whom a namespace is served to may be in no room any more.
+func (w *wire) letGo(namespace string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c := w.serving[namespace]; c != nil {
+		c.rec.Leave("*", w.w.book.Now())
+	}
+}
+
 func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
 	text := p.Text()
+	if bytes.HasPrefix(text, []byte("41")) { // the hub has let go of it already
+		w.letGo(namespaceOf(text))
+	}
 	if bytes.HasPrefix(text, []byte("40")) || w.welcomed.CompareAndSwap(true, false) || w.hesitates() {
 		// As if the goroutine had lost its processor here: much can happen around this packet, and around
 		// the next.
