@@ -17,7 +17,7 @@ type Client struct {
 	first Socket // of the first CONNECT: most connections have no other. Its conn is set from the start
 	hub   *Hub   // immutable
 
-	parts *parts // owned by the caller of Text and Binary; nil unless attachments are missing
+	parts *parts // nil unless attachments are missing; set with mu by the caller of Text and Binary, who reads it without
 	begun bool   // owned by the caller of Text and Binary; first is in use
 
 	closed bool   // guarded by mu; the transport has ended the connection
@@ -43,14 +43,6 @@ func (c *Client) dismissalLocked() *dismissal {
 		c.dismissal = new(dismissal)
 	}
 	return c.dismissal
-}
-
-// parts is a packet whose attachments are still coming.
-type parts struct {
-	packet      socketio.Packet
-	data        []byte
-	attachments [][]byte
-	left        int // bytes that may still come
 }
 
 // Attach takes over a new connection, which r has asked for. It keeps nothing of r. The error is
@@ -133,10 +125,21 @@ func (c *Client) assemble(p socketio.Packet) error {
 		return errTooMuchBinary
 	}
 	p.Event = bytes.Clone(p.Event)
-	c.parts = &parts{packet: p, data: bytes.Clone(p.Data), left: left}
-	c.parts.packet.Data = nil
+	parts := &parts{conn: c.first.conn, packet: p, missing: p.Attachments, left: left, data: bytes.Clone(p.Data)}
+	parts.packet.Data = nil
+	c.setParts(parts)
 	c.hub.assembling.set(c, time.Now().Add(c.hub.options.AttachmentTimeout))
-	return nil
+	return c.hub.halves.add(parts)
+}
+
+// setParts has Closed know what is to be ended. What comes after Closed has ended before it began.
+func (c *Client) setParts(p *parts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p != nil {
+		p.ended = c.closed
+	}
+	c.parts = p
 }
 
 // Binary takes one binary message of the client, under the terms of Text.
@@ -158,17 +161,19 @@ func (c *Client) binary(data []byte) error {
 	}
 	attachment := make([]byte, len(data)) // not nil, even if it is empty
 	copy(attachment, data)
-	parts.attachments = append(parts.attachments, attachment)
-	if len(parts.attachments) < parts.packet.Attachments {
-		return nil
+	if parts.missing--; parts.missing > 0 {
+		return c.hub.halves.add(parts, attachment)
 	}
-	c.parts = nil
+	c.setParts(nil)
 	c.hub.assembling.unset(c)
+	if !c.hub.halves.end(parts) {
+		return errNoRoom
+	}
 	s := c.find(parts.packet.Namespace)
 	if s == nil {
 		return nil // the server has disconnected it meanwhile
 	}
-	return c.receive(s, parts.packet, parts.data, parts.attachments)
+	return c.receive(s, parts.packet, parts.data, append(parts.attachments, attachment))
 }
 
 // receive takes a whole event or answer.
@@ -193,9 +198,13 @@ func (c *Client) Closed(reason Reason) {
 	c.mu.Lock()
 	again := c.closed
 	c.closed = true
+	parts := c.parts
 	c.mu.Unlock()
 	if again {
 		return
+	}
+	if parts != nil {
+		c.hub.halves.end(parts)
 	}
 	for _, s := range c.all() {
 		s.leave(reason)

@@ -42,6 +42,7 @@ type Hub struct {
 
 	joining    waiting            // connections without a namespace
 	assembling deadlines[*Client] // connections with a packet whose attachments are missing
+	halves     halves             // these packets
 	expiring   deadlines[*Socket]
 
 	work     work
@@ -84,6 +85,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		fixed:    make(map[string]*Namespace),
 		children: make(map[string]*Namespace),
 		live:     make(chan struct{}),
+		halves:   halves{limit: o.Limits.TotalAttachmentBytes},
 		devices:  newDevices(),
 	}
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())

@@ -129,6 +129,11 @@ type Limits struct {
 	// attachments the transport's limit on a message is the limit.
 	PacketBytes int
 
+	// TotalAttachmentBytes is the memory of packets whose attachments are still missing, of all clients
+	// together, in bytes. Past it, those that began first end with their connections. What is less than
+	// 4 KiB does not count. Default 256 MiB.
+	TotalAttachmentBytes int
+
 	// Acks that are awaited from one socket; past it EmitAck returns ErrTooManyAcks. Default 1024.
 	Acks int
 
@@ -185,6 +190,7 @@ func (o Options) withDefaults() Options {
 	orInt(&l.Namespace, 256)
 	orInt(&l.Attachments, 10)
 	orInt(&l.PacketBytes, 8<<20)
+	orInt(&l.TotalAttachmentBytes, 256<<20)
 	orInt(&l.Acks, 1024)
 	orInt(&l.Events, 64)
 	orInt(&l.EventBytes, 1<<20)

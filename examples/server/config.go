@@ -66,6 +66,7 @@ type ClientConfig struct {
 	Overflow       string        `default:"close" enum:"close,drop-newest,drop-oldest" help:"What happens when that queue is full: the client is disconnected, or messages are dropped."`
 	TotalQueue     int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for what waits for all clients together. Past it, those with the longest queues are disconnected."`
 	TotalInbound   int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for messages and bodies of polling requests of all clients together that have not come to their ends. Past it, those that began first are disconnected."`
+	TotalAttached  int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for events of all clients together whose binary attachments are still missing. Past it, those that began first are disconnected."`
 	WriteTimeout   time.Duration `default:"5s" min:"100ms" max:"10m" help:"How long the connection of a client may stand still while something is being written to it; then it ends."`
 	MessageTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a message of a client may take from its first byte to its last; then the connection ends."`
 	KernelBuffer   int           `default:"65536" min:"4096" max:"16777216" help:"Size of the kernel's send and receive buffer of each connection in bytes."`

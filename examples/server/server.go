@@ -149,7 +149,7 @@ func hubOptions(c *Config, log *slog.Logger) hub.Options {
 		ConnectTimeout:  c.Client.ConnectTimeout,
 		DrainWindow:     c.Drain.Window,
 		Devices:         hub.Devices{Max: c.Devices.Max},
-		Limits:          hub.Limits{Connections: c.Client.MaxConnections},
+		Limits:          hub.Limits{Connections: c.Client.MaxConnections, TotalAttachmentBytes: c.Client.TotalAttached},
 		ForgetHandshake: true,
 	}
 	if o.DrainWindow == 0 {
