@@ -82,7 +82,7 @@ func (f *frame) unmask(p []byte) {
 // frameCheck enforces the rules of RFC 6455 on the headers of a client's frames, one after the other,
 // before anything is reserved for what they announce. Its zero value is ready for the first frame.
 type frameCheck struct {
-	size       int    // bytes of the message so far
+	size       int    // bytes of the message's fragments so far, before its last
 	fragments  uint16 // frames of the message so far
 	open       bool   // a message has begun and not ended
 	compressed bool   // the message is compressed
@@ -132,6 +132,9 @@ func (c *frameCheck) next(b []byte, max int, compression bool) (frame, bool, err
 		}
 		n, at = int(long), 10
 	}
+	if f.op != opContinuation {
+		c.size = 0
+	}
 	if n > max-c.size {
 		return f, false, faultTooBig
 	}
@@ -156,7 +159,7 @@ func (c *frameCheck) header(f frame, b []byte, n, at int) (frame, bool, error) {
 	}
 	c.open = !f.fin
 	if f.fin {
-		c.size, c.fragments = 0, 0
+		c.fragments = 0
 	} else {
 		c.size += n
 		c.fragments++

@@ -57,7 +57,7 @@ func (c *epoll) note() {
 	if cap(in.buf) > bufferSize {
 		held = cap(in.buf)
 	}
-	if in.check.open {
+	if in.check.open || cap(in.parts) > bufferSize {
 		held += cap(in.parts)
 	}
 	if held < smallBytes && in.partial == nil {

@@ -27,6 +27,13 @@ var halves = map[string]func(s *server) *echo{
 		c.write(bytes.Repeat(clientFrame(opContinuation, bytes.Repeat([]byte("4"), 20_000)), 2))
 		return s.session()
 	},
+	"fragments and a part of the last": func(s *server) *echo {
+		c := s.websocket()
+		c.write(clientFrame(opText, bytes.Repeat([]byte("4"), 20_000)))
+		c.write(bytes.Repeat(clientFrame(opContinuation, bytes.Repeat([]byte("4"), 20_000)), 2))
+		c.write(clientFrame(bitFin|opContinuation, make([]byte, 10))[:7])
+		return s.session()
+	},
 	"a POST": func(s *server) *echo {
 		c := s.polling()
 		conn := s.dial()

@@ -318,7 +318,11 @@ func (w *websocket) look() error {
 
 // passed notes that a whole frame has come.
 func (w *websocket) passed() {
-	if !w.check.open && w.timer == timerOn {
+	if w.check.open {
+		return
+	}
+	w.check.size = 0
+	if w.timer == timerOn {
 		w.timer = timerOld
 	}
 }
@@ -365,6 +369,10 @@ func (w *websocket) setTimer() {
 // note has the budget know what has come of a message that is not complete.
 func (w *websocket) note() {
 	held := w.check.size
+	if w.need > 0 && w.in[w.at]&bitFin == 0 {
+		held = max(0, held-w.need) // this fragment has not come
+	}
+	held *= 2 // at most: the library's buffer for fragments doubles
 	if cap(w.in) > bufferSize {
 		held += cap(w.in)
 	}
