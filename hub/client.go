@@ -200,11 +200,11 @@ func (c *Client) Closed(reason Reason) {
 	c.closed = true
 	parts := c.parts
 	c.mu.Unlock()
-	if again {
-		return
-	}
 	if parts != nil {
 		c.hub.halves.end(parts)
+	}
+	if again {
+		return
 	}
 	for _, s := range c.all() {
 		s.leave(reason)
