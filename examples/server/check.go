@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,6 +31,7 @@ type checker struct {
 func (l *loaded) checkTogether() []error {
 	c := &checker{loaded: l}
 	c.checkGeneral()
+	c.checkClient()
 	c.checkKeys()
 	c.checkOrigins()
 	c.checkTLS()
@@ -57,12 +59,28 @@ func (c *checker) checkGeneral() {
 	for _, n := range c.Namespaces {
 		if !strings.HasPrefix(n, "/") || strings.ContainsAny(n, ", ?") {
 			c.wrong("namespaces", "%q is not a namespace; / or /news is right", n)
+		} else if len(n) > c.Limits.Namespace {
+			c.wrong("limits.namespace", "%d is less than the length of %q, which is in namespaces", c.Limits.Namespace, n)
 		}
 	}
 	for _, name := range c.Emit.Events {
 		if problem := checkEvent(name); problem != "" {
 			c.wrong("emit.events", "%s", problem)
 		}
+	}
+}
+
+var (
+	isPath   = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/$`).MatchString
+	isCookie = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]*$").MatchString // RFC 6265, section 4.1.1
+)
+
+func (c *checker) checkClient() {
+	if !isPath(c.Client.Path) {
+		c.wrong("client.path", "%q is not a path; /socket.io/ is right, with a slash at both ends", c.Client.Path)
+	}
+	if !isCookie(c.Client.Cookie) {
+		c.wrong("client.cookie", "%q is not the name of a cookie; io is right", c.Client.Cookie)
 	}
 	if len(c.Client.Transports) == 0 {
 		c.wrong("client.transports", "is empty; polling, websocket or both is right")

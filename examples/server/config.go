@@ -21,6 +21,7 @@ type Config struct {
 	Emit    EmitConfig    `embed:"" prefix:"emit."`
 	Devices DevicesConfig `embed:"" prefix:"devices."`
 	Client  ClientConfig  `embed:"" prefix:"client."`
+	Limits  LimitsConfig  `embed:"" prefix:"limits."`
 	CORS    CORSConfig    `embed:"" prefix:"cors."`
 	HTTP    HTTPConfig    `embed:"" prefix:"http."`
 	TLS     TLSConfig     `embed:"" prefix:"tls."`
@@ -55,24 +56,47 @@ type DevicesConfig struct {
 
 // ClientConfig is what a Socket.IO client is given, and what it may use.
 type ClientConfig struct {
-	Transports     []string      `default:"polling,websocket" help:"polling, websocket, or both. Polling over several nodes needs a proxy with sticky sessions."`
-	PingInterval   time.Duration `default:"25s" min:"100ms" max:"10m" help:"Time between two pings of the server."`
-	PingTimeout    time.Duration `default:"20s" min:"100ms" max:"10m" help:"How long a client may take to answer a ping before it is offline."`
-	ConnectTimeout time.Duration `default:"45s" min:"100ms" max:"10m" help:"How long a connection may be without a namespace."`
-	UpgradeTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long an upgrade from polling to WebSocket may take."`
-	MaxPayload     int           `default:"1000000" min:"1024" max:"67108864" help:"Size of a message from a client in bytes."`
-	MaxConnections int           `default:"0" min:"0" max:"10000000" help:"Connections of this node; more get 503. 0: no limit but that of the operating system."`
-	QueueBytes     int           `default:"1048576" min:"4096" max:"1073741824" help:"Bytes that wait for a client that reads slowly."`
-	Overflow       string        `default:"close" enum:"close,drop-newest,drop-oldest" help:"What happens when that queue is full: the client is disconnected, or messages are dropped."`
-	TotalQueue     int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for what waits for all clients together. Past it, those with the longest queues are disconnected."`
-	TotalInbound   int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for messages and bodies of polling requests of all clients together that have not come to their ends. Past it, those that began first are disconnected."`
-	TotalAttached  int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for events of all clients together whose binary attachments are still missing. Past it, those that began first are disconnected."`
-	WriteTimeout   time.Duration `default:"5s" min:"100ms" max:"10m" help:"How long the connection of a client may stand still while something is being written to it; then it ends."`
-	MessageTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a message of a client may take from its first byte to its last; then the connection ends."`
-	KernelBuffer   int           `default:"65536" min:"4096" max:"16777216" help:"Size of the kernel's send and receive buffer of each connection in bytes."`
-	ControlRate    int           `default:"100" min:"1" max:"1000000" help:"Pings, pongs, tiny fragments and the like that a client may send in a second, on the average of a minute; a client that sends more is disconnected."`
-	MessageRate    int           `default:"0" min:"0" max:"1000000" help:"Messages of one client that are read in a second. 0: as fast as they are handled."`
-	Compress       bool          `default:"false" help:"Offer permessage-deflate on WebSockets. It costs memory and time on every message."`
+	Path              string        `default:"/socket.io/" help:"Path that clients connect to; the same as the path of the client."`
+	Transports        []string      `default:"polling,websocket" help:"polling, websocket, or both. Polling over several nodes needs a proxy with sticky sessions."`
+	Upgrade           bool          `default:"true" help:"Let clients that poll go over to WebSocket."`
+	Cookie            string        `placeholder:"NAME" help:"Name of a cookie with the ID of the session, for load balancers that send a client that polls to its node by it. Empty: none is set."`
+	PingInterval      time.Duration `default:"25s" min:"100ms" max:"10m" help:"Time between two pings of the server."`
+	PingTimeout       time.Duration `default:"20s" min:"100ms" max:"10m" help:"How long a client may take to answer a ping before it is offline."`
+	ConnectTimeout    time.Duration `default:"45s" min:"100ms" max:"10m" help:"How long a connection may be without a namespace."`
+	HookTimeout       time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long it may take to let a client into a namespace, the broker's part included; then the connection ends. Also how long that may take at the end of a drain."`
+	UpgradeTimeout    time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long an upgrade from polling to WebSocket may take."`
+	MaxPayload        int           `default:"1000000" min:"1024" max:"67108864" help:"Size of a message from a client in bytes."`
+	MaxConnections    int           `default:"0" min:"0" max:"10000000" help:"Connections of this node; more get 503. 0: no limit but that of the operating system."`
+	QueueBytes        int           `default:"1048576" min:"4096" max:"1073741824" help:"Bytes that wait for a client that reads slowly."`
+	Overflow          string        `default:"close" enum:"close,drop-newest,drop-oldest" help:"What happens when that queue is full: the client is disconnected, or messages are dropped."`
+	TotalQueue        int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for what waits for all clients together. Past it, those with the longest queues are disconnected."`
+	TotalInbound      int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for messages and bodies of polling requests of all clients together that have not come to their ends. Past it, those that began first are disconnected."`
+	TotalAttached     int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Bytes of memory for events of all clients together whose binary attachments are still missing. Past it, those that began first are disconnected."`
+	WriteTimeout      time.Duration `default:"5s" min:"100ms" max:"10m" help:"How long the connection of a client may stand still while something is being written to it; then it ends."`
+	MessageTimeout    time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a message of a client may take from its first byte to its last; then the connection ends."`
+	AttachmentTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long the binary attachments of an event may take to arrive; then the connection ends."`
+	KernelBuffer      int           `default:"65536" min:"4096" max:"16777216" help:"Size of the kernel's send and receive buffer of each connection in bytes."`
+	ControlRate       int           `default:"100" min:"1" max:"1000000" help:"Pings, pongs, tiny fragments and the like that a client may send in a second, on the average of a minute; a client that sends more is disconnected."`
+	MessageRate       int           `default:"0" min:"0" max:"1000000" help:"Messages of one client that are read in a second. 0: as fast as they are handled."`
+	Compress          bool          `default:"false" help:"Offer permessage-deflate on WebSockets. It costs memory and time on every message."`
+	Epoll             bool          `default:"false" help:"Wait for all WebSockets in one loop instead of a goroutine each: a fifth of the memory of an idle connection. Linux only, and not with TLS; elsewhere it changes nothing."`
+}
+
+// LimitsConfig is what one client may use. The rooms of a socket and the acknowledgements that are awaited
+// from it have no setting: this server puts a socket into its user's room only, and asks for none.
+type LimitsConfig struct {
+	Namespaces  int `default:"16" min:"1" max:"1024" help:"Namespaces of one connection; joining one more is refused."`
+	Namespace   int `default:"256" min:"1" max:"65536" help:"Length of a namespace in bytes. Past this and the next five the connection ends."`
+	Depth       int `default:"512" min:"1" max:"512" help:"Nesting of the JSON of an event; its list of arguments is the first level."`
+	Args        int `default:"1024" min:"1" max:"65536" help:"Arguments of an event, its name included."`
+	EventName   int `default:"256" min:"3" max:"65536" help:"Length of the name of an event in bytes, with its quotes."`
+	Attachments int `default:"10" min:"1" max:"1024" help:"Binary attachments of one event."`
+	PacketBytes int `default:"8388608" min:"1024" max:"1073741824" help:"Size of an event with its attachments in bytes. Each of them, and an event without any, is limited by client.max-payload."`
+	Auth        int `default:"16384" min:"64" max:"1048576" help:"Size of the auth of a client in bytes; a larger one is refused."`
+	Events      int `default:"64" min:"1" max:"65536" help:"Events of one connection that wait to be handled; while there are so many, it is not read from."`
+	EventBytes  int `default:"1048576" min:"1024" max:"1073741824" help:"Size of such events together in bytes, with the same effect."`
+	Held        int `default:"1024" min:"1" max:"65536" help:"Messages held for a client that is being let into a namespace; past it the connection ends."`
+	HeldBytes   int `default:"1048576" min:"1024" max:"1073741824" help:"Size of such messages together in bytes, with the same effect."`
 }
 
 // CORSConfig says which web pages may connect.

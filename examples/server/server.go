@@ -115,7 +115,7 @@ func (s *server) build(ctx context.Context) error {
 	mux := http.NewServeMux()
 	s.handler = transport.NewHandler(s.hub, s.transportOptions(c))
 	s.api.transport = s.handler.Stats
-	mux.Handle("/socket.io/", s.handler)
+	mux.Handle(c.Client.Path, s.handler)
 	s.health.routes(mux)
 	if c.Emit.Enabled {
 		s.api.routes(mux)
@@ -147,10 +147,13 @@ func hubOptions(c *Config, log *slog.Logger) hub.Options {
 		Events:          c.Emit.Events,
 		Logger:          log,
 		ConnectTimeout:  c.Client.ConnectTimeout,
+		HookTimeout:     c.Client.HookTimeout,
 		DrainWindow:     c.Drain.Window,
 		Devices:         hub.Devices{Max: c.Devices.Max},
-		Limits:          hub.Limits{Connections: c.Client.MaxConnections, TotalAttachmentBytes: c.Client.TotalAttached},
+		Limits:          hubLimits(c),
 		ForgetHandshake: true,
+
+		AttachmentTimeout: c.Client.AttachmentTimeout,
 	}
 	if o.DrainWindow == 0 {
 		o.DrainWindow = -1 // all at once
@@ -161,8 +164,32 @@ func hubOptions(c *Config, log *slog.Logger) hub.Options {
 	return o
 }
 
+func hubLimits(c *Config) hub.Limits {
+	l := &c.Limits
+	return hub.Limits{
+		Connections: c.Client.MaxConnections,
+		Namespaces:  l.Namespaces,
+		Namespace:   l.Namespace,
+		Auth:        l.Auth,
+		Depth:       l.Depth,
+		Args:        l.Args,
+		EventName:   l.EventName,
+		Attachments: l.Attachments,
+		PacketBytes: l.PacketBytes,
+		Events:      l.Events,
+		EventBytes:  l.EventBytes,
+		Held:        l.Held,
+		HeldBytes:   l.HeldBytes,
+
+		TotalAttachmentBytes: c.Client.TotalAttached,
+	}
+}
+
 func (s *server) transportOptions(c *Config) transport.Options {
 	return transport.Options{
+		Path:           c.Client.Path,
+		NoUpgrade:      !c.Client.Upgrade,
+		Cookie:         c.Client.Cookie,
 		PingInterval:   c.Client.PingInterval,
 		PingTimeout:    c.Client.PingTimeout,
 		UpgradeTimeout: c.Client.UpgradeTimeout,
@@ -182,6 +209,7 @@ func (s *server) transportOptions(c *Config) transport.Options {
 			"close": transport.Close, "drop-newest": transport.DropNewest, "drop-oldest": transport.DropOldest,
 		}[c.Client.Overflow],
 		Compress: c.Client.Compress,
+		Epoll:    c.Client.Epoll,
 		CORS:     transport.CORS{Allow: s.allows, Credentials: c.CORS.Credentials},
 		Logger:   s.log,
 	}

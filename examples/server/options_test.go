@@ -1,0 +1,212 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"tether/hub"
+	"tether/transport"
+)
+
+// withoutSetting are the options that have none, and why.
+var withoutSetting = map[string]string{
+	"hub.Options.Logger":          "log.level and log.format make it",
+	"hub.Options.Greeting":        "clients may rely on it",
+	"hub.Options.ForgetHandshake": "always: nothing here asks for a handshake again",
+	"hub.Options.Time":            "for tests",
+	"hub.Options.OnStart":         "a function",
+	"hub.Options.OnGap":           "a function; the hub logs gaps",
+	"hub.Limits.Rooms":            "a socket is in its user's room only",
+	"hub.Limits.Acks":             "no acknowledgement is asked for",
+	"transport.Options.Allow":     "a function",
+	"transport.CORS.Allow":        "a function that asks cors.origins",
+	"transport.CORS.Headers":      "what the client asks for",
+	"transport.CORS.Exposed":      "the client reads no header",
+	"transport.CORS.MaxAge":       "the default does",
+	"transport.CORS.Origins":      "cors.origins, which a reload changes",
+	"transport.Options.Logger":    "log.level and log.format make it",
+}
+
+// optionsWith are what the hub and the transport are made with, field by field: "hub.Limits.Depth" → 512.
+func optionsWith(t *testing.T, args ...string) map[string]any {
+	t.Helper()
+	l, err := loader{args: args, environ: append([]string{"TETHER_NODE=a"}, enough...)}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]any{}
+	for _, options := range []any{hubOptions(&l.Config, nil), (&server{}).transportOptions(&l.Config)} {
+		flatten(out, reflect.ValueOf(options))
+	}
+	return out
+}
+
+func flatten(into map[string]any, v reflect.Value) {
+	for i := range v.NumField() {
+		name := v.Type().String() + "." + v.Type().Field(i).Name
+		switch f := v.Field(i); {
+		case f.Type() == reflect.TypeFor[hub.Limits](), f.Type() == reflect.TypeFor[hub.Devices](), f.Type() == reflect.TypeFor[transport.CORS]():
+			flatten(into, f)
+		case withoutSetting[name] == "":
+			into[name] = f.Interface()
+		}
+	}
+}
+
+// anotherValue is one that the setting may have and does not have by default, as it is written and as it is
+// in an option, if it can only be so.
+func anotherValue(f *kong.Flag) (text string, want any) {
+	given := map[string]struct {
+		text string
+		want any
+	}{
+		"node":              {"b", "b"},
+		"prefix":            {"other", "other"},
+		"emit.events":       {"/a,/b", []string{"/a", "/b"}},
+		"devices.exceed":    {"end-oldest", hub.EndOldest},
+		"client.path":       {"/io/", "/io/"},
+		"client.cookie":     {"node", "node"},
+		"client.transports": {"websocket", []string{"websocket"}},
+		"client.overflow":   {"drop-oldest", transport.DropOldest},
+		"client.upgrade":    {"false", true}, // NoUpgrade
+	}
+	if v, ok := given[f.Name]; ok {
+		return v.text, v.want
+	}
+	switch now := f.Target.Interface().(type) {
+	case bool:
+		return strconv.FormatBool(!now), !now
+	case int:
+		n := now + 1
+		if n > int(bound(f, f.Tag.Get("max"))) {
+			n = now - 1
+		}
+		return strconv.Itoa(n), n
+	case time.Duration:
+		return (now + time.Second).String(), now + time.Second
+	}
+	return "", nil
+}
+
+// TestEverySettingIsUsedAndEveryOptionCanBeSet: each setting that is for the hub or the transport, changed
+// alone, changes the options that it is for, and to what was written; and together they reach all options.
+func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
+	parser, err := newParser(&commandLine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := map[string][]string{"client.max-connections": {"hub.Limits.Connections", "transport.Options.MaxConns"}}
+	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout"} // and sections
+	defaults := optionsWith(t)
+	reached := map[string]bool{}
+	for _, f := range settings(parser.Model) {
+		section, _, _ := strings.Cut(f.Name, ".")
+		if slices.Contains(elsewhere, f.Name) || slices.Contains([]string{"auth", "http", "tls", "log"}, section) ||
+			section == "emit" && f.Name != "emit.events" {
+			continue
+		}
+		f.Reset()
+		text, want := anotherValue(f)
+		if want == nil {
+			t.Errorf("%s: the test has no other value for it", f.Name)
+			continue
+		}
+		got := optionsWith(t, "--"+f.Name+"="+text)
+		var changed []string
+		for _, name := range slices.Sorted(maps.Keys(got)) {
+			if reflect.DeepEqual(got[name], defaults[name]) {
+				continue
+			}
+			changed = append(changed, name)
+			reached[name] = true
+			if !reflect.DeepEqual(got[name], want) {
+				t.Errorf("%s=%s: %s is %v, want %v", f.Name, text, name, got[name], want)
+			}
+		}
+		if len(changed) == 0 || len(changed) > 1 && !slices.Equal(changed, both[f.Name]) {
+			t.Errorf("%s=%s changes %d options: %s", f.Name, text, len(changed), changed)
+		}
+	}
+	for name := range defaults {
+		if !reached[name] {
+			t.Errorf("%s has no setting, and withoutSetting does not say why", name)
+		}
+	}
+}
+
+// TestTheDefaultsAreThoseOfTheLibrary, as the table of all limits in the docs has them.
+func TestTheDefaultsAreThoseOfTheLibrary(t *testing.T) {
+	text, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	units := map[string]int{"": 1, " KiB": 1 << 10, " MiB": 1 << 20, " s": int(time.Second)}
+	defaults, compared := optionsWith(t), 0
+	for _, m := range regexp.MustCompile("(?m)^\\| (no limit|[0-9,]+)([^|]*) \\| `([A-Za-z.]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		is, ok := defaults[m[3]]
+		if !ok {
+			continue
+		}
+		compared++
+		n, _ := strconv.Atoi(strings.ReplaceAll(m[1], ",", "")) // no limit is 0
+		if want := int64(n * units[m[2]]); reflect.ValueOf(is).Int() != want {
+			t.Errorf("%s is %v by default; the library has %s%s", m[3], is, m[1], m[2])
+		}
+	}
+	if compared < 20 {
+		t.Errorf("only %d options were found in the table", compared)
+	}
+}
+
+// TestSettingsOfClientsAreSeenByThem: a few that a client meets, on the wire of the program itself.
+func TestSettingsOfClientsAreSeenByThem(t *testing.T) {
+	p := start(t, enough, "--auth.mode=none", "--namespaces=/,/a,/b", "--client.path=/io/", "--client.cookie=node",
+		"--client.upgrade=false", "--limits.namespaces=1", "--limits.auth=64").ready()
+	if got := p.get("/socket.io/?EIO=4&transport=polling"); got.status != http.StatusNotFound {
+		t.Errorf("the usual path: got %v", got)
+	}
+	res, err := http.Get(p.url() + "/io/?EIO=4&transport=polling")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var opened struct {
+		SID      string
+		Upgrades []string
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil || len(body) == 0 {
+		t.Fatalf("got %q, %v", body, err)
+	}
+	if err := json.Unmarshal(body[1:], &opened); err != nil || len(opened.Upgrades) != 0 {
+		t.Errorf("got %s, %v", body, err)
+	}
+	if got := res.Header.Get("Set-Cookie"); !strings.HasPrefix(got, "node="+opened.SID+";") {
+		t.Errorf("the cookie: got %q", got)
+	}
+	session := "/io/?EIO=4&transport=polling&sid=" + opened.SID
+	for _, c := range []struct{ packet, want string }{
+		{`40/a,{"x":"` + strings.Repeat("x", 64) + `"}`, `44/a,{"message":"auth is too large"}`},
+		{"40/a,", `40/a,{"sid":`},
+		{"40/b,", `44/b,{"message":"too many namespaces"}`},
+	} {
+		if got := p.post(session, "", c.packet); got.status != http.StatusOK {
+			t.Fatalf("%.20s: got %v", c.packet, got)
+		}
+		if got := p.get(session); !strings.HasPrefix(got.body, c.want) {
+			t.Errorf("%.20s: got %v, want %s", c.packet, got, c.want)
+		}
+	}
+}
