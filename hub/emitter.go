@@ -68,7 +68,7 @@ func (p *post) check(event string) error {
 		return nil
 	}
 	if _, ok := p.events[event]; !ok {
-		return fmt.Errorf("%w: %q", ErrUndeclaredEvent, event)
+		return fmt.Errorf("%w: %.64q", ErrUndeclaredEvent, event)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,11 +33,18 @@ func recoverInto(err *error) {
 	*err = p
 }
 
-const maxLogged = 64 // bytes of a client's text in a log record
+// What of texts that may be a client's is logged, in bytes.
+const (
+	maxLoggedName  = 64
+	maxLoggedError = 512
+)
 
-// loggable is text that may be a client's as it is logged: without what does not print, so that nothing
-// of it can pass for a line of its own, or hide.
-func loggable(text string) string {
+// loggable is text that may be a client's as it is logged: its beginning, without what does not print, so
+// that nothing of it can pass for a line of its own, or hide.
+func loggable(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit]
+	}
 	return strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {
 			return r
@@ -46,22 +54,21 @@ func loggable(text string) string {
 }
 
 // failed deals with an error of the application's code: it is logged, and a panic closes the
-// connection.
+// connection. What a client has caused is not the operator's business.
 func (h *Hub) failed(where, event string, s *Socket, err error) {
-	if len(event) > maxLogged {
-		event = event[:maxLogged]
-	}
-	attrs := []any{slog.String("in", where), slog.String("event", loggable(event)),
-		slog.String("namespace", loggable(s.ns.name)), slog.String("socket", s.ID())}
-	var p *panicError
-	switch {
-	case errors.As(err, &p):
+	attrs := []any{slog.String("in", where), slog.String("event", loggable(event, maxLoggedName)),
+		slog.String("namespace", loggable(s.ns.name, maxLoggedName)), slog.String("socket", s.ID())}
+	if p := (*panicError)(nil); errors.As(err, &p) {
 		h.counters.panics.Add(1)
 		h.log.Error("handler panicked", append(attrs, slog.String("panic", p.what), slog.String("stack", string(p.stack)))...)
 		s.conn.Close(ReasonServerClose)
-	case errors.Is(err, ErrArgs), errors.Is(err, ErrDisconnected), errors.As(err, new(*Refusal)):
-		h.log.Debug("handler returned an error", append(attrs, slog.Any("error", err))...)
-	default:
-		h.log.Error("handler returned an error", append(attrs, slog.Any("error", err))...)
+		return
 	}
+	level := slog.LevelError
+	if errors.Is(err, ErrArgs) || errors.Is(err, ErrDisconnected) || errors.Is(err, ErrSlowConsumer) || errors.As(err, new(*Refusal)) {
+		level = slog.LevelDebug
+	}
+	// Errors of encoding/json quote what they are about.
+	attrs = append(attrs, slog.String("error", loggable(err.Error(), maxLoggedError)))
+	h.log.Log(context.Background(), level, "handler returned an error", attrs...)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,41 @@ func (b *sharedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// TestTheErrorsThatClientsCauseAreForDebugging: none of them is the operator's business, and however much a
+// client sends, a record stays short.
+func TestTheErrorsThatClientsCauseAreForDebugging(t *testing.T) {
+	var log sharedBuffer
+	h := alone(t, Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	h.Of("/").On("number", func(_ context.Context, _ *Socket, m *Message) error { return m.Decode(0, new(int)) })
+	h.Of("/").On("slow", func(context.Context, *Socket, *Message) error { return fmt.Errorf("emit: %w", ErrSlowConsumer) })
+	h.Of("/").On("gone", func(context.Context, *Socket, *Message) error { return ErrDisconnected })
+	h.Of("/").On("refused", func(context.Context, *Socket, *Message) error { return Refuse("no", nil) })
+	h.Of("/").On("ours", func(_ context.Context, _ *Socket, m *Message) error {
+		return fmt.Errorf("not a name: %q", m.Raw(0))
+	})
+	p, _ := connect(t, h)
+	long := strings.Repeat("9", 100_000)
+	for _, text := range []string{`2["number",` + long + `]`, `2["slow"]`, `2["gone"]`, `2["refused"]`, `2["ours",` + long + `]`} {
+		p.say(text)
+	}
+	settled(t, p.client)
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(log.String()), "\n"), func(line string) bool {
+		return strings.Contains(line, "broker answers")
+	})
+	if len(lines) != 5 {
+		t.Fatalf("%d records, want 5: %.2000s", len(lines), log.String())
+	}
+	for i, line := range lines {
+		want := "level=DEBUG"
+		if i == 4 {
+			want = "level=ERROR" // an error of the application's, whatever is in it
+		}
+		if !strings.Contains(line, want) || len(line) > 1<<10 {
+			t.Errorf("a record of %d bytes, want %s and fewer: %.300s", len(line), want, line)
+		}
+	}
 }
 
 // TestNobodyForgesTheLog has handlers, hooks and registrations fail for clients whose events, namespaces,

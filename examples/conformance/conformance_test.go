@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"tether/examples/internal/exampletest"
+	"tether/hub"
 	"tether/token"
 )
 
@@ -169,6 +171,42 @@ func TestEventsToOthers(t *testing.T) {
 	for _, c := range []*exampletest.Client{a, b} { // nothing else has come
 		c.Send(`42["echo"]`)
 		c.Want(`42["echo-back"]`)
+	}
+}
+
+// TestNoMistakeOfAClientIsAnErrorOfTheServer: what a client may choose and cannot have is not logged.
+func TestNoMistakeOfAClientIsAnErrorOfTheServer(t *testing.T) {
+	var log bytes.Buffer // complete once the program has ended
+	printed, stop := exampletest.Start(t, func(ctx context.Context, args []string, stdout, _ io.Writer) error {
+		return runAtOnce(ctx, args, stdout, &log)
+	}, "-addr", "127.0.0.1:0")
+	c, _ := connect(t, "http://"+strings.TrimPrefix(strings.TrimSpace(printed), "listening on "))
+	rooms := make([]string, hub.MaxTargets+1)
+	for i := range rooms {
+		rooms[i] = fmt.Sprint("room", i)
+	}
+	for _, event := range []string{
+		`["all","disconnect"]`, `["broadcast","connect"]`, `["volatile","connect_error"]`, `["to-room","r","newListener",1]`,
+		`["to-others","r","disconnecting"]`, `["to-except","r","s","removeListener"]`, `["to-room",` + exampletest.JSON(rooms) + `,"e"]`,
+		`["to-room"]`, `["to-room",{},"e"]`, `["all",1]`, `["big","x"]`, `["big",` + strings.Repeat("9", 1000) + `]`, `["many",null]`,
+		`["cluster-disconnect","r","x"]`, `["bye",{}]`, `["join",[]]`, `["leave",""]`, `["nobody listens"]`,
+	} {
+		c.Send("42" + event)
+		c.Send(`42["echo"]`)
+		for {
+			if got := c.Next(); got == `42["echo-back"]` {
+				break
+			}
+		}
+	}
+	stop()
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") || strings.Contains(line, "returned") {
+			t.Errorf("logged: %.300s", line)
+		}
+	}
+	if !strings.Contains(log.String(), "broker answers") {
+		t.Errorf("the log is not what it was taken for: %.300s", log.String())
 	}
 }
 

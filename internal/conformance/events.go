@@ -2,11 +2,14 @@ package conformance
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
 
+	"tether/broker"
 	"tether/hub"
 )
 
@@ -28,7 +31,7 @@ func installEvents(ns *hub.Namespace) {
 		if err != nil {
 			return err
 		}
-		return s.EmitVolatile(event, args...)
+		return forwarding(s.EmitVolatile(event, args...))
 	})
 	ns.On("big", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
 		var n int
@@ -121,4 +124,17 @@ func forwarded(m *hub.Message, skip int) (event string, args []any, err error) {
 		return "", nil, err
 	}
 	return event, m.Args()[skip+1:], nil
+}
+
+// forwarding is the error of an emit whose event, rooms and arguments a client has chosen: what is wrong
+// with these is the client's mistake.
+func forwarding(err error) error {
+	for _, mistake := range []error{
+		hub.ErrReservedEvent, hub.ErrTooManyRooms, hub.ErrTooManyAttachments, broker.ErrTooLarge,
+	} {
+		if errors.Is(err, mistake) {
+			return fmt.Errorf("%w: %w", hub.ErrArgs, err)
+		}
+	}
+	return err
 }

@@ -43,7 +43,7 @@ func installRooms(ns *hub.Namespace) {
 			return err
 		}
 		_, err = ns.Emitter().EmitUnion(ctx, rooms, event, args...)
-		return err
+		return forwarding(err)
 	})
 	ns.On("to-others", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
 		return forward(ctx, s.Broadcast(), m, 1)
@@ -78,7 +78,7 @@ func forward(ctx context.Context, e *hub.Emitter, m *hub.Message, skip int) erro
 		return err
 	}
 	_, err = e.Emit(ctx, to, event, args...)
-	return err
+	return forwarding(err)
 }
 
 // errNameless is what comes of a room without a name: it would be everyone, which is not a client's to choose.
