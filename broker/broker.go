@@ -69,6 +69,10 @@ type Handler struct {
 	// messages of different subjects may be delivered at the same time.
 	Deliver func(Message)
 
+	// Lent is Deliver for a message that was lent, see [Lender]: its Data is gone when Lent returns. Nil:
+	// Deliver, with a copy.
+	Lent func(Message)
+
 	// Gap is told of every time in which messages may have been missed, when it ends. Nil: ignored.
 	Gap func(Gap)
 
@@ -110,4 +114,13 @@ type Broker interface {
 
 	// Close frees what the driver opened. Calls in progress return ErrClosed, Run returns nil.
 	Close() error
+}
+
+// Lender is a Broker that need not keep what it is given.
+type Lender interface {
+	Broker
+
+	// Lend is Publish of messages whose Data is used again by the caller once Lend has returned, with an
+	// error or without.
+	Lend(ctx context.Context, msgs ...Message) ([]Reach, error)
 }

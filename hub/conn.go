@@ -15,7 +15,7 @@ type Conn interface {
 	// is dropped, without an error, when the wire is not ready to take it now. When the queue is
 	// full its policy decides: the packet or an older one is dropped, or the connection is closed.
 	// Send is called from fan-out with no lock held, and must not call back into the hub on the
-	// same goroutine.
+	// same goroutine. P may be lent: what is needed of it once Send has returned is p.Keep().
 	//
 	// If from is shut when p is about to take its place in the order, p is not sent, and the error is
 	// [ErrDisconnected]. So nothing passes a gate after what is sent once it is shut.

@@ -223,7 +223,9 @@ func (s *Socket) welcome() {
 	head = append(head, `{"sid":"`...)
 	head = s.appendID(head)
 	answer := newControl(append(head, `"}`...))
-	answer.more = more // or a DISCONNECT, unless the client is no longer interested
+	if more { // or a DISCONNECT, unless the client is no longer interested
+		answer.traits |= traitMore
+	}
 	s.conn.Send(answer, nil)
 
 	s.mu.Lock()
@@ -266,7 +268,7 @@ func (s *Socket) hold(p *Packet) error {
 		s.mu.Unlock()
 		return ErrDisconnected
 	}
-	held := s.entry.held.push(p, limits.Held, limits.HeldBytes)
+	held := s.entry.held.push(p.Keep(), limits.Held, limits.HeldBytes)
 	s.mu.Unlock()
 	if held {
 		return nil

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -12,8 +13,17 @@ import (
 // deliver takes a message of the broker. It must not call the broker, and must not block: for most
 // brokers it runs on the goroutine that reads from the backend.
 func (h *Hub) deliver(m broker.Message) {
+	h.delivered(h.route(m))
+}
+
+// deliverLent is deliver for a message whose data is gone when it returns.
+func (h *Hub) deliverLent(m broker.Message) {
+	h.delivered(h.routeLent(m))
+}
+
+func (h *Hub) delivered(n int) {
 	h.counters.received.Add(1)
-	if h.route(m) == 0 {
+	if n == 0 {
 		h.counters.wasted.Add(1)
 	}
 }
@@ -51,6 +61,38 @@ func (h *Hub) route(m broker.Message) int {
 	}
 	h.count(errEnvelopeMalformed)
 	return 1
+}
+
+// routeLent is route for a message whose data is gone when it returns. A plain event for one socket is lent
+// on, to be written before anything else is made of it; all others are copied.
+func (h *Hub) routeLent(m broker.Message) int {
+	e, err := parseEnvelope(m.Data)
+	if err == nil && e.kind == kindEvent && e.excepts == 0 && e.flags&flagTerms == 0 {
+		s := h.index.lookup(m.Subject).only()
+		if s != nil && h.lend(s, &e) {
+			return 1
+		}
+	}
+	m.Data = bytes.Clone(m.Data)
+	return h.route(m)
+}
+
+// lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.
+func (h *Hub) lend(s *Socket, e *envelope) bool {
+	p := lendPacket(e.body, e.flags&flagVolatile != 0)
+	if p == nil {
+		return false
+	}
+	dropped := 0
+	if s.push(p) != nil {
+		dropped = 1
+	}
+	h.sent(1, dropped)
+	if h.watched.Load() {
+		h.watchOne(s, p.Keep())
+	}
+	p.giveBack()
+	return true
 }
 
 // packet is the packet of an event, nil if there is none. The room subject that it is for is read only

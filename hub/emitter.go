@@ -37,6 +37,7 @@ type post struct {
 	prefix string
 	events map[string]struct{} // allowed; nil: any
 	hub    *Hub                // nil if there is none
+	lender broker.Lender       // the broker, if it is one
 }
 
 // NewEmitter returns an emitter that needs no hub: for a worker, which serves no clients. The broker
@@ -50,6 +51,7 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 
 func newPost(b broker.Broker, prefix string, events []string, h *Hub) *post {
 	p := &post{broker: b, prefix: prefix, hub: h}
+	p.lender, _ = b.(broker.Lender)
 	if len(events) > 0 {
 		p.events = make(map[string]struct{}, len(events))
 		for _, e := range events {
@@ -224,9 +226,9 @@ func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error
 	}
 	msgs := m.messages(to)
 	if e.local {
-		return e.sendLocal(to, receipts, msgs)
+		return m.sendLocal(to, receipts, msgs)
 	}
-	reach, err := e.post.broker.Publish(ctx, msgs...)
+	reach, err := m.publish(ctx, msgs)
 	if len(reach) == len(msgs) { // else nothing is known of any
 		next := 0
 		for i, r := range to {
@@ -244,18 +246,34 @@ func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error
 	return nil
 }
 
+// lends reports whether the messages' memory is that of the encoder, and used again.
+func (m *mailing) lends() bool {
+	return m.encoder != nil && (m.emitter.local || m.emitter.post.lender != nil)
+}
+
+func (m *mailing) publish(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+	if m.lends() {
+		return m.emitter.post.lender.Lend(ctx, msgs...)
+	}
+	return m.emitter.post.broker.Publish(ctx, msgs...)
+}
+
 // sendLocal delivers messages to this node alone.
-func (e *Emitter) sendLocal(to []Room, receipts []Receipt, msgs []broker.Message) error {
-	h := e.post.hub
+func (m *mailing) sendLocal(to []Room, receipts []Receipt, msgs []broker.Message) error {
+	h := m.emitter.post.hub
 	if h == nil {
 		return ErrNoHub
 	}
+	route := h.route
+	if m.lends() {
+		route = h.routeLent
+	}
 	next := 0
 	for i, r := range to {
-		n := h.route(msgs[next])
+		n := route(msgs[next])
 		next++
 		if isID(string(r)) {
-			n += h.route(msgs[next])
+			n += route(msgs[next])
 			next++
 		}
 		receipts[i] = Receipt{Nodes: min(n, 1)}
@@ -299,7 +317,13 @@ func (m *mailing) envelope(target string, except []Room) []byte {
 	if m.flags&flagTerms != 0 {
 		size += termsSize(m.emitter.terms.Key)
 	}
-	data := appendEnvelope(make([]byte, 0, size), m.kind, m.flags, target, except)
+	var data []byte
+	if m.lends() {
+		data = m.encoder.lend(size)
+	} else {
+		data = make([]byte, 0, size)
+	}
+	data = appendEnvelope(data, m.kind, m.flags, target, except)
 	if m.flags&flagTerms != 0 {
 		data = appendTerms(data, m.emitter.terms.Overflow, m.emitter.terms.Key)
 	}

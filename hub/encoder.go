@@ -21,6 +21,7 @@ type encoder struct {
 	json        *json.Encoder // writes to buf
 	attachments [][]byte
 	messages    []broker.Message // memory for those of a mailing
+	lent        []byte           // memory for their data, if they are lent
 }
 
 // What is kept for the next.
@@ -49,7 +50,20 @@ func (e *encoder) free() {
 	if e.messages = e.messages[:0]; cap(e.messages) > maxPooledMessages {
 		e.messages = nil
 	}
+	if e.lent = e.lent[:0]; cap(e.lent) > maxPooledEncoder {
+		e.lent = nil
+	}
 	encoders.Put(e)
+}
+
+// lend returns memory for size bytes, until free.
+func (e *encoder) lend(size int) []byte {
+	n := len(e.lent)
+	if n+size > cap(e.lent) { // the messages so far keep what they have
+		n, e.lent = 0, make([]byte, 0, max(size, 2*cap(e.lent)))
+	}
+	e.lent = e.lent[:n+size]
+	return e.lent[n : n : n+size]
 }
 
 var (

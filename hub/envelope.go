@@ -195,11 +195,8 @@ func cutUvarint(data []byte, limit int) (n int, rest []byte, ok bool) {
 // parsePacket makes a packet of frames as newPacket makes them: one of text, then the binary ones.
 // The packet aliases frames.
 func parsePacket(frames []byte, t Terms) (*Packet, error) {
-	if uint64(len(frames)) > math.MaxUint32 {
-		return nil, errEnvelopeMalformed
-	}
-	text, rest, ok := cutFrame(frames, 0, finText)
-	if !ok || text.to-text.from < 2 || frames[text.from] != socketio.EngineMessage {
+	text, rest, ok := cutTextFrame(frames)
+	if !ok {
 		return nil, errEnvelopeMalformed
 	}
 	p := &Packet{frames: frames, text: text}
@@ -216,6 +213,15 @@ func parsePacket(frames []byte, t Terms) (*Packet, error) {
 		p.others().binary = binary
 	}
 	return p, nil
+}
+
+// cutTextFrame reads the first frame of a packet.
+func cutTextFrame(frames []byte) (payload span, next int, ok bool) {
+	if uint64(len(frames)) > math.MaxUint32 {
+		return span{}, 0, false
+	}
+	payload, next, ok = cutFrame(frames, 0, finText)
+	return payload, next, ok && payload.to-payload.from >= 2 && frames[payload.from] == socketio.EngineMessage
 }
 
 // cutFrame reads the frame at index i, the way appendFrameHeader writes it and no other.

@@ -165,4 +165,4 @@ type lastPacket struct {
 	p *Packet
 }
 
-func (k *lastPacket) Send(p *Packet, _ *Gate) error { k.p = p; return nil }
+func (k *lastPacket) Send(p *Packet, _ *Gate) error { k.p = p.Keep(); return nil }

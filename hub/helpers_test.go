@@ -56,7 +56,7 @@ func (w *wire) Send(p *Packet, from *Gate) error {
 		return ErrDisconnected
 	}
 	select {
-	case w.packets <- p:
+	case w.packets <- p.Keep():
 		return nil
 	default:
 		return ErrSlowConsumer

@@ -391,6 +391,14 @@ func blockOf(place uint32) (b int, i uint32) {
 	return b, place - firstBlock*(1<<b-1)
 }
 
+// only is the room's member if no other has come since it was last empty, else nil.
+func (r *room) only() *Socket {
+	if r == nil || r.rest.Load() != nil {
+		return nil
+	}
+	return r.first.Load()
+}
+
 // each yields the members. It takes no lock; a socket that joins or leaves meanwhile may or may not
 // be seen. A nil room has none.
 func (r *room) each(yield func(*Socket) bool) {

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
@@ -10,17 +11,25 @@ import (
 // one packet is shared by all the sockets that it is sent to. Text and attachments are queued and
 // written as one unit: no other packet comes between them.
 //
-// One is made of each event, so what few have is apart.
+// One is made of each event, so what few have is apart. One that is written at once is not even made,
+// but lent: see Keep.
 type Packet struct {
 	frames   []byte // the WebSocket frames back to back: a text frame, then a binary frame each
 	text     span   // of the payload of the text frame in frames
 	overflow Overflow
-	volatile bool
-	control  bool
-	more     bool
+	traits   traits
 	holders  atomic.Int32 // see Hold
 	rare     atomic.Pointer[rare]
 }
+
+type traits uint8
+
+const (
+	traitVolatile traits = 1 << iota
+	traitControl
+	traitMore
+	traitLent // see Keep
+)
 
 // rare is what few packets have. All but compact is written before anybody else knows the packet.
 type rare struct {
@@ -42,7 +51,7 @@ const (
 // newControl encodes a packet of the protocol itself.
 func newControl(text []byte) *Packet {
 	p := newPacket(text, nil, false)
-	p.control = true
+	p.traits |= traitControl
 	return p
 }
 
@@ -52,7 +61,10 @@ func newPacket(text []byte, attachments [][]byte, volatile bool) *Packet {
 	for _, a := range attachments {
 		size += frameHeader(len(a)) + len(a)
 	}
-	p := &Packet{frames: make([]byte, 0, size), volatile: volatile}
+	p := &Packet{frames: make([]byte, 0, size)}
+	if volatile {
+		p.traits = traitVolatile
+	}
 	p.text = p.add(finText, text)
 	p.attach(attachments)
 	return p
@@ -114,16 +126,52 @@ func (p *Packet) Attachment(i int) []byte {
 	return p.frames[s.from:s.to:s.to]
 }
 
+// lentPackets are those that nobody has.
+var lentPackets = sync.Pool{New: func() any { return &Packet{traits: traitLent} }}
+
+// lendPacket returns a packet that is lent until giveBack: frames, as newPacket makes them, which it
+// aliases. It returns nil if they are anything but one frame of text.
+func lendPacket(frames []byte, volatile bool) *Packet {
+	text, rest, ok := cutTextFrame(frames)
+	if !ok || rest < len(frames) {
+		return nil
+	}
+	p := lentPackets.Get().(*Packet)
+	p.frames, p.text = frames, text
+	if volatile {
+		p.traits |= traitVolatile
+	}
+	return p
+}
+
+// giveBack takes back a packet that was lent. Whoever has kept it all the same has an empty one.
+func (p *Packet) giveBack() {
+	*p = Packet{traits: traitLent}
+	lentPackets.Put(p)
+}
+
+// Lent reports whether the packet, and its frames, are used again for something else once [Conn.Send] has
+// returned.
+func (p *Packet) Lent() bool { return p.traits&traitLent != 0 }
+
+// Keep is the packet for who keeps it: itself, or a copy if it is lent.
+func (p *Packet) Keep() *Packet {
+	if !p.Lent() {
+		return p
+	}
+	return &Packet{frames: bytes.Clone(p.frames), text: p.text, traits: p.traits &^ traitLent}
+}
+
 // Volatile reports whether the packet is to be dropped when it cannot be written now.
-func (p *Packet) Volatile() bool { return p.volatile }
+func (p *Packet) Volatile() bool { return p.traits&traitVolatile != 0 }
 
 // Control reports whether the packet is an answer, or one of the protocol itself, and must not be
 // dropped.
-func (p *Packet) Control() bool { return p.control }
+func (p *Packet) Control() bool { return p.traits&traitControl != 0 }
 
 // More reports whether the sender sends another packet to the connection right after this one, so that
 // nothing needs to be written before that.
-func (p *Packet) More() bool { return p.more }
+func (p *Packet) More() bool { return p.traits&traitMore != 0 }
 
 // Overflow is what is to become of the packet when the queue is full. It counts only without Control.
 func (p *Packet) Overflow() Overflow { return p.overflow }
@@ -138,7 +186,13 @@ func (p *Packet) Key() string {
 
 // setTerms is called before anybody else knows the packet.
 func (p *Packet) setTerms(t Terms) {
-	p.overflow, p.volatile, p.control = t.Overflow, t.Volatile, t.Control
+	p.overflow = t.Overflow
+	if t.Volatile {
+		p.traits |= traitVolatile
+	}
+	if t.Control {
+		p.traits |= traitControl
+	}
 	if t.Key != "" {
 		p.others().key = t.Key
 	}

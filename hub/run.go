@@ -44,7 +44,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	ended := make(chan error, 1)
 	wg.Go(func() {
-		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Gap: h.gap, State: h.setState})
+		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Lent: h.deliverLent, Gap: h.gap, State: h.setState})
 	})
 	wg.Go(func() { h.interest.run(inner) })
 	wg.Go(func() { h.sweeper(inner) })

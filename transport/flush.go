@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -131,9 +132,12 @@ func (s *session) writeNow(c carrier, p *hub.Packet) {
 		return
 	}
 	if n < len(b) {
-		r := round{packet: p}
-		s.stalls(b[n:], r)
-		c.drain(b[n:], r)
+		rest, r := b[n:], round{packet: p}
+		if p.Lent() {
+			rest, r = bytes.Clone(rest), round{}
+		}
+		s.stalls(rest, r)
+		c.drain(rest, r)
 		return
 	}
 	s.mu.Lock()

@@ -181,7 +181,7 @@ func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
 			return hub.ErrSlowConsumer
 		}
 	}
-	s.queue.push(p, s.h)
+	s.queue.push(p.Keep(), s.h)
 	much := s.queue.size >= smallBytes || large(p)
 	if much {
 		s.rankLocked()

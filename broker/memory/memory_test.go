@@ -1,6 +1,7 @@
 package memory_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -319,5 +320,63 @@ func BenchmarkPublish(b *testing.B) {
 				p.Publish(ctx, msgs...)
 			}
 		})
+	})
+}
+
+// TestWhatIsLentIsCopiedForWhoKeepsIt lends a message to a peer that borrows, to one that does not, and
+// behind one that is being delivered.
+func TestWhatIsLentIsCopiedForWhoKeepsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := memory.NewBus()
+		keeps, borrows := bus.Broker(), bus.Broker()
+		var kept [][]byte
+		hold := make(chan struct{})
+		start(t, keeps, func(m broker.Message) {
+			kept = append(kept, m.Data)
+			<-hold
+		})
+		var lent []string
+		ran := make(chan error, 1)
+		go func() {
+			ran <- borrows.Run(context.Background(), broker.Handler{
+				Deliver: func(m broker.Message) { lent = append(lent, "kept "+string(m.Data)) },
+				Lent:    func(m broker.Message) { lent = append(lent, string(m.Data)) },
+			})
+		}()
+		subscribe(t, keeps, "s")
+		subscribe(t, borrows, "s")
+
+		lend := func(text string) {
+			data := []byte(text)
+			reach, err := keeps.(broker.Lender).Lend(context.Background(), broker.Message{Subject: "s", Data: data})
+			if err != nil || reach[0].Nodes != 2 {
+				t.Errorf("got %v, %v", reach, err)
+			}
+			clear(data)
+		}
+		first := make(chan struct{})
+		go func() {
+			defer close(first)
+			lend("first")
+		}()
+		synctest.Wait() // one of them is being given the first
+		lend("second")
+		lend("third")
+		close(hold)
+		<-first
+		synctest.Wait()
+		if got := string(bytes.Join(kept, []byte(" "))); got != "first second third" {
+			t.Errorf("who keeps has %q", got)
+		}
+		slices.Sort(lent) // behind the first, which waits for the other peer, come those that were lent at once
+		if want := []string{"first", "second", "third"}; !slices.Equal(lent, want) {
+			t.Errorf("who borrows has had %q, want %q", lent, want)
+		}
+		if err := borrows.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -34,11 +34,20 @@ type leftover struct {
 
 // Publish fails only with the context's error and with [broker.ErrClosed].
 func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+	return p.publish(ctx, msgs, false)
+}
+
+// Lend implements [broker.Lender].
+func (p *peer) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+	return p.publish(ctx, msgs, true)
+}
+
+func (p *peer) publish(ctx context.Context, msgs []broker.Message, lent bool) ([]broker.Reach, error) {
 	reach := make([]broker.Reach, len(msgs))
 	for i := range msgs {
 		err := p.ready(ctx)
 		if err == nil {
-			reach[i].Nodes, err = p.publish(ctx, &msgs[i])
+			reach[i].Nodes, err = p.pass(ctx, &msgs[i], lent)
 		}
 		if err != nil {
 			for j := i; j < len(reach); j++ {
@@ -59,7 +68,8 @@ func (p *peer) ready(ctx context.Context) error {
 	}
 }
 
-func (p *peer) publish(ctx context.Context, m *broker.Message) (nodes int, err error) {
+// pass passes a message on to all who have subscribed to it.
+func (p *peer) pass(ctx context.Context, m *broker.Message, lent bool) (nodes int, err error) {
 	hash := p.bus.hash(m.Subject)
 	sh := p.bus.shard(hash)
 	var few [4]*subscription
@@ -72,7 +82,7 @@ func (p *peer) publish(ctx context.Context, m *broker.Message) (nodes int, err e
 		if i > 0 {
 			sh.mu.Lock()
 		}
-		taken, err := sh.offerLocked(ctx, p.closed, s, m)
+		taken, err := sh.offerLocked(ctx, p.closed, s, m, lent)
 		if err != nil {
 			return 0, err
 		}

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"context"
 
 	"tether/broker"
@@ -56,8 +57,8 @@ func (s *subscription) idleLocked() <-chan struct{} {
 }
 
 // offerLocked delivers m, or leaves it to the goroutine that is delivering. It reports false when the
-// subscription has ended. It unlocks the shard.
-func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message) (bool, error) {
+// subscription has ended. A lent message is copied for whoever keeps it. It unlocks the shard.
+func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message, lent bool) (bool, error) {
 	for {
 		if s.ended {
 			sh.mu.Unlock()
@@ -66,13 +67,17 @@ func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *sub
 		if !s.busy {
 			s.busy = true
 			sh.mu.Unlock()
-			s.peer.handler.Deliver(*m)
+			s.peer.deliver(*m, lent)
 			sh.drain(s)
 			return true, nil
 		}
 		l := s.laneLocked()
 		if len(l.queue) < maxWaiting {
 			l.queue = append(l.queue, *m)
+			if lent {
+				kept := &l.queue[len(l.queue)-1]
+				kept.Data = bytes.Clone(kept.Data)
+			}
 			sh.mu.Unlock()
 			return true, nil
 		}
@@ -89,6 +94,18 @@ func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *sub
 			return false, ctx.Err()
 		}
 		sh.mu.Lock()
+	}
+}
+
+func (p *peer) deliver(m broker.Message, lent bool) {
+	switch {
+	case !lent:
+		p.handler.Deliver(m)
+	case p.handler.Lent != nil:
+		p.handler.Lent(m)
+	default:
+		m.Data = bytes.Clone(m.Data)
+		p.handler.Deliver(m)
 	}
 }
 

@@ -22,7 +22,7 @@ func (w *wire) Close(hub.Reason)  {}
 
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 func (w *wire) Send(p *hub.Packet, _ *hub.Gate) error {
-	w.packets <- p
+	w.packets <- p.Keep()
 	return nil
 }
 

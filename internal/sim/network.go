@@ -79,6 +79,10 @@ func (n *node) accept(c hub.Conn, r *http.Request) (transport.Receiver, error) {
 		conn = n.w.plan.Conn(conn)
 	}
 	if k.hc, err = n.hub.Attach(conn, r); err != nil {
+		k.mu.Lock()
+		k.closeLocked(hub.ReasonTransportError)
+		k.mu.Unlock()
+		close(k.told) // the node may end before the client has read that it is refused
 		return nil, err
 	}
 	return receiver{k}, nil
@@ -153,7 +157,7 @@ func (w *world) attachReal(k *wire) *wire {
 
 // sendReal hands a packet to the session. The lock is held, so that what is due is in order.
 func (w *wire) sendReal(p *hub.Packet, from *hub.Gate, now ledger.Moment) error {
-	w.due = append(w.due, sent{p, crc32.ChecksumIEEE(p.Frames()), now})
+	w.due = append(w.due, sent{p.Keep(), crc32.ChecksumIEEE(p.Frames()), now})
 	err := w.inner.Load().(hub.Conn).Send(p, from)
 	if err == nil {
 		return nil

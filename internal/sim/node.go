@@ -1,11 +1,14 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tether/broker"
@@ -297,12 +300,18 @@ func (k *watch) subscriptions() map[string]bool {
 	return all
 }
 
-const kindDisconnect = 2 // in the second byte of the hub's messages
+// In the second byte of the hub's messages.
+const (
+	kindEvent      = 1
+	kindDisconnect = 2
+)
 
 // stutter is a broker that says some things twice that may be said twice: that it is well, and that
-// somebody is to be disconnected.
+// somebody is to be disconnected. It borrows events, and lends every other one.
 type stutter struct {
 	broker.Broker
+
+	events atomic.Int64
 
 	mu  sync.Mutex
 	rng *rand.Rand // guarded by mu
@@ -314,9 +323,25 @@ func (s *stutter) again() bool {
 	return s.rng.IntN(3) == 0
 }
 
+// Lend implements [broker.Lender].
+func (s *stutter) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+	kept := slices.Clone(msgs)
+	for i := range kept {
+		kept[i].Data = bytes.Clone(kept[i].Data)
+	}
+	return s.Publish(ctx, kept...)
+}
+
 func (s *stutter) Run(ctx context.Context, h broker.Handler) error {
-	deliver, state := h.Deliver, h.State
+	deliver, lent, state := h.Deliver, h.Lent, h.State
+	h.Lent = nil
 	h.Deliver = func(m broker.Message) {
+		if len(m.Data) > 1 && m.Data[1] == kindEvent && s.events.Add(1)%2 == 0 {
+			m.Data = bytes.Clone(m.Data)
+			lent(m)
+			clear(m.Data)
+			return
+		}
 		deliver(m)
 		if len(m.Data) > 1 && m.Data[1] == kindDisconnect && s.again() {
 			deliver(m)

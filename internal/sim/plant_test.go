@@ -305,6 +305,7 @@ var connPlants = []plant{
 	{name: "DISCONNECT comes after the close", conn: func(c hub.Conn) hub.Conn {
 		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("41")) {
+				p = p.Keep()
 				go func() {
 					time.Sleep(time.Millisecond)
 					c.Send(p, from)
@@ -334,6 +335,7 @@ var connPlants = []plant{
 		now := every(10)
 		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
 			if now() {
+				p = p.Keep()
 				go func() {
 					time.Sleep(4 * time.Millisecond)
 					c.Send(p, from)

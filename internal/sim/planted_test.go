@@ -69,8 +69,11 @@ var planted = []mutant{
 		"\t\ts.Disconnect(false)\n\tcase kindEvict:",
 	}, {
 		"of what is held only the last is kept", "connect.go",
-		"\theld := s.entry.held.push(p,",
-		"\ts.entry.held = packets{}\n\theld := s.entry.held.push(p,",
+		"\theld := s.entry.held.push(p.Keep(),",
+		"\ts.entry.held = packets{}\n\theld := s.entry.held.push(p.Keep(),",
+	}, {
+		"what is held is only lent", "connect.go",
+		"\theld := s.entry.held.push(p.Keep(),", "\theld := s.entry.held.push(p,",
 	}, {
 		"what comes while the held is let go is forgotten", "connect.go",
 		"\tfor (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {",

@@ -190,7 +190,7 @@ func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
 		return w.sendReal(p, from, now)
 	}
 	select {
-	case w.queue <- sent{p, crc32.ChecksumIEEE(p.Frames()), now}:
+	case w.queue <- sent{p.Keep(), crc32.ChecksumIEEE(p.Frames()), now}:
 		return nil
 	default:
 	}
