@@ -34,6 +34,12 @@ type counted struct {
 // send implements lane.Options.Send.
 func (s *server) send(index int, b *lane.Batch) error {
 	p := &s.publishers[index]
+	f := s.flow.Load()
+	size := f.sizeOf(b)
+	if err := f.begin(size, s.o.PublishTimeout, b.Alive); err != nil {
+		return unavailable(err)
+	}
+	defer f.done(size)
 	if err := s.prepare(p); err != nil {
 		return unavailable(err)
 	}

@@ -52,6 +52,7 @@ type server struct {
 	failures   atomic.Int64              // of connections
 	failed     atomic.Pointer[time.Time] // when the last one did
 	lease      lease
+	flow       atomic.Pointer[flow] // of the session that was opened last; nil: none was
 }
 
 func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {

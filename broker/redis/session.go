@@ -20,6 +20,7 @@ type session struct {
 	control *conn // owned by the keeper, which renews the lease
 	workers *dispatch.Dispatcher
 	at      dispatch.Session
+	flow    *flow // of what this node publishes
 
 	loss   *outage   // owned by the reader; of subjects whose slots left lately
 	lossAt time.Time // owned by the reader; when loss was made
@@ -49,11 +50,13 @@ func (srv *server) open(ctx context.Context, in *interest, workers *dispatch.Dis
 	}
 	s := &session{srv: srv, in: in, c: c, control: control, workers: workers, failed: make(chan struct{})}
 	s.at = dispatch.Session{Pulse: beat.NewPulse(), Stale: func(from beat.Stamp) { s.fail(errStale, from) }, Done: s.failed}
+	s.flow = newFlow(s.at.Pulse)
 	c.rd.src, c.rd.block = c.nc, s.flush // Run watches the beats; no deadline is needed
 	if err := s.claim(old); err != nil {
 		s.close()
 		return nil, err
 	}
+	srv.flow.Store(s.flow)
 	return s, nil
 }
 
@@ -114,6 +117,7 @@ func (s *session) serve(ctx context.Context, up func()) (time.Time, error) {
 func (s *session) close() {
 	s.c.nc.Close()
 	s.control.nc.Close()
+	s.flow.end()
 }
 
 // fail ends the session. Of several reasons the first is kept, of several moments the earliest.
@@ -201,6 +205,7 @@ func (s *session) readBeat(b []byte, err error) error {
 		return s.in.answered()
 	}
 	s.at.Pulse.Back(b)
+	s.flow.back()
 	return nil
 }
 
@@ -293,6 +298,8 @@ func (s *session) write() {
 			return
 		case <-beats.C:
 			out = s.appendBeat(out)
+		case <-s.flow.want:
+			out = s.appendBeat(out)
 		case <-s.in.poke:
 		}
 		for more := true; more; {
@@ -306,6 +313,8 @@ func (s *session) write() {
 			out = out[:0]
 			select {
 			case <-beats.C: // also while there is much to say
+				out, more = s.appendBeat(out), true
+			case <-s.flow.want:
 				out, more = s.appendBeat(out), true
 			default:
 			}
