@@ -17,13 +17,7 @@ import (
 // receiver on. Who may write has the session's writing flag, as with every carrier; nobody has to
 // wait for a client that does not take what is written to it, because what is left lies in out.
 type epoll struct {
-	s *session
-
 	descriptor
-
-	in  *inbound  // owned by who reads, else guarded by s.mu; nil while there is nothing
-	out *outbound // changed with s.mu by who writes; nil while there is nothing
-
 	compression bool // negotiated
 
 	reading  bool // guarded by s.mu
@@ -32,6 +26,10 @@ type epoll struct {
 	writable bool // guarded by s.mu: it may have become so since the last attempt
 
 	discarding bool // owned by who reads: nothing more is wanted from the client
+
+	s   *session
+	in  *inbound  // owned by who reads, else guarded by s.mu; nil while there is nothing
+	out *outbound // changed with s.mu by who writes; nil while there is nothing
 }
 
 // outbound is what the kernel did not take.
@@ -42,6 +40,15 @@ type outbound struct {
 
 	waiting  bool  // guarded by s.mu: for the connection to become writable
 	deadline int64 // guarded by s.mu: as session.due
+}
+
+// newSessionOnEpoll returns a session, and what is going to carry it, unless it cannot.
+func newSessionOnEpoll() (*session, adopted) {
+	both := new(struct {
+		session session
+		epoll   epoll
+	})
+	return &both.session, &both.epoll
 }
 
 // adopt returns a carrier for the connection of w, or nil where that is not to be or cannot be: over
@@ -55,7 +62,11 @@ func (h *Handler) adopt(s *session, w *websocket) adopted {
 	if err != nil {
 		return nil
 	}
-	c := &epoll{s: s, descriptor: descriptor{fd: int32(fd)}, compression: w.compression, reading: true}
+	c, ok := w.moved.(*epoll)
+	if !ok {
+		c = new(epoll)
+	}
+	c.s, c.fd, c.compression, c.reading = s, int32(fd), w.compression, true
 	if h.poller.add(c) != nil {
 		unix.Close(fd)
 		return nil

@@ -183,20 +183,17 @@ func (h *Handler) session(sid string) *session {
 	return h.sessions.find(key)
 }
 
-// open makes a session and has it accepted. It is to be started, or abandoned.
-func (h *Handler) open(r *http.Request, polling bool) (*session, *refusal) {
-	s := &session{h: h, id: newID(), slot: noSlot, delivering: true}
-	if polling {
-		s.poll = &poll{bye: '1', wake: make(chan struct{}, 1)}
-	}
+// open opens a new session, when it has been accepted. It is to be started, or abandoned.
+func (h *Handler) open(s *session, r *http.Request) *refusal {
+	s.h, s.id, s.slot, s.delivering = h, newID(), noSlot, true
 	h.mu.Lock()
 	switch {
 	case h.closed:
 		h.mu.Unlock()
-		return nil, errDraining
+		return errDraining
 	case h.o.MaxConns > 0 && h.sessions.len() >= h.o.MaxConns:
 		h.mu.Unlock()
-		return nil, errFull
+		return errFull
 	}
 	h.sessions.add(s)
 	h.sessionsLeft.Add(1)
@@ -206,9 +203,8 @@ func (h *Handler) open(r *http.Request, polling bool) (*session, *refusal) {
 	if refused != nil {
 		h.forget(s)
 		h.sessionsLeft.Done()
-		return nil, refused
 	}
-	return s, nil
+	return refused
 }
 
 func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {

@@ -43,8 +43,8 @@ func (p *poll) wakeUp() {
 
 // openPolling answers a handshake.
 func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
-	s, refused := h.open(r, true)
-	if refused != nil {
+	s := &session{poll: &poll{bye: '1', wake: make(chan struct{}, 1)}}
+	if refused := h.open(s, r); refused != nil {
 		refused.write(w, false)
 		return
 	}

@@ -6,9 +6,9 @@ import "tether/hub"
 // packet none but itself. It is guarded by its session's lock. Its packets are held in Handler.queued,
 // except for the first if it is small, so that what does not wait long costs no counting.
 type queue struct {
-	size  int // bytes of packets, as Handler.weight has it
-	first *hub.Packet
 	more  *backlog // behind first; nil when there is nothing behind it
+	size  int      // bytes of packets, as Handler.weight has it
+	first *hub.Packet
 }
 
 // backlog is at least one packet. Some may have gone out of turn: nil stands where they were, up to

@@ -40,37 +40,36 @@ type Receiver interface {
 // [hub.Conn] of its receiver.
 //
 // An idle session on WebSocket is held by the handler's registry and by the wheel, and owns nothing but
-// itself and its carrier. Everything else here is nil then. There are many of them, so the fields lie
-// close together.
+// itself and its carrier, which lies behind it in the same piece of memory. Everything else here is nil
+// then. There are many of them, so the fields lie close together.
 type session struct {
-	h  *Handler
-	mu sync.Mutex
-
-	// What a Send to an idle connection looks at begins here: no more cache lines than it takes.
-	state      uint8 // guarded by mu
-	writing    bool  // guarded by mu: one writer has the session: a Send, a flusher, or the carrier
-	ping       bool  // guarded by mu: a ping waits to be written
-	awaiting   bool  // guarded by mu: a ping was sent, its pong has not come
-	delivering bool  // guarded by mu: the receiver is being called, or the session is not started
-	paused     bool  // guarded by mu: reading waits for the receiver
-	told       bool  // guarded by mu: the receiver was told of the end, or is about to be
-
-	carrier carrier // guarded by mu: the WebSocket connection; nil on polling
-	queue   queue   // guarded by mu
-	extra   *extra  // guarded by mu: nil until there is something in it
+	receiver Receiver // set before the first carrier
+	id       id
+	slot     int32  // guarded by wheel.mu
+	code     uint16 // guarded by mu: of the close frame, 0 for none
 
 	poll  *poll // guarded by mu: nil for a session that began on WebSocket
 	due   int64 // guarded by mu: when tick has something to do, in nanoseconds of Handler.now
 	since int64 // guarded by mu: when delivering or paused began, likewise
 
-	slot       int32    // guarded by wheel.mu
-	code       uint16   // guarded by mu: of the close frame, 0 for none
 	prev, next *session // guarded by wheel.mu: neighbours in a slot
+	dirty      *session // guarded by flushers.mu: next in their list
 
-	dirty *session // guarded by flushers.mu: next in their list
+	queue queue // guarded by mu
 
-	receiver Receiver // set before the first carrier
-	id       id
+	// What a Send to an idle connection looks at is from the end of queue to the beginning of the carrier: no
+	// more cache lines than it takes.
+	h          *Handler
+	mu         sync.Mutex
+	carrier    carrier // guarded by mu: the WebSocket connection; nil on polling
+	extra      *extra  // guarded by mu: nil until there is something in it
+	state      uint8   // guarded by mu
+	writing    bool    // guarded by mu: one writer has the session: a Send, a flusher, or the carrier
+	ping       bool    // guarded by mu: a ping waits to be written
+	awaiting   bool    // guarded by mu: a ping was sent, its pong has not come
+	delivering bool    // guarded by mu: the receiver is being called, or the session is not started
+	paused     bool    // guarded by mu: reading waits for the receiver
+	told       bool    // guarded by mu: the receiver was told of the end, or is about to be
 }
 
 // extra is what few sessions have. It is guarded by the session's lock.

@@ -15,7 +15,8 @@ func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *sessio
 	}
 	switch {
 	case !known: // the reference server upgrades and closes
-		if ws, answer := h.hijack(w, r, nil); ws != nil {
+		ws := new(websocket)
+		if answer := h.hijack(w, r, ws); answer != nil {
 			defer ws.Conn.Close()
 			if ws.writeWithin(answer, h.o.WriteTimeout) == nil {
 				ws.refuse(h)
@@ -30,13 +31,13 @@ func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *sessio
 
 // openWebSocket answers a handshake on WebSocket.
 func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
-	s, refused := h.open(r, false)
-	if refused != nil {
+	s, ws := h.newConnection()
+	if refused := h.open(s, r); refused != nil {
 		refused.write(w, true)
 		return
 	}
-	ws, answer := h.hijack(w, r, s)
-	if ws == nil {
+	answer := h.hijack(w, r, ws)
+	if answer == nil {
 		s.abandon()
 		return
 	}
@@ -90,11 +91,11 @@ type adopted interface {
 
 // serveProbe connects WebSocket to a session on polling, wire protocol section 1.7.
 func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session) {
-	ws, answer := h.hijack(w, r, s)
-	if ws == nil {
+	ws := &websocket{s: s, probing: true}
+	answer := h.hijack(w, r, ws)
+	if answer == nil {
 		return
 	}
-	ws.probing = true
 	reader, err := ws.prepare(h)
 	if err == nil {
 		err = ws.writeWithin(answer, h.o.WriteTimeout)
@@ -193,19 +194,19 @@ func (s *session) dropProbe(w *websocket) {
 	s.mu.Unlock()
 }
 
-// hijack takes the connection over from the HTTP server and returns the answer to the handshake, which
+// hijack has ws take the connection over from the HTTP server and returns the answer to the handshake, which
 // has been checked. It returns nil after answering that this cannot be done.
-func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*websocket, []byte) {
+func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, ws *websocket) []byte {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		errInternal.write(w, false)
-		return nil, nil
+		return nil
 	}
 	if c, ok := conn.(*headConn); ok {
 		conn = c.Conn
 	}
 	conn.SetDeadline(time.Time{})
-	ws := &websocket{Conn: conn, s: s}
+	ws.Conn = conn
 	ws.tune(h.o.KernelBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // what the client sent without waiting for the answer
 		early, _ := rw.Reader.Peek(n)
@@ -222,7 +223,7 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, s *session) (*w
 			ws.compression = true
 		}
 	}
-	return ws, handshakeAnswer(r.Header.Get("Sec-WebSocket-Key"), w.Header())
+	return handshakeAnswer(r.Header.Get("Sec-WebSocket-Key"), w.Header())
 }
 
 // tune bounds what the kernel holds for the connection.

@@ -27,9 +27,8 @@ const (
 // after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
 // frames that have been checked, and after the handshake Write and Close do nothing.
 type websocket struct {
-	descriptor      // of Conn, to write without waiting
-	tries      bool // there is a descriptor
-
+	descriptor       // of Conn, to write without waiting
+	tries       bool // there is a descriptor
 	compression bool // negotiated
 	probing     bool // owned by the reader: the session is still on polling
 
@@ -52,6 +51,21 @@ type websocket struct {
 	partial *partial // nil until a message is worth counting
 
 	moved adopted // owned by the reader: what goes on with the connection; nil for most
+}
+
+// newConnection returns a session that begins on WebSocket, and the connection of its handshake. The session
+// and what is going to carry it are one piece of memory.
+func (h *Handler) newConnection() (*session, *websocket) {
+	if h.o.Epoll {
+		s, c := newSessionOnEpoll()
+		return s, &websocket{s: s, moved: c}
+	}
+	both := new(struct {
+		session   session
+		websocket websocket
+	})
+	both.websocket.s = &both.session
+	return &both.session, &both.websocket
 }
 
 // The states of the read deadline.
