@@ -29,6 +29,7 @@ const (
 	traitControl
 	traitMore
 	traitLent // see Keep
+	traitOwn  // see KeepIn
 )
 
 // rare is what few packets have. All but compact is written before anybody else knows the packet.
@@ -161,6 +162,15 @@ func (p *Packet) Keep() *Packet {
 	}
 	return &Packet{frames: bytes.Clone(p.frames), text: p.text, traits: p.traits &^ traitLent}
 }
+
+// KeepIn is Keep for who keeps a lent packet to itself: the copy is made in own, which nobody else has, and
+// whose memory is used again.
+func (p *Packet) KeepIn(own *Packet) {
+	*own = Packet{frames: append(own.frames[:0], p.frames...), text: p.text, traits: p.traits&^traitLent | traitOwn}
+}
+
+// Own reports whether the packet is of KeepIn.
+func (p *Packet) Own() bool { return p.traits&traitOwn != 0 }
 
 // Volatile reports whether the packet is to be dropped when it cannot be written now.
 func (p *Packet) Volatile() bool { return p.traits&traitVolatile != 0 }

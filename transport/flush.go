@@ -80,6 +80,7 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		for _, p := range w.packets {
 			w.buf = append(w.buf, frames(p, compress)...)
 		}
+		s.h.discard(w.packets)
 		if r.final {
 			w.buf = appendCloseFrame(w.buf, code)
 		}

@@ -11,51 +11,110 @@ import (
 	"tether/hub"
 )
 
+// onBoth runs f with a server of a hub on each carrier.
+func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(room hub.Room) *wsClient)) {
+	for _, carrier := range []string{"portable", "epoll"} {
+		t.Run(carrier, func(t *testing.T) {
+			h := running(t, memory.NewBus().Broker())
+			sockets := make(chan *hub.Socket, 1)
+			h.Of("/").OnConnect(func(_ context.Context, s *hub.Socket) error {
+				sockets <- s
+				return nil
+			})
+			o.Epoll = carrier == "epoll"
+			s := serveWith(t, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) }, o)
+			f(t, h, func(room hub.Room) *wsClient {
+				c := s.websocket()
+				c.send("40")
+				if got := c.text(); !strings.HasPrefix(got, "40") {
+					t.Fatalf("got %q, want the answer to CONNECT", got)
+				}
+				socket := receive(t, sockets)
+				if err := socket.Wait(t.Context()); err != nil { // until nothing is held any more
+					t.Fatal(err)
+				}
+				if err := socket.Join(t.Context(), room); err != nil {
+					t.Fatal(err)
+				}
+				return c
+			})
+		})
+	}
+}
+
 // TestWhatASlowClientGetsIsWhatWasEmitted has events, whose memory is used again as soon as Emit returns,
 // wait for a client: in part, and as a whole.
 func TestWhatASlowClientGetsIsWhatWasEmitted(t *testing.T) {
 	const events, size = 40, 40_000
-	for _, epoll := range []bool{false, true} {
-		b := memory.NewBus().Broker()
-		defer b.Close()
-		h, err := hub.New(b, hub.Options{DrainWindow: -1, Greeting: hub.Greeting{Off: true}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ran := background(t, func() error { return h.Run(ctx) })
-		sockets := make(chan *hub.Socket, 1)
-		h.Of("/").OnConnect(func(_ context.Context, s *hub.Socket) error {
-			sockets <- s
-			return s.Join(ctx, "room")
-		})
-		s := serveWith(t, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) },
-			Options{Epoll: epoll, QueueBytes: 2 * events * size})
-		c := s.websocket()
-		c.send("40")
-		if got := c.text(); !strings.HasPrefix(got, "40") {
-			t.Fatalf("got %q, want the answer to CONNECT", got)
-		}
-		if err := receive(t, sockets).Wait(ctx); err != nil { // until nothing is held any more
-			t.Fatal(err)
-		}
+	o := Options{QueueBytes: 2 * events * size}
+	onBoth(t, o, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
+		c := join("room")
 		text := func(i int) string { return fmt.Sprintf("%02d", i) + strings.Repeat(string(rune('a'+i%26)), size) }
-		e := h.Emitter()
 		for i := range events {
-			e = e.Local()
-			if i%2 == 0 {
-				e = h.Emitter()
+			e := h.Emitter()
+			if i%2 == 1 {
+				e = e.Local()
 			}
-			if _, err := e.Emit(ctx, "room", "m", text(i)); err != nil {
+			if _, err := e.Emit(t.Context(), "room", "m", text(i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for i := range events {
 			c.wantText(`42["m","` + text(i) + `"]`)
 		}
-		cancel()
-		if err := ran(); err != nil {
-			t.Error(err)
+	})
+}
+
+// TestBurstsAreWhatWasEmitted has bursts for two clients in turn, by two emitters, so that the memory of what
+// has left one queue is used again for what enters the other while it is being written.
+func TestBurstsAreWhatWasEmitted(t *testing.T) {
+	const bursts, burst = 300, 16
+	onBoth(t, Options{}, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
+		text := func(room hub.Room, i int) string {
+			return fmt.Sprintf("%s%d", room, i) + strings.Repeat(string(room), 10+i%500)
 		}
-	}
+		var ends []func() error
+		for _, rooms := range [][]hub.Room{{"a", "b"}, {"c", "d"}} {
+			clients := []*wsClient{join(rooms[0]), join(rooms[1])}
+			ends = append(ends, background(t, func() error {
+				for i := range bursts * burst {
+					for _, room := range rooms {
+						if _, err := h.Emitter().Emit(t.Context(), room, "m", text(room, i)); err != nil {
+							return err
+						}
+						if i%burst != 0 {
+							continue
+						}
+						for j := 1; j < burst; j++ {
+							if _, err := h.Emitter().Emit(t.Context(), room, "n", text(room, j)); err != nil {
+								return err
+							}
+						}
+					}
+				}
+				return nil
+			}))
+			for k, room := range rooms {
+				ends = append(ends, background(t, func() error {
+					for i := range bursts * burst {
+						want := []string{`42["m","` + text(room, i) + `"]`}
+						for j := 1; i%burst == 0 && j < burst; j++ {
+							want = append(want, `42["n","`+text(room, j)+`"]`)
+						}
+						for _, want := range want {
+							if _, got, err := clients[k].frame(); err != nil || string(got) != want {
+								return fmt.Errorf("room %s, event %d: got %q, %v, want %q", room, i, got, err, want)
+							}
+						}
+					}
+					return nil
+				}))
+			}
+		}
+		for _, end := range ends {
+			if err := end(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

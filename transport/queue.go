@@ -146,6 +146,31 @@ func (q *queue) find(key string) *hub.Packet {
 	return nil
 }
 
+// maxPacketKept is the largest packet whose memory is used again.
+const maxPacketKept = 4 << 10
+
+// keep is p for a queue. One that is lent, and so for this queue alone, is copied into one that discard got.
+func (h *Handler) keep(p *hub.Packet) *hub.Packet {
+	if !p.Lent() {
+		return p
+	}
+	own, _ := h.packets.Get().(*hub.Packet)
+	if own == nil {
+		own = new(hub.Packet)
+	}
+	p.KeepIn(own)
+	return own
+}
+
+// discard is called with packets that have left a queue, and whose bytes have been copied.
+func (h *Handler) discard(packets []*hub.Packet) {
+	for _, p := range packets {
+		if p.Own() && p.Size() <= maxPacketKept {
+			h.packets.Put(p)
+		}
+	}
+}
+
 // cut takes out p, which find has found.
 func (q *queue) cut(p *hub.Packet, h *Handler) {
 	if p == q.first {

@@ -180,7 +180,7 @@ func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
 			return hub.ErrSlowConsumer
 		}
 	}
-	s.queue.push(p.Keep(), s.h)
+	s.queue.push(s.h.keep(p), s.h)
 	much := s.queue.size >= smallBytes || large(p)
 	if much {
 		s.rankLocked()
