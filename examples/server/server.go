@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/examples/internal/serve"
 	"tether/hub"
 	"tether/transport"
 )
@@ -63,6 +64,7 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) int {
 		}
 	}()
 	var watch sync.WaitGroup
+	watch.Go(func() { serve.Tidy(ctx) })
 	if s.certificate != nil {
 		watch.Go(func() { s.certificate.watch(ctx) })
 	}

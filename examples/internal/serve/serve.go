@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,8 +25,11 @@ import (
 // order: the hub refuses new clients and sends the others away, the HTTP server finishes its
 // requests, the transport waits for its connections. The caller closes the broker after that.
 func Serve(ctx context.Context, ln net.Listener, h *hub.Hub, engine *transport.Handler, app http.Handler) error {
+	var tidying sync.WaitGroup
+	defer tidying.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	tidying.Go(func() { Tidy(ctx) })
 	server := transport.NewServer("", app)
 	served := make(chan error, 1)
 	go func() { // until Shutdown; received from below
