@@ -100,9 +100,10 @@ type Broker interface {
 	// error none of the new subjects is subscribed, now or later.
 	Subscribe(ctx context.Context, subjects ...string) error
 
-	// Unsubscribe ends delivery of the subjects; messages that are already on their way may still be
-	// delivered. Unknown subjects are ignored. After an error the subjects are unsubscribed on this
-	// side all the same: nothing of theirs is delivered once the call has returned.
+	// Unsubscribe ends the subscriptions, and returns when all that this node was counted for has been
+	// delivered, or lies in a gap. Subjects that are not subscribed are ignored. After an error they are
+	// unsubscribed on this side all the same, and what was on its way is lost. Nothing of theirs is
+	// delivered once the call has returned, unless somebody else has subscribed them meanwhile.
 	Unsubscribe(ctx context.Context, subjects ...string) error
 
 	// Run delivers until ctx is done, reconnecting and resubscribing as needed, and returns nil

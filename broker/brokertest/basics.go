@@ -18,6 +18,7 @@ var basics = []test{
 	{"a node that has ended is not counted", testEnded},
 	{"subscribing twice is subscribing once", testTwice},
 	{"flapping ends in what was asked for last", testFlapping},
+	{"what was counted is delivered before Unsubscribe returns", testUnsubscribeUnderFire},
 	{"payloads of every size arrive unchanged", testPayloads},
 	{"ten thousand subjects", testManySubjects},
 }
@@ -57,6 +58,73 @@ func testReceipts(t *testing.T, h Harness) {
 	wantReach(t, h, publish(t, p, "s", "6"), 0)
 	a.await("one message on its own", func() bool { return len(a.got["only a"]) == 1 })
 	b.await("one message on its own", func() bool { return len(b.got["only b"]) == 1 })
+}
+
+// testUnsubscribeUnderFire ends subscriptions while others publish. What they were told that the node took has
+// been delivered when the call returns, and nothing is afterwards.
+func testUnsubscribeUnderFire(t *testing.T, h Harness) {
+	const publishers, rounds, width = 3, 20, 10
+	if h.Overtakes {
+		t.Skip("this backend confirms the end of a subscription ahead of its messages")
+	}
+	n := start(t, h)
+	names := []string{"fire:0", "fire:1", "fire:2", "fire:3"}
+	msgs := make([]broker.Message, width*len(names))
+	for i := range msgs {
+		msgs[i] = broker.Message{Subject: names[i%len(names)], Data: []byte("x")}
+	}
+	delivered := func() (total int) {
+		for _, name := range names {
+			total += len(n.received(name))
+		}
+		return total
+	}
+	pubs := make([]broker.Broker, publishers)
+	for i := range pubs {
+		pubs[i] = publisher(t, h)
+	}
+	before := 0
+	for round := range rounds {
+		n.subscribe(names...)
+		taken := make(chan int, publishers)
+		for _, p := range pubs {
+			go func() { taken <- publishUntilNobody(t, p, msgs) }()
+		}
+		n.awaitCount(before + (round+1)*len(msgs))
+		n.unsubscribe(names...)
+		atReturn := delivered()
+		counted := 0
+		for range pubs {
+			counted += <-taken
+		}
+		if now := delivered(); now != atReturn {
+			t.Errorf("%d messages were delivered after Unsubscribe had returned", now-atReturn)
+		}
+		got := atReturn - before
+		if counted > got || h.Bound == broker.Exact && counted < got {
+			t.Errorf("%d messages were taken, and %d delivered when Unsubscribe returned", counted, got)
+		}
+		before = atReturn
+	}
+}
+
+// publishUntilNobody returns how many messages were taken, until of one call none is.
+func publishUntilNobody(t *testing.T, p broker.Broker, msgs []broker.Message) (taken int) {
+	for {
+		reach, err := p.Publish(context.Background(), msgs...)
+		if err != nil {
+			t.Errorf("Publish: %v", err)
+			return taken
+		}
+		n := 0
+		for _, r := range reach {
+			n += r.Nodes
+		}
+		if n == 0 {
+			return taken
+		}
+		taken += n
+	}
 }
 
 func testEnded(t *testing.T, h Harness) {

@@ -38,6 +38,10 @@ type Harness struct {
 
 	// KeepsFrozen says that this backend cannot cease to count a frozen node, as a stand-in may not.
 	KeepsFrozen bool
+
+	// Overtakes says that this backend may confirm the end of a subscription ahead of messages that it has
+	// counted for it, as a stand-in may.
+	Overtakes bool
 }
 
 const (

@@ -71,7 +71,7 @@ func (b *Bus) begin(p *peer, subject string) {
 	}
 	for s := first; ; s = s.next {
 		if s.peer == p {
-			s.ended = false
+			s.ended, s.dropped = false, false
 			return
 		}
 		if s.next == nil {
@@ -81,16 +81,30 @@ func (b *Bus) begin(p *peer, subject string) {
 	}
 }
 
-// end ends a peer's subscription, except for a delivery that has begun.
-func (b *Bus) end(p *peer, subject string) {
+// end ends a peer's subscription. What it has taken is still delivered; the channel is closed when all of
+// it has been, and nil if it has been already.
+func (b *Bus) end(p *peer, subject string) (idle <-chan struct{}) {
 	hash := b.hash(subject)
 	sh := b.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for s := sh.subjects.find(hash, subject); s != nil; s = s.next {
 		if s.peer == p {
-			sh.endLocked(s)
-			return
+			return sh.endLocked(s)
+		}
+	}
+	return nil
+}
+
+// drop drops what a peer's subscription that has ended has taken, except for a delivery that has begun.
+func (b *Bus) drop(p *peer, subject string) {
+	hash := b.hash(subject)
+	sh := b.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for s := sh.subjects.find(hash, subject); s != nil; s = s.next {
+		if s.peer == p && s.ended {
+			s.dropLocked()
 		}
 	}
 }
@@ -109,21 +123,30 @@ func (sh *shard) endAll(p *peer) (idle []<-chan struct{}) {
 		}
 	}
 	for _, s := range ending { // the table changes
-		if sh.endLocked(s); s.busy {
-			idle = append(idle, s.idleLocked())
+		if c := sh.endLocked(s); c != nil {
+			s.dropLocked()
+			idle = append(idle, c)
 		}
 	}
 	return idle
 }
 
-func (sh *shard) endLocked(s *subscription) {
+func (sh *shard) endLocked(s *subscription) (idle <-chan struct{}) {
 	s.ended = true
 	if s.lane != nil {
-		s.lane.queue = nil
-		s.lane.wake()
+		s.lane.wake() // who waits for room is not taken any more
 	}
 	if !s.busy {
 		sh.unlinkLocked(s)
+		return nil
+	}
+	return s.idleLocked()
+}
+
+func (s *subscription) dropLocked() {
+	s.dropped = true
+	if s.lane != nil {
+		s.lane.queue = nil
 	}
 }
 

@@ -199,12 +199,14 @@ func TestBusyPublishersLeaveTheRestToRunWithoutLosingOrder(t *testing.T) {
 	delivered.Wait()
 }
 
-// TestPublishersThatWaitForRoomHearOfTheEnd has the subscription end while its queue is full.
+// TestPublishersThatWaitForRoomHearOfTheEnd has the subscription end while its queue is full: what it has
+// taken is delivered before the call returns, and what waits for room is not taken.
 func TestPublishersThatWaitForRoomHearOfTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		b := memory.NewBus().Broker()
-		start(t, b, func(broker.Message) { <-release })
+		delivered := 0
+		start(t, b, func(broker.Message) { <-release; delivered++ })
 		subscribe(t, b, "s")
 		ctx := context.Background()
 		go b.Publish(ctx, broker.Message{Subject: "s"}) // ends with release
@@ -223,10 +225,23 @@ func TestPublishersThatWaitForRoomHearOfTheEnd(t *testing.T) {
 			waited <- reach[0]
 		}()
 		synctest.Wait()
-		if err := b.Unsubscribe(ctx, "s"); err != nil {
-			t.Fatal(err)
+		ended := make(chan int)
+		go func() {
+			if err := b.Unsubscribe(ctx, "s"); err != nil {
+				t.Error(err)
+			}
+			ended <- delivered
+		}()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("it has returned, and what was taken is not delivered")
+		default:
 		}
 		close(release)
+		if n := <-ended; n != 1025 {
+			t.Errorf("%d messages were delivered when Unsubscribe returned, want 1025", n)
+		}
 		if reach := <-waited; !reach.Nobody() {
 			t.Errorf("got %v, want nobody", reach)
 		}

@@ -121,10 +121,28 @@ func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
 
 // Unsubscribe has no way to fail except that the broker is closed or the context done.
 func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
+	var busy []<-chan struct{}
 	for _, subject := range subjects {
-		p.bus.end(p, subject)
+		if idle := p.bus.end(p, subject); idle != nil {
+			busy = append(busy, idle)
+		}
 	}
-	return p.ready(ctx)
+	err := p.ready(ctx)
+	for i := 0; i < len(busy) && err == nil; i++ {
+		select {
+		case <-busy[i]:
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-p.closed:
+			err = broker.ErrClosed
+		}
+	}
+	if err != nil {
+		for _, subject := range subjects {
+			p.bus.drop(p, subject)
+		}
+	}
+	return err
 }
 
 // handOver asks Run to go on delivering for l, and reports false if nobody would.

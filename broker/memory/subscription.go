@@ -21,7 +21,8 @@ type subscription struct {
 	peer    *peer         // immutable
 	next    *subscription // another peer's interest in the subject
 	lane    *lane         // nil unless somebody waits
-	ended   bool          // nothing more is taken or delivered; in the table only while busy
+	ended   bool          // nothing more is taken; in the table only while busy
+	dropped bool          // it has ended, and nothing more is delivered
 	busy    bool          // some goroutine delivers
 }
 
@@ -115,7 +116,7 @@ func (p *peer) deliver(m broker.Message, lent bool) {
 func (sh *shard) drain(s *subscription) {
 	for round := 0; ; round++ {
 		sh.mu.Lock()
-		if s.ended || s.lane == nil || len(s.lane.queue) == 0 {
+		if s.dropped || s.lane == nil || len(s.lane.queue) == 0 {
 			sh.restLocked(s)
 			sh.mu.Unlock()
 			return
@@ -143,12 +144,12 @@ func (sh *shard) drain(s *subscription) {
 	}
 }
 
-// deliver delivers one message of the queue unless the subscription has ended since it was queued.
+// deliver delivers one message of the queue unless it has been dropped since.
 func (sh *shard) deliver(s *subscription, m broker.Message) {
 	sh.mu.Lock()
-	ended := s.ended
+	dropped := s.dropped
 	sh.mu.Unlock()
-	if !ended {
+	if !dropped {
 		s.peer.handler.Deliver(m)
 	}
 }

@@ -23,6 +23,7 @@ type taken struct {
 	reply string     // subject
 	stamp beat.Stamp // of the last good moment when it was read
 	cost  int        // bytes that it holds of the backlog
+	after []*op      // not nil: there is no message, but these to end when all before is delivered
 }
 
 // awaiting holds the messages that have been acknowledged, in order, until the server certainly has the
@@ -47,6 +48,9 @@ type group struct {
 // noMark is behind all others.
 const noMark = math.MaxUint64
 
+// empty reports whether nothing waits.
+func (a *awaiting) empty() bool { return len(a.groups) == 0 && len(a.current) == 0 }
+
 // begin is called before messages are added.
 func (a *awaiting) begin() {
 	if len(a.groups) == 0 && len(a.cancelled) > 0 {
@@ -63,7 +67,7 @@ func (a *awaiting) add(t taken) {
 
 // cancel cancels the message with a reply subject, if it is held. It reports false if there are too many.
 func (a *awaiting) cancel(reply string) bool {
-	if len(a.groups) == 0 && len(a.current) == 0 {
+	if a.empty() {
 		return true
 	}
 	if len(a.cancelled) >= maxCancelled {

@@ -15,7 +15,7 @@ import (
 // cancelled. Up to the limit it is delivered later; past it, nobody knows any more whether it is one of them.
 func TestMoreCancellationsThanAreRememberedDropWhatTheyMayBeFor(t *testing.T) {
 	r := &run{pulse: beat.NewPulse(), acks: newAcks(nil), backlog: newBacklog(1 << 20)}
-	r.awaiting.add(taken{broker.Message{Subject: "s"}, nil, "inbox.kept", r.pulse.Last(), 1})
+	r.awaiting.add(taken{m: broker.Message{Subject: "s"}, reply: "inbox.kept", stamp: r.pulse.Last(), cost: 1})
 	cancel := func(i int) {
 		r.take(&natsio.Msg{Subject: "s", Reply: "inbox." + strconv.Itoa(i) + cancellation})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	natsio "github.com/nats-io/nats.go"
 
@@ -35,7 +36,7 @@ func (r *run) pump() {
 				doubtful--
 				r.backlog.put(r.lost, true)
 			}
-			isOurs := m.Subject == r.subject || m == r.replaced
+			isOurs := m.Subject == r.subject || isFence(m) // or says that the connection was replaced
 			if isOurs {
 				r.see(m.Data)
 			}
@@ -110,6 +111,10 @@ func (r *run) pass(msgs []*natsio.Msg) bool {
 			r.drop(errCut)
 		case m == r.lost:
 			r.drop(errOverflow)
+		case isFence(m):
+			if kept = r.reach(m); !kept {
+				return false
+			}
 		default:
 			kept = r.take(m)
 		}
@@ -121,6 +126,42 @@ func (r *run) pass(msgs []*natsio.Msg) bool {
 	if !r.acks.flush() || !aw.mark(r.b.conn, r.subject) {
 		// The connection is gone. Who has published will hear that nobody was here, or nothing.
 		r.drop(errCut)
+	}
+	return true
+}
+
+// isFence tells what was put between the messages from what the server has sent, which has a subject.
+func isFence(m *natsio.Msg) bool { return m.Subject == "" }
+
+// reach takes a fence, which waits as the messages before it do. A false says that Run is over.
+func (r *run) reach(m *natsio.Msg) bool {
+	ops := r.b.interest.reached(m)
+	if r.awaiting.empty() {
+		r.backlog.done(cost(m))
+		return r.after(ops)
+	}
+	r.awaiting.add(taken{after: ops, stamp: r.pulse.Last(), cost: cost(m)})
+	return true
+}
+
+// after ends ops that have ended subscriptions once all is delivered that was put for those.
+func (r *run) after(ops []*op) bool {
+	for _, o := range ops {
+		r.b.interest.mu.RLock()
+		removed := o.removed
+		r.b.interest.mu.RUnlock()
+		var left atomic.Int32
+		left.Store(int32(len(removed)))
+		for _, s := range removed {
+			ok := r.out.After(r.session, s.subject, func() {
+				if left.Add(-1) == 0 {
+					r.b.removed(o)
+				}
+			})
+			if !ok {
+				return false
+			}
+		}
 	}
 	return true
 }
@@ -143,8 +184,8 @@ func (r *run) take(m *natsio.Msg) (kept bool) {
 		_ = r.b.conn.Publish(m.Reply, []byte(denial)) // who asks will ask again
 		return false
 	}
-	s := r.b.interest.lookup(m.Subject)
-	if s == nil || s.sub != m.Sub || !s.live.Load() {
+	s := r.b.interest.of(m)
+	if s == nil {
 		r.acks.add(m.Reply)
 		return false
 	}
@@ -158,7 +199,7 @@ func (r *run) take(m *natsio.Msg) (kept bool) {
 		return false
 	}
 	r.acks.add(m.Reply)
-	r.awaiting.add(taken{broker.Message{Subject: s.subject, Data: data}, s, m.Reply, stamp, cost(m)})
+	r.awaiting.add(taken{m: broker.Message{Subject: s.subject, Data: data}, s: s, reply: m.Reply, stamp: stamp, cost: cost(m)})
 	return true
 }
 
@@ -176,6 +217,10 @@ func (r *run) confirmed(mark uint64) bool {
 			t := &g[i]
 			bytes += t.cost
 			switch {
+			case t.after != nil:
+				if !r.after(t.after) {
+					return false
+				}
 			case r.awaiting.isCancelled(t.reply):
 				r.gaps.open(r.pulse.Time(t.stamp), t.m.Subject, errCancelled)
 			case !r.pulse.Fresh(t.stamp):
@@ -201,6 +246,9 @@ func (r *run) drop(cause error) {
 		bytes := 0
 		for i := range g {
 			bytes += g[i].cost
+			for _, o := range g[i].after {
+				r.b.removed(o)
+			}
 		}
 		r.gaps.open(r.pulse.Time(g[0].stamp), "", cause) // the first is the oldest
 		r.backlog.done(bytes)

@@ -18,10 +18,12 @@ import (
 type interest struct {
 	wake chan struct{} // capacity 1; ops is not empty
 
-	mu    sync.RWMutex
-	subs  map[string]*subscription // guarded by mu; by wire subject; changed by tend only
-	ops   []*op                    // guarded by mu; to be done in this order
-	ended bool                     // guarded by mu; Run is over
+	mu      sync.RWMutex
+	subs    map[string]*subscription               // guarded by mu; by wire subject; changed by tend only
+	leaving map[*natsio.Subscription]*subscription // guarded by mu; that have ended, and of which messages are on their way
+	fences  map[*natsio.Msg][]*op                  // guarded by mu; behind those messages
+	ops     []*op                                  // guarded by mu; to be done in this order
+	ended   bool                                   // guarded by mu; Run is over
 }
 
 type subscription struct {
@@ -39,8 +41,10 @@ type op struct {
 	state    atomic.Uint32 // opWaiting, then one of the others
 	done     chan error    // capacity 1
 
-	added []*subscription // guarded by interest.mu; those that it has made live
-	err   error           // owned by tend
+	added   []*subscription // guarded by interest.mu; those that it has made live
+	removed []*subscription // guarded by interest.mu; those that it has ended
+	begun   bool            // guarded by interest.mu; it has ended them
+	err     error           // owned by tend
 }
 
 const (
@@ -50,7 +54,26 @@ const (
 )
 
 func newInterest() *interest {
-	return &interest{wake: make(chan struct{}, 1), subs: make(map[string]*subscription)}
+	return &interest{
+		wake:    make(chan struct{}, 1),
+		subs:    make(map[string]*subscription),
+		leaving: make(map[*natsio.Subscription]*subscription),
+		fences:  make(map[*natsio.Msg][]*op),
+	}
+}
+
+// of returns the subscription that m came for, if its messages are still delivered; nil otherwise.
+func (in *interest) of(m *natsio.Msg) *subscription {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	s := in.subs[m.Subject]
+	if s == nil || s.sub != m.Sub {
+		s = in.leaving[m.Sub]
+	}
+	if s == nil || !s.live.Load() {
+		return nil
+	}
+	return s
 }
 
 func (in *interest) lookup(wire string) *subscription {
@@ -104,23 +127,39 @@ func (b *Broker) Subscribe(ctx context.Context, subjects ...string) error {
 
 // Unsubscribe implements [broker.Broker].
 func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) error {
-	for _, s := range subjects {
-		wire, _ := b.names.wire(s)
-		if sub := b.interest.lookup(wire); sub != nil {
-			sub.live.Store(false)
-		}
-	}
 	o := &op{subjects: subjects, remove: true, done: make(chan error, 1)}
 	select {
 	case <-b.started:
-		// Also with a context that is done: the server is to be told.
-		err := b.change(ctx, o)
-		if errors.Is(err, broker.ErrClosed) && !b.isDone() {
-			return nil // Run is over, and so are all subscriptions
-		}
-		return err
 	default:
 		return b.ready(ctx)
+	}
+	// Also with a context that is done: the server is to be told.
+	err := b.change(ctx, o)
+	if err != nil {
+		b.silenceRemoved(o)
+	}
+	if errors.Is(err, broker.ErrClosed) && !b.isDone() {
+		return nil // Run is over, and so are all subscriptions
+	}
+	return err
+}
+
+// silenceRemoved makes sure that nothing is delivered after an Unsubscribe that returns an error, whether
+// tend has got to it or not.
+func (b *Broker) silenceRemoved(o *op) {
+	b.interest.mu.Lock()
+	defer b.interest.mu.Unlock()
+	for _, s := range o.removed {
+		s.live.Store(false)
+	}
+	if o.begun {
+		return
+	}
+	for _, subject := range o.subjects {
+		wire, _ := b.names.wire(subject)
+		if s := b.interest.subs[wire]; s != nil {
+			s.live.Store(false)
+		}
 	}
 }
 

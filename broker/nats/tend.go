@@ -51,7 +51,7 @@ func (b *Broker) apply(ops []*op, in chan *natsio.Msg) {
 			o.err = refused
 		}
 	}
-	b.answer(ops)
+	b.answer(ops, in)
 	if errors.Is(refused, natsio.ErrMaxSubscriptionsExceeded) {
 		// nats.go remembers this error until it reconnects, so that a second one could not be told from it.
 		b.link.cut(b.link.current().n, refused)
@@ -111,37 +111,81 @@ func (b *Broker) adopt(o *op, wire string, s *subscription) (isNew bool) {
 	return isNew
 }
 
+// remove ends subscriptions. What nats.go has read of them by then is still delivered.
 func (b *Broker) remove(o *op) (changed bool) {
+	in := b.interest
+	in.mu.Lock()
+	o.begun = true
 	for _, subject := range o.subjects {
 		wire, _ := b.names.wire(subject)
-		if s := b.interest.lookup(wire); s != nil {
-			b.drop(wire, s)
-			changed = true
+		if s := in.subs[wire]; s != nil {
+			delete(in.subs, wire)
+			in.leaving[s.sub] = s
+			o.removed = append(o.removed, s)
 		}
 	}
-	return changed
-}
-
-func (b *Broker) drop(wire string, s *subscription) {
-	s.live.Store(false)
-	b.interest.mu.Lock()
-	if b.interest.subs[wire] == s {
-		delete(b.interest.subs, wire)
+	removed := o.removed
+	in.mu.Unlock()
+	for _, s := range removed {
+		_ = s.sub.Unsubscribe() // fails only if the connection is closed
 	}
-	b.interest.mu.Unlock()
-	_ = s.sub.Unsubscribe() // fails only if the connection is closed
+	return len(removed) > 0
 }
 
-// answer tells the callers of a group, and takes back what only those wanted that failed or have gone.
-func (b *Broker) answer(ops []*op) {
+// removed ends an op that has ended subscriptions.
+func (b *Broker) removed(o *op) {
+	in := b.interest
+	in.mu.Lock()
+	for _, s := range o.removed {
+		s.live.Store(false)
+		delete(in.leaving, s.sub)
+	}
+	in.mu.Unlock()
+	o.state.CompareAndSwap(opWaiting, opCommitted)
+	o.done <- o.err // has room: this is done once
+}
+
+// fence returns a message to put behind those that have come for the subscriptions that ops have ended.
+func (in *interest) fence(ops []*op) *natsio.Msg {
+	m := new(natsio.Msg)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fences[m] = ops
+	return m
+}
+
+// reached returns the ops whose fence m is.
+func (in *interest) reached(m *natsio.Msg) []*op {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	ops := in.fences[m]
+	delete(in.fences, m)
+	return ops
+}
+
+// answer tells the callers of a group, and takes back what only those wanted that failed or have gone. Who
+// has ended subscriptions is told when what came for them has been delivered.
+func (b *Broker) answer(ops []*op, msgs chan *natsio.Msg) {
+	var leave []*op
+	for _, o := range ops {
+		if o.remove && o.err == nil && len(o.removed) > 0 {
+			leave = append(leave, o)
+		} else if o.remove {
+			b.removed(o)
+		}
+	}
+	if len(leave) > 0 {
+		select {
+		case msgs <- b.interest.fence(leave):
+		case <-b.stopped: // as the callers know
+		}
+	}
 	in := b.interest
 	in.mu.Lock()
 	var failed []*op
 	for _, o := range ops {
 		switch {
 		case o.remove:
-			o.state.CompareAndSwap(opWaiting, opCommitted)
-			o.done <- o.err // has room, as below
 		case o.err == nil && o.state.CompareAndSwap(opWaiting, opCommitted):
 			for _, s := range o.added {
 				s.keep = true

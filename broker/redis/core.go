@@ -64,10 +64,14 @@ func (c *core) Subscribe(ctx context.Context, subjects ...string) error {
 
 func (c *core) Unsubscribe(ctx context.Context, subjects ...string) error {
 	w := c.table.unsubscribe(subjects)
-	if err := c.ready(ctx, false); err != nil {
-		return err
+	err := c.ready(ctx, false)
+	if err == nil {
+		err = c.await(ctx, w)
 	}
-	return c.await(ctx, w)
+	if err != nil {
+		c.table.silence(w)
+	}
+	return err
 }
 
 func (c *core) await(ctx context.Context, w *waiter) error {

@@ -89,6 +89,10 @@ func (in *interest) end(o *outage) {
 	clear(in.dirty)
 	for _, s := range in.t.subjects {
 		if s.at == in {
+			if in.t.keeps && !s.want && (s.told || s.unheard > 0) { // what it was still counted for
+				in.t.back = append(in.t.back, returned{s.name, o})
+				in.t.change()
+			}
 			s.told, s.unheard, s.dirty, s.initial, s.alone = false, 0, false, false, false
 			in.t.missLocked(s, o)
 			in.t.settleLocked(s)
@@ -176,15 +180,16 @@ func (in *interest) takeLocked(part uint8) (batch [2]command) {
 
 var errUnasked = errors.New("redis: a confirmation that nobody asked for")
 
-// confirm records that the server has done the next thing that it was told. name is a subject.
-func (in *interest) confirm(on bool, name []byte) (*subject, error) {
+// confirm records that the server has done the next thing that it was told. name is a subject. Who waits for
+// the end of a subscription is not woken yet, but returned.
+func (in *interest) confirm(on bool, name []byte) (s *subject, ended []*waiter, err error) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
 	if !in.nextLocked(on, name) {
-		return nil, errUnasked
+		return nil, nil, errUnasked
 	}
 	c := &in.commands[0]
-	s := c.subjects[c.next]
+	s = c.subjects[c.next]
 	if c.next++; c.next == len(c.subjects) && !in.t.wire.sharded {
 		in.commands[0].subjects = nil
 		in.commands = in.commands[1:]
@@ -192,11 +197,14 @@ func (in *interest) confirm(on bool, name []byte) (*subject, error) {
 	if s.unheard--; s.unheard == 0 && s.at == in {
 		s.told = on
 	}
+	if !s.want && s.settled() {
+		ended, s.waiting = s.waiting, nil
+	}
 	in.t.settleLocked(s)
 	if !s.settled() {
 		in.t.markLocked(s)
 	}
-	return s, nil
+	return s, ended, nil
 }
 
 // nextLocked reports whether the next confirmation to come is this one.
@@ -280,6 +288,7 @@ func (in *interest) refuse(why serverError) error {
 			s.told = false
 			in.t.wakeLocked(s, unavailable(why))
 			if s.want {
+				s.live.Store(false)
 				in.t.dropLocked(s)
 			}
 		}

@@ -61,9 +61,11 @@ func (s *peer) answer() {
 		}
 		return
 	}
-	if _, err := s.in.confirm(c[0] == '+', []byte(c[1:])); err != nil {
+	_, ended, err := s.in.confirm(c[0] == '+', []byte(c[1:]))
+	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.in.t.pass(ended)
 }
 
 func (s *peer) settle() {

@@ -51,6 +51,7 @@ func harness(s *backend.Server) brokertest.Harness {
 		New:         func(tb testing.TB) broker.Broker { return node(tb, s.Addr) },
 		MaxData:     16 << 20,
 		KeepsFrozen: s.Kind == backend.StandIn,
+		Overtakes:   s.Kind == backend.StandIn,
 		Freezable: func(tb testing.TB) (broker.Broker, func(), func()) {
 			p := faultproxy.New(tb, s.Addr)
 			return node(tb, p.Addr()), func() { p.Hold(faultproxy.Both) }, p.Heal

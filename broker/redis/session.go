@@ -249,7 +249,7 @@ func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
 			return err
 		}
 	}
-	sub, err := s.in.confirm(on, name)
+	sub, ended, err := s.in.confirm(on, name)
 	if err != nil {
 		return err
 	}
@@ -257,6 +257,9 @@ func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
 		routes[sub.name] = sub
 	} else {
 		delete(routes, sub.name)
+	}
+	if len(ended) > 0 && !s.workers.After(&s.at, sub.name, func() { s.in.t.pass(ended) }) {
+		return errors.New("the session is over")
 	}
 	_, err = s.c.rd.integer()
 	return err

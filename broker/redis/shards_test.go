@@ -120,10 +120,12 @@ func (s *shardPeer) answer() {
 	case 'm':
 		err = s.in.answered()
 	case '+':
-		_, err = s.in.confirm(true, []byte(r[1:]))
+		_, _, err = s.in.confirm(true, []byte(r[1:]))
 	case '-':
 		if name := []byte(r[1:]); s.in.asked(name) {
-			_, err = s.in.confirm(false, name)
+			var ended []*waiter
+			_, ended, err = s.in.confirm(false, name)
+			s.in.t.pass(ended)
 		} else {
 			s.in.lost(name, &outage{})
 		}

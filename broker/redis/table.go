@@ -23,7 +23,7 @@ type table struct {
 // subject is one subject. Its fields are guarded by the mu of the table.
 type subject struct {
 	name string      // immutable
-	live atomic.Bool // wanted; read without the lock
+	live atomic.Bool // what arrives is delivered; read without the lock
 	part uint8       // immutable
 
 	want    bool
@@ -54,9 +54,10 @@ type returned struct {
 
 // waiter is one call of Subscribe or Unsubscribe.
 type waiter struct {
-	left int           // guarded by mu
-	err  error         // guarded by mu until done is closed
-	done chan struct{} // closed when left is 0
+	left     int           // guarded by mu
+	err      error         // guarded by mu until done is closed
+	done     chan struct{} // closed when left is 0
+	subjects []*subject    // immutable; of an Unsubscribe
 }
 
 func newTable(w *wire) *table {
@@ -110,12 +111,13 @@ func (t *table) finish(list []*subject, err error) {
 			s.held = true
 		}
 		if s.want && !s.held && s.calls == 0 {
+			s.live.Store(false)
 			t.dropLocked(s)
 		}
 	}
 }
 
-// unsubscribe begins a call of Unsubscribe. Nothing is delivered from here on.
+// unsubscribe begins a call of Unsubscribe. What arrives is delivered until the server has confirmed it.
 func (t *table) unsubscribe(names []string) *waiter {
 	w := &waiter{done: make(chan struct{})}
 	t.mu.Lock()
@@ -125,6 +127,7 @@ func (t *table) unsubscribe(names []string) *waiter {
 		if s == nil {
 			continue
 		}
+		w.subjects = append(w.subjects, s)
 		if s.want {
 			t.dropLocked(s)
 		}
@@ -138,6 +141,17 @@ func (t *table) unsubscribe(names []string) *waiter {
 	return w
 }
 
+// silence ends a call of Unsubscribe that has failed: nothing is delivered from here on.
+func (t *table) silence(w *waiter) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range w.subjects {
+		if !s.want {
+			s.live.Store(false)
+		}
+	}
+}
+
 func (t *table) waitLocked(w *waiter, s *subject) {
 	w.left++
 	s.waiting = append(s.waiting, w)
@@ -147,7 +161,6 @@ func (t *table) waitLocked(w *waiter, s *subject) {
 // dropLocked ends the interest in s. Subscribes that wait for it are overtaken.
 func (t *table) dropLocked(s *subject) {
 	s.want, s.held = false, false
-	s.live.Store(false)
 	t.wakeLocked(s, nil)
 	if s.out != nil {
 		t.returnLocked(s)
@@ -264,12 +277,26 @@ func (t *table) missed() (missing, back int) {
 
 func (t *table) wakeLocked(s *subject, err error) {
 	for _, w := range s.waiting {
-		if w.err == nil {
-			w.err = err
-		}
-		if w.left--; w.left == 0 {
-			close(w.done)
-		}
+		w.passLocked(err)
 	}
 	s.waiting = nil
+}
+
+// passLocked says that w waits for one subject less.
+func (w *waiter) passLocked(err error) {
+	if w.err == nil {
+		w.err = err
+	}
+	if w.left--; w.left == 0 {
+		close(w.done)
+	}
+}
+
+// pass wakes those who have waited for the end of a subscription.
+func (t *table) pass(waiting []*waiter) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, w := range waiting {
+		w.passLocked(nil)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,16 +15,18 @@ import (
 
 // The times of the simulated broker. They are those that package broker allows.
 const (
-	lanes        = 4                       // of deliveries to one node, each in order
-	maxTravel    = 5 * time.Millisecond    // of a message, one way
-	maxSlow      = 400 * time.Millisecond  // that a slow node takes for a message
-	backlog      = 48                      // messages for a slow node, past which it is cut off
-	patience     = 2 * time.Second         // until a node notices that its link is silent
-	publishFails = 1500 * time.Millisecond // until Publish gives up on a silent link
-	minReap      = 3 * time.Second         // until the others no longer count a silent node
-	maxReap      = 5 * time.Second
-	maxReconnect = 250 * time.Millisecond
-	beat         = 500 * time.Millisecond // between two signs of life, so how much older a gap may begin
+	lanes            = 4                       // of deliveries to one node, each in order
+	maxTravel        = 5 * time.Millisecond    // of a message, one way
+	maxSlow          = 400 * time.Millisecond  // that a slow node takes for a message
+	backlog          = 48                      // messages for a slow node, past which it is cut off
+	patience         = 2 * time.Second         // until a node notices that its link is silent
+	publishFails     = 1500 * time.Millisecond // until Publish gives up on a silent link
+	unsubscribeFails = 2 * patience            // until Unsubscribe does
+	unsubscribeLook  = 50 * time.Millisecond   // between two looks at whether it goes on
+	minReap          = 3 * time.Second         // until the others no longer count a silent node
+	maxReap          = 5 * time.Second
+	maxReconnect     = 250 * time.Millisecond
+	beat             = 500 * time.Millisecond // between two signs of life, so how much older a gap may begin
 )
 
 var errSilent = errors.New("sim: link is silent")
@@ -67,6 +70,7 @@ type peer struct {
 	reported bool      // State has been told of it
 	lanes    [lanes][]parcel
 	arrived  [lanes]chan struct{}
+	current  [lanes]string // the subject that is being delivered
 	queued   int
 	missed   uint64 // messages that were lost on the way, for the report
 }
@@ -279,15 +283,42 @@ func (p *peer) forget(subjects []string) {
 	}
 }
 
+// Unsubscribe fails later than Publish, as drivers do: a link that is silent for as long has been reported.
 func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
-	p.forget(subjects)
-	if err := p.through(ctx, publishFails); err != nil {
-		return err
+	err := p.through(ctx, unsubscribeLook)
+	for end := time.Now().Add(unsubscribeFails); errors.Is(err, errSilent) && time.Now().Before(end); {
+		err = p.through(ctx, unsubscribeLook)
 	}
+	if err == nil {
+		p.c.mu.Lock()
+		p.c.calls["unsubscribe"]++
+		for _, s := range subjects {
+			delete(p.subs, s)
+		}
+		p.c.mu.Unlock()
+		for err == nil && p.expects(subjects) {
+			err = p.sleep(ctx, time.Millisecond)
+		}
+	}
+	p.forget(subjects)
+	return err
+}
+
+// expects reports whether messages of the subjects are on their way to p.
+func (p *peer) expects(subjects []string) bool {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
-	p.c.calls["unsubscribe"]++
-	return nil
+	for i := range p.lanes {
+		if slices.Contains(subjects, p.current[i]) {
+			return true
+		}
+		for _, k := range p.lanes[i] {
+			if slices.Contains(subjects, k.m.Subject) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (p *peer) Run(ctx context.Context, h broker.Handler) error {
@@ -343,11 +374,15 @@ func (p *peer) carry(ctx context.Context, lane int) {
 				p.lanes[lane] = p.lanes[lane][1:]
 				p.queued--
 				ok = p.wanted[next.m.Subject]
+				p.current[lane] = next.m.Subject
 			}
 			p.c.mu.Unlock()
 			if ok {
 				p.handler.Deliver(next.m)
 			}
+			p.c.mu.Lock()
+			p.current[lane] = ""
+			p.c.mu.Unlock()
 			continue
 		}
 		select {

@@ -21,7 +21,7 @@ const (
 
 // Dispatcher has a worker for each processor, eight at most; a subject always has the same one. About
 // 1,500 messages wait for a worker, so a Deliver that is slow pushes back on the readers, and through
-// them on the connections to the backend. Each [Session] has one reader. Put, Flush and Abandon belong
+// them on the connections to the backend. Each [Session] has one reader. Put, After, Flush and Abandon belong
 // to the reader of their session, and to who has waited for it; Close to who has waited for all.
 // Messages of one subject that two sessions have read are delivered in the order of their flushes.
 type Dispatcher struct {
@@ -53,8 +53,9 @@ type batch struct {
 }
 
 type item struct {
-	m    broker.Message
-	live *atomic.Bool
+	m     broker.Message
+	live  *atomic.Bool
+	after func() // not nil: there is no message
 }
 
 // Session is one connection of the reader.
@@ -93,7 +94,22 @@ func New(deliver func(broker.Message)) *Dispatcher {
 // then, no later than after the next Flush. It blocks while the worker is behind; false says that
 // the session is done.
 func (d *Dispatcher) Put(s *Session, m broker.Message, live *atomic.Bool) bool {
-	w := d.workerOf(m.Subject)
+	return d.put(s, item{m: m, live: live})
+}
+
+// After has f called, once, when all that was put for the subject before is done: delivered, or given up
+// with the session. It blocks as Put does. F must not block.
+func (d *Dispatcher) After(s *Session, subject string, f func()) bool {
+	it := item{m: broker.Message{Subject: subject}, after: f}
+	if !d.put(s, it) {
+		f()
+		return false
+	}
+	return true
+}
+
+func (d *Dispatcher) put(s *Session, it item) bool {
+	w := d.workerOf(it.m.Subject)
 	stamp := s.Pulse.Last()
 	if b := s.next[w]; b != nil && (len(b.items) == maxBatch || b.stamp != stamp) {
 		if !d.hand(w, s) {
@@ -109,7 +125,7 @@ func (d *Dispatcher) Put(s *Session, m broker.Message, live *atomic.Bool) bool {
 		b.session, b.stamp = s, stamp
 		s.next[w] = b
 	}
-	b.items = append(b.items, item{m, live})
+	b.items = append(b.items, it)
 	return true
 }
 
@@ -170,6 +186,11 @@ func (d *Dispatcher) Abandon(s *Session) (oldest beat.Stamp, any bool) {
 		if b := s.next[i]; b != nil {
 			see(s, b.stamp)
 			s.next[i] = nil
+			for _, it := range b.items {
+				if it.after != nil {
+					it.after()
+				}
+			}
 		}
 		w.mu.Lock()
 		for _, p := range w.pending {
@@ -195,6 +216,8 @@ func (d *Dispatcher) work(w *worker) {
 		for i := range b.items {
 			it := &b.items[i]
 			switch {
+			case it.after != nil:
+				it.after()
 			case d.stopped.Load() || !it.live.Load():
 			case !b.session.Pulse.Fresh(b.stamp):
 				stale = true

@@ -56,6 +56,38 @@ func TestTheOrderOfEachSubjectHolds(t *testing.T) {
 	})
 }
 
+// TestAfterComesBehindWhatWasPut has a worker behind, and a session that is given up with what it has gathered.
+func TestAfterComesBehindWhatWasPut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var delivered, called atomic.Int32
+		d := dispatch.New(func(broker.Message) { <-release; delivered.Add(1) })
+		s, end := session(nil)
+		on := live()
+		for range 3 {
+			d.Put(s, broker.Message{Subject: "s"}, on)
+		}
+		d.After(s, "s", func() { called.Store(1 + delivered.Load()) })
+		d.Flush(s)
+		synctest.Wait()
+		if called.Load() != 0 {
+			t.Error("it was called before what was put is delivered")
+		}
+		close(release)
+		synctest.Wait()
+		if n := called.Load(); n != 4 {
+			t.Errorf("it was called when %d messages were delivered, want 3", n-1)
+		}
+		d.After(s, "s", func() { called.Store(-1) })
+		end()
+		d.Abandon(s)
+		if called.Load() != -1 {
+			t.Error("it was not called for a session that is given up")
+		}
+		d.Close()
+	})
+}
+
 func TestABlockedDeliverPushesBackUntilTheSessionIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
