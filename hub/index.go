@@ -30,11 +30,12 @@ const (
 type shard struct {
 	table atomic.Pointer[table] // replaced when it is full; read without the lock
 
-	mu      sync.Mutex
-	live    int                     // guarded by mu; rooms in the table
-	spilled int                     // guarded by mu; buckets that a room did not fit into
-	queue   []*room                 // guarded by mu; rooms that interest has to look at
-	waiters map[*room]chan struct{} // guarded by mu; closed when the room is subscribed or gone
+	mu        sync.Mutex
+	live      int                     // guarded by mu; rooms in the table
+	spilled   int                     // guarded by mu; buckets that a room did not fit into
+	queue     []*room                 // guarded by mu; rooms that interest has to look at
+	waiters   map[*room]chan struct{} // guarded by mu; closed when the room is subscribed or gone
+	withdrawn map[*room]int           // guarded by mu; members that are withdrawn; nil unless the hub drains
 }
 
 // table is a hash table of buckets. Its length is a power of two. A room that does not fit into its
@@ -59,14 +60,14 @@ const (
 	highBits = 0x0080_8080_8080_8080
 )
 
-// room is a set of sockets. It exists while it has members or a subscription.
+// room is a set of sockets. It exists while it has members, withdrawn or not, or a subscription.
 type room struct {
 	subject string // immutable; what the broker calls the room, and its key in the index
 
 	first atomic.Pointer[Socket] // place 0: most users have one device
 	rest  atomic.Pointer[crowd]  // the places after it; nil until there are two
 
-	n uint32 // guarded by the shard's mu; members
+	n uint32 // guarded by the shard's mu; members that are not withdrawn
 
 	// The state of the subscription, guarded by the shard's mu; see interest.
 	subscribed bool // messages of the subject arrive
@@ -95,9 +96,10 @@ const (
 
 // membership is a socket's place in a room. The socket keeps it and gives it back once.
 type membership struct {
-	room  *room
-	place uint32
-	live  bool // the room was subscribed when the socket came, and is while it stays
+	room      *room
+	place     uint32
+	live      bool // the room was subscribed when the socket came, and is while it stays
+	withdrawn bool // it gets what comes, but no longer keeps the room subscribed
 }
 
 func newIndex() *index {
@@ -177,11 +179,46 @@ func (x *index) join(subject string, s *Socket) (m membership, edge bool) {
 
 // leave gives m back. The caller must have interest look at the shard if edge is true.
 func (x *index) leave(m membership) (edge bool) {
+	r := m.room
+	sh := x.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if !m.withdrawn {
+		r.n--
+		r.removeLocked(m.place, sh.withdrawn[r])
+		return sh.edgeLocked(r)
+	}
+	if sh.withdrawn[r]--; sh.withdrawn[r] == 0 {
+		delete(sh.withdrawn, r)
+	}
+	r.removeLocked(m.place, sh.withdrawn[r])
+	if sh.idleLocked(r) {
+		x.forgetLocked(sh, r)
+	}
+	return false
+}
+
+// withdraw has m, which leave gets afterwards, no longer keep the room subscribed. The caller must have
+// interest look at the shard if edge is true.
+func (x *index) withdraw(m *membership) (edge bool) {
 	sh := x.shard(m.room)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	m.room.removeLocked(m.place)
+	if sh.withdrawn == nil {
+		sh.withdrawn = make(map[*room]int)
+	}
+	sh.withdrawn[m.room]++
+	m.room.n--
+	m.live, m.withdrawn = false, true
 	return sh.edgeLocked(m.room)
+}
+
+// settled reports whether a withdrawn member of r can go: nothing more comes for it alone.
+func (x *index) settled(r *room) bool {
+	sh := x.shard(r)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return r.n > 0 || !r.subscribed && !r.busy && !r.queued
 }
 
 // rooms counts the rooms.
@@ -274,6 +311,11 @@ func (x *index) insertLocked(sh *shard, hash uint64, r *room) {
 	sh.live++
 }
 
+// idleLocked reports whether r is neither subscribed nor to be, and nobody is about to look at it.
+func (sh *shard) idleLocked(r *room) bool {
+	return r.n == 0 && sh.withdrawn[r] == 0 && !r.subscribed && !r.busy && !r.queued
+}
+
 // forgetLocked removes a room that has neither members nor a subscription.
 func (x *index) forgetLocked(sh *shard, r *room) {
 	t := *sh.table.Load()
@@ -345,14 +387,14 @@ func (r *room) addLocked(s *Socket, places block) (place uint32) {
 	return c.addLocked(s, places) + 1
 }
 
-func (r *room) removeLocked(place uint32) {
-	r.n--
+// removeLocked frees a place. Beside its n members r has some that are withdrawn.
+func (r *room) removeLocked(place uint32, withdrawn int) {
 	if place == 0 {
 		r.first.Store(nil)
 		return
 	}
 	r.rest.Load().removeLocked(place - 1)
-	if r.n == 0 {
+	if r.n == 0 && withdrawn == 0 {
 		r.rest.Store(nil)
 	}
 }

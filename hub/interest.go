@@ -59,6 +59,13 @@ func (in *interest) join(subject string, s *Socket) membership {
 	return m
 }
 
+// withdraw has the member get what comes without keeping the room subscribed, until it leaves.
+func (in *interest) withdraw(m *membership) {
+	if in.index.withdraw(m) {
+		in.enqueue(m.room)
+	}
+}
+
 // leave gives a membership back.
 func (in *interest) leave(m membership) {
 	if in.index.leave(m) {
@@ -199,7 +206,9 @@ func (in *interest) sortLocked(sh *shard, batch, wanted, unwanted []*room) (w, u
 			r.busy, r.subscribed = true, false // who joins now must wait for the next round
 			unwanted = append(unwanted, r)
 		case !want:
-			in.index.forgetLocked(sh, r)
+			if sh.idleLocked(r) {
+				in.index.forgetLocked(sh, r)
+			}
 			sh.releaseLocked(r)
 		}
 	}
@@ -214,7 +223,7 @@ func (in *interest) settle(rooms []*room, subscribed bool) {
 		r.busy, r.subscribed = false, subscribed
 		again := sh.edgeLocked(r)
 		gone := !again && !subscribed
-		if gone {
+		if sh.idleLocked(r) {
 			in.index.forgetLocked(sh, r)
 		}
 		if subscribed || gone {

@@ -19,7 +19,8 @@ const (
 	sweepInterval = 100 * time.Millisecond
 	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
-	drainGrace    = 5 * time.Second        // for connections to end that have been closed
+	drainGrace    = 5 * time.Second        // for connections to end, after the window
+	withdrawLimit = 3 * time.Second        // for the subscriptions of a connection to end before it is closed: by then a silent broker has been noticed
 	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
@@ -32,8 +33,9 @@ var errFrozen = errors.New("hub: this process was frozen")
 //
 // To drain is: Attach refuses; the connections are closed evenly over Options.DrainWindow, so that
 // their clients do not come back all at once; the handlers that still run are waited for, at most for
-// Options.HookTimeout; the subscriptions end. Events are delivered until the last connection is gone.
-// Run returns no later than DrainWindow, HookTimeout and five seconds after ctx is done, with an error
+// Options.HookTimeout; the subscriptions end. Events are delivered until the last connection is gone:
+// one is closed when the broker no longer counts this node for rooms that it alone is in, for which it
+// is waited three seconds at most, and has got what it was counted for. Run returns no later than DrainWindow, HookTimeout and five seconds after ctx is done, with an error
 // if handlers are still running then.
 func (h *Hub) Run(ctx context.Context) error {
 	if h.started.Swap(true) {
@@ -63,7 +65,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		window = 0
 	}
 	h.draining.Store(true)
-	h.drain(window)
+	h.drain(window, err == nil)
 	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
 	if waited := h.work.end(patience); waited != nil && err == nil {
 		err = fmt.Errorf("hub: %d handlers still run %v after the last connection", h.work.n.Load(), h.options.HookTimeout)
@@ -185,23 +187,34 @@ func (h *Hub) tick(last, now time.Time) {
 	h.sweep(now)
 }
 
-// drain closes the connections over the window, and waits until they have ended.
-func (h *Hub) drain(window time.Duration) {
+// drain closes the connections over the window, and waits until they have ended. With withdraw, which
+// takes the broker, their subscriptions end before they do.
+func (h *Hub) drain(window time.Duration, withdraw bool) {
 	clients := h.clients.all()
 	h.log.Info("draining", "connections", len(clients), "window", max(window, 0))
 	ticker := time.NewTicker(drainStep)
 	defer ticker.Stop()
 	begin := time.Now()
-	for closed := 0; closed < len(clients); {
+	for asked, closed := 0, 0; closed < len(clients); {
 		due := len(clients)
 		if elapsed := time.Since(begin) + drainStep; elapsed < window {
 			due = int(float64(len(clients)) * float64(elapsed) / float64(window))
 		}
+		for ; withdraw && asked < due; asked++ {
+			clients[asked].withdraw()
+		}
 		for ; closed < due; closed++ {
+			limit := withdrawLimit + time.Duration(float64(window)*float64(closed)/float64(len(clients)))
+			if withdraw && !clients[closed].withdraw() && time.Since(begin) < limit {
+				break
+			}
 			clients[closed].first.conn.Close(ReasonShutdown)
 		}
 		if h.clients.len() == 0 { // the others have gone by themselves
 			return
+		}
+		if due == len(clients) {
+			ticker.Reset(drainPoll)
 		}
 		if closed < len(clients) {
 			<-ticker.C
@@ -209,7 +222,7 @@ func (h *Hub) drain(window time.Duration) {
 	}
 	clients = nil
 	ticker.Reset(drainPoll)
-	for end := time.Now().Add(drainGrace); time.Now().Before(end); <-ticker.C {
+	for end := begin.Add(window + drainGrace); time.Now().Before(end); <-ticker.C {
 		left := h.clients.all()
 		if len(left) == 0 {
 			return

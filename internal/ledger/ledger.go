@@ -20,6 +20,10 @@ import (
 // Ghost is how long after the last member of a room has gone a receipt may still count somebody.
 const Ghost = 6 * time.Second
 
+// Withdrawal is how long before its end a connection of a node that drains may get nothing more, while the
+// broker is well: its subscriptions end first.
+const Withdrawal = 1200 * time.Millisecond
+
 // Moment says when something happened in this process. The zero Moment has not happened.
 type Moment struct {
 	n  uint64
@@ -52,6 +56,7 @@ type Ledger struct {
 	rooms    map[string][]*Receiver  // that have been in it, or were about to be
 	own      map[string]bool         // rooms whose name says which node they are on
 	gaps     map[string][]broker.Gap // by node
+	drains   map[string]Moment       // when a node began to drain
 	counts   Counts
 	faults   []string
 }
@@ -68,14 +73,17 @@ type Counts struct {
 	Inverted int // received after a later one of the same publisher and room
 	Foreign  int // received by a socket that they were not for, or not as they were sent
 	Receipts int // that were not true
+	Unheard  int // messages that a node took and nobody there received, although only a drain has sent anybody away
 }
 
 // Faults is the number of things that must not happen.
-func (c Counts) Faults() int { return c.Lost + c.Doubled + c.Inverted + c.Foreign + c.Receipts }
+func (c Counts) Faults() int {
+	return c.Lost + c.Doubled + c.Inverted + c.Foreign + c.Receipts + c.Unheard
+}
 
 func (c Counts) String() string {
-	return fmt.Sprintf("%d sent (%d refused), %d received; of %d that had to arrive %d in a gap, %d lost; %d doubled, %d inverted, %d foreign, %d untrue receipts",
-		c.Sent, c.Refused, c.Received, c.Expected, c.InGap, c.Lost, c.Doubled, c.Inverted, c.Foreign, c.Receipts)
+	return fmt.Sprintf("%d sent (%d refused), %d received; of %d that had to arrive %d in a gap, %d lost; %d doubled, %d inverted, %d foreign, %d untrue receipts, %d unheard",
+		c.Sent, c.Refused, c.Received, c.Expected, c.InGap, c.Lost, c.Doubled, c.Inverted, c.Foreign, c.Receipts, c.Unheard)
 }
 
 const maxFaults = 20 // that are kept in words
@@ -90,6 +98,7 @@ func New(latency time.Duration) *Ledger {
 		rooms:   make(map[string][]*Receiver),
 		own:     make(map[string]bool),
 		gaps:    make(map[string][]broker.Gap),
+		drains:  make(map[string]Moment),
 	}
 }
 
@@ -110,6 +119,13 @@ func (l *Ledger) Gap(node string, g broker.Gap) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gaps[node] = append(l.gaps[node], g)
+}
+
+// Drain notes that a node begins to drain.
+func (l *Ledger) Drain(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drains[node] = l.nowLocked()
 }
 
 // Gaps is the number of gaps that a node has reported.
@@ -154,7 +170,8 @@ type Message struct {
 	waived bool // nobody has to get it
 	nodes  int
 	bound  broker.Bound
-	noted  bool // there is a receipt
+	noted  bool     // there is a receipt
+	heard  []string // on these nodes
 }
 
 // Send opens the entry of a message that is about to be published by publisher. The messages of one

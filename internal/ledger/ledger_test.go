@@ -127,6 +127,40 @@ func TestTheBookSeesWhatWentWrong(t *testing.T) {
 			l.Sent(m, hub.Receipt{}, nil)
 			r.Got(m.Mark)
 		}, ledger.Counts{Sent: 1, Received: 1, Expected: 1, Receipts: 1}},
+		"a node that drains takes a message and closes instead": {func(l *ledger.Ledger) {
+			r := member(l, "a")
+			l.Drain("n")
+			send(l, "a")
+			r.SentAway()
+			r.End()
+		}, ledger.Counts{Sent: 1, Unheard: 1}},
+		"a node that drains delivers what it takes, and takes no more": {func(l *ledger.Ledger) {
+			r := member(l, "a")
+			l.Drain("n")
+			r.Got(send(l, "a"))
+			l.Sent(l.Send("p", []string{"a"}, nil), hub.Receipt{}, nil)
+			r.SentAway()
+			r.End()
+		}, ledger.Counts{Sent: 2, Received: 1}},
+		"a member has left by itself before the drain closed it": {func(l *ledger.Ledger) {
+			r := member(l, "a")
+			l.Drain("n")
+			send(l, "a")
+			r.Leave("*", l.Now())
+			r.SentAway()
+			r.End()
+		}, ledger.Counts{Sent: 1}},
+		"a node that drains is counted beside one that delivers": {func(l *ledger.Ledger) {
+			r := member(l, "a")
+			other := l.Receiver("d", "other")
+			other.Ask("a").Sure()
+			l.Drain("n")
+			m := l.Send("p", []string{"a"}, nil)
+			l.Sent(m, hub.Receipt{Nodes: 2}, nil)
+			other.Got(m.Mark)
+			r.SentAway()
+			r.End()
+		}, ledger.Counts{Sent: 1, Received: 1, Expected: 1, Unheard: 1}},
 		"a receipt counts a ghost": {func(l *ledger.Ledger) {
 			member(l, "a").End()
 			later()

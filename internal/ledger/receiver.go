@@ -20,6 +20,7 @@ type Receiver struct {
 	got   map[uint64]struct{}
 	last  map[string]uint64 // sequence of each stream
 	left  Moment            // since when it may be leaving all rooms
+	sent  Moment            // away, by a drain, before it has left
 	ended bool
 }
 
@@ -101,6 +102,15 @@ func (r *Receiver) Leave(room string, since Moment) {
 				s.leaving = since
 			}
 		}
+	}
+}
+
+// SentAway notes that a drain of its node has ended the connection, before the socket left by itself.
+func (r *Receiver) SentAway() {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	if !r.left.happened() && r.ledger.drains[r.node].happened() {
+		r.sent = r.ledger.nowLocked()
 	}
 }
 
@@ -208,6 +218,9 @@ func (r *Receiver) Got(mark Mark) {
 		return
 	}
 	r.got[mark.Number] = struct{}{}
+	if !slices.Contains(m.heard, r.node) {
+		m.heard = append(m.heard, r.node)
+	}
 	l.counts.Received++
 	if mark.Seq == 0 {
 		return
@@ -347,7 +360,7 @@ func (l *Ledger) settleLocked(m *Message) {
 	for _, room := range m.to {
 		for _, r := range l.rooms[room] {
 			perhaps = perhaps || l.own[room] || r.lingersLocked(room, m)
-			if r.surelyLocked(room, m.call, m.end) && !l.excusedLocked(r.node, m.call.At, m.end.At) {
+			if r.surelyLocked(room, m.call, m.end) && m.end.Before(l.drains[r.node]) && !l.excusedLocked(r.node, m.call.At, m.end.At) {
 				there = r.String()
 			}
 			if seen[r] || m.failed || m.waived || !r.mustLocked(room, m, l.latency) {
@@ -371,13 +384,52 @@ func (l *Ledger) settleLocked(m *Message) {
 	switch {
 	case m.nodes == 0 && there != "":
 		l.faultLocked(&l.counts.Receipts, "the receipt of %s, sent at %s, says that nobody is there, and %s is", m, m.call.At.Format(time.TimeOnly+".000"), there)
+	case m.nodes > len(m.heard) && l.unheardLocked(m):
+		l.faultLocked(&l.counts.Unheard, "%s, sent at %s, was taken by %d nodes, and somebody got it on %q", m, m.call.At.Format(time.TimeOnly+".000"), m.nodes, m.heard)
 	case m.nodes > 0 && !perhaps:
 		l.faultLocked(&l.counts.Receipts, "the receipt of %s counts %d nodes, and nobody has been there for %v", m, m.nodes, Ghost)
 	}
 }
 
+// unheardLocked reports whether m, which more nodes took than it was received on, should have been received on
+// another: of those that were in its room there, all have been sent away by a drain.
+func (l *Ledger) unheardLocked(m *Message) bool {
+	if m.waived || len(m.to) > 1 || len(m.except) > 0 || l.own[m.to[0]] {
+		return false
+	}
+	drained := make(map[string]bool) // nodes on which nobody received it; false: for another reason, perhaps
+	for _, r := range l.rooms[m.to[0]] {
+		if !r.lingersLocked(m.to[0], m) || slices.Contains(m.heard, r.node) {
+			continue
+		}
+		sent := r.stayedLocked(m.to[0]) && !l.excusedLocked(r.node, m.call.At, m.end.At.Add(l.latency))
+		all, known := drained[r.node]
+		drained[r.node] = sent && (all || !known)
+	}
+	others := 0
+	for _, all := range drained {
+		if !all {
+			others++
+		}
+	}
+	return len(drained) > 0 && m.nodes > len(m.heard)+others
+}
+
+// stayedLocked reports whether the socket was in the room until it was sent away.
+func (r *Receiver) stayedLocked(room string) bool {
+	for _, s := range r.stays[room] {
+		if !s.sure.Before(r.sent) || !r.sent.Before(s.leaving) {
+			return false
+		}
+	}
+	return r.sent.happened()
+}
+
 // mustLocked reports whether the socket has to get m because of its stay in the room.
 func (r *Receiver) mustLocked(room string, m *Message, latency time.Duration) bool {
+	if r.ledger.drains[r.node].Before(m.end) {
+		latency += Withdrawal
+	}
 	var stay *Stay
 	for _, s := range r.stays[room] {
 		if s.sure.Before(m.call) && (!s.leaving.happened() || s.leaving.At.After(m.end.At.Add(latency))) {

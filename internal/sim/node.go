@@ -155,6 +155,7 @@ func (n *node) isDead() bool {
 
 // stop begins a drain.
 func (n *node) stop() {
+	n.w.book.Drain(n.name)
 	n.mu.Lock()
 	n.stopping = true
 	n.told, n.clients = time.Now(), n.hub.Stats().Connections

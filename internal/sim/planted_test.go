@@ -5,7 +5,7 @@ package sim
 var planted = []mutant{
 	{
 		"a room that loses one of two members loses both", "index.go",
-		"\tif r.n == 0 {\n\t\tr.rest.Store(nil)",
+		"\tif r.n == 0 && withdrawn == 0 {\n\t\tr.rest.Store(nil)",
 		"\tif r.n <= 1 {\n\t\tr.rest.Store(nil)",
 	}, {
 		"a room can be queued while a call about it is under way", "index.go",
@@ -13,7 +13,7 @@ var planted = []mutant{
 		"\tif r.queued || r.subscribed",
 	}, {
 		"the room that is left is not forgotten", "interest.go",
-		"\t\t\tin.index.forgetLocked(sh, r)\n\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
+		"\t\t\tif sh.idleLocked(r) {\n\t\t\t\tin.index.forgetLocked(sh, r)\n\t\t\t}\n\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
 		"\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
 	}, {
 		"who joins while the room is being subscribed does not wait", "index.go",
@@ -163,9 +163,17 @@ var planted = []mutant{
 		"elapsed < window {\n\t\t\tdue =",
 		"elapsed < 0 {\n\t\t\tdue =",
 	}, {
+		"a drain closes connections that are still subscribed", "run.go",
+		"\t\t\tif withdraw && !clients[closed].withdraw() &&",
+		"\t\t\tif withdraw && clients[closed] == nil &&",
+	}, {
+		"what is withdrawn gets nothing more", "index.go",
+		"\tm.room.n--\n\tm.live, m.withdrawn",
+		"\tm.room.n--\n\tm.room.first.Store(nil)\n\tm.live, m.withdrawn",
+	}, {
 		"a drain takes new connections", "run.go",
-		"\th.draining.Store(true)\n\th.drain(window)\n",
-		"\th.drain(window)\n\th.draining.Store(true)\n",
+		"\th.draining.Store(true)\n\th.drain(window, err == nil)\n",
+		"\th.drain(window, err == nil)\n\th.draining.Store(true)\n",
 	}, {
 		"Run does not wait for handlers", "run.go",
 		"\tpatience, cancel := context.WithTimeout(inner, h.options.HookTimeout)",

@@ -101,4 +101,5 @@ func add(c *ledger.Counts, o ledger.Counts) {
 	c.Inverted += o.Inverted
 	c.Foreign += o.Foreign
 	c.Receipts += o.Receipts
+	c.Unheard += o.Unheard
 }

@@ -45,22 +45,23 @@ type wire struct {
 	welcomed atomic.Bool // the last packet was an answer to CONNECT
 
 	mu       sync.Mutex
-	rng      *rand.Rand           // guarded by mu
-	reason   hub.Reason           // guarded by mu; "" while open
-	broken   bool                 // guarded by mu; what is queued does not arrive
-	head     ledger.Moment        // guarded by mu; when the oldest packet that is not read was sent
-	stall    time.Duration        // guarded by mu; that it will not read for
-	clients  []*client            // guarded by mu; in the order of their CONNECTs
-	serving  map[string]*client   // guarded by mu; by namespace: whom the hub has answered
-	reading  map[string]*client   // guarded by mu; by namespace: who has got the answer
-	farewell map[string]time.Time // guarded by mu; by namespace: when DISCONNECT was sent
-	idle     time.Time            // guarded by mu; since when nobody is connected
-	joined   []*client            // guarded by mu; that the hub has told that they are connected, and not left
-	out      []said               // guarded by mu; what waits to be told to the hub
-	speaking bool                 // guarded by mu; somebody tells it
-	due      []sent               // guarded by mu; what the session has taken and the client has not read
-	unheard  []func()             // guarded by mu; what to call when the hub has taken what was written
-	byHub    bool                 // guarded by mu; the hub has closed it
+	rng      *rand.Rand               // guarded by mu
+	reason   hub.Reason               // guarded by mu; "" while open
+	broken   bool                     // guarded by mu; what is queued does not arrive
+	head     ledger.Moment            // guarded by mu; when the oldest packet that is not read was sent
+	stall    time.Duration            // guarded by mu; that it will not read for
+	clients  []*client                // guarded by mu; in the order of their CONNECTs
+	serving  map[string]*client       // guarded by mu; by namespace: whom the hub has answered
+	reading  map[string]*client       // guarded by mu; by namespace: who has got the answer
+	farewell map[string]time.Time     // guarded by mu; by namespace: when DISCONNECT was sent
+	answered map[string]ledger.Moment // guarded by mu; by namespace: when the last answer to CONNECT was sent
+	idle     time.Time                // guarded by mu; since when nobody is connected
+	joined   []*client                // guarded by mu; that the hub has told that they are connected, and not left
+	out      []said                   // guarded by mu; what waits to be told to the hub
+	speaking bool                     // guarded by mu; somebody tells it
+	due      []sent                   // guarded by mu; what the session has taken and the client has not read
+	unheard  []func()                 // guarded by mu; what to call when the hub has taken what was written
+	byHub    bool                     // guarded by mu; the hub has closed it
 }
 
 // sent is a packet in the queue, and what it looked like.
@@ -89,6 +90,7 @@ func (w *world) attach(n *node) *wire {
 		w: w, node: n, rng: w.fork(), attached: time.Now(), idle: time.Now(),
 		queue: make(chan sent, wireSize), closed: make(chan struct{}), turn: make(chan struct{}, 1), done: make(chan struct{}),
 		serving: make(map[string]*client), reading: make(map[string]*client), farewell: make(map[string]time.Time),
+		answered: make(map[string]ledger.Moment),
 	}
 	if w.real {
 		return w.attachReal(k)
@@ -129,12 +131,20 @@ func namespaceOf(text []byte) string {
 	return string(name)
 }
 
-// letGo notes that whom a namespace is served to may be in no room any more.
+// welcome is how long the hub takes at most to send what it has held behind an answer to CONNECT.
+const welcome = 20 * maxHesitation
+
+// letGo notes that whom a namespace is served to may be in no room any more: since now, or since the answer to
+// its CONNECT, if this DISCONNECT may have had to wait behind what was held.
 func (w *wire) letGo(namespace string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	since := w.w.book.Now()
+	if at := w.answered[namespace]; since.At.Sub(at.At) < welcome {
+		since = at
+	}
 	if c := w.serving[namespace]; c != nil {
-		c.rec.Leave("*", w.w.book.Now())
+		c.rec.Leave("*", since)
 	}
 }
 
@@ -161,6 +171,7 @@ func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
 	switch text[1] {
 	case '0':
 		w.welcomed.Store(true)
+		w.answered[namespace] = now
 		delete(w.farewell, namespace)
 		if i := slices.IndexFunc(w.clients, func(c *client) bool { return c.namespace == namespace && !c.answered }); i >= 0 {
 			w.clients[i].answered = true
@@ -235,6 +246,11 @@ func (w *wire) closeLocked(reason hub.Reason) {
 		return
 	}
 	w.reason = reason
+	for _, c := range w.clients {
+		if reason == hub.ReasonShutdown {
+			c.rec.SentAway()
+		}
+	}
 	now := w.w.book.Now()
 	for _, c := range w.clients {
 		c.rec.Leave("*", now)

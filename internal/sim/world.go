@@ -341,6 +341,13 @@ func (w *world) end() {
 	for _, p := range w.workers {
 		w.emit(p, "/", []string{string(hub.Everyone)}, nil, 5, false)
 	}
+	users := 0
+	for _, c := range w.clients { // what a node has taken has to arrive, also while it sends them away
+		if users < 6 && c.alive() {
+			w.emit(pick(w, w.workers), c.namespace, []string{string(hub.User(c.user))}, nil, 25, false)
+			users++
+		}
+	}
 	for _, n := range nodes {
 		n.stop()
 	}

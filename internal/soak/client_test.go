@@ -236,6 +236,9 @@ func (c *client) left() {
 }
 
 func (c *client) end() {
+	if c.rec != nil && c.farewell {
+		c.rec.SentAway()
+	}
 	c.left()
 	if c.rec != nil {
 		c.rec.End()

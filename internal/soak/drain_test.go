@@ -3,6 +3,7 @@ package soak
 import (
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -11,8 +12,9 @@ import (
 	"tether/transport"
 )
 
-// One of three nodes is told to stop under load. Its clients go to the others, spread over the window;
-// nothing that was taken is lost; who comes new is refused with 503.
+// One of three nodes is told to stop under load. Its clients go to the others, spread over the window, and
+// each user is emitted to in the instant in which nobody is there; nothing that was taken is lost, by
+// everybody in the room or by all of them; who comes new is refused with 503.
 func TestADrainLosesNothing(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		const window = 3 * time.Second
@@ -22,19 +24,28 @@ func TestADrainLosesNothing(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+		leaving := r.nodes[0]
+		var leavers []*client
+		for i := 0; i < len(clients); i += len(r.nodes) {
+			leavers = append(leavers, clients[i])
+		}
+		for i := range scaled(50, 300) { // who is nowhere else
+			names = append(names, "alone-"+strconv.Itoa(i))
+			leavers = append(leavers, r.connect(leaving, names[len(names)-1], webSocket))
+		}
+		if t.Failed() {
+			return
+		}
 		stop := make(chan struct{})
 		end := r.load(names, stop, 200*time.Microsecond)
 		r.flow()
-		leaving := r.nodes[0]
+		elsewhere := publisher{"elsewhere", r.nodes[1].hub.Emitter()}
 		var mu sync.Mutex
 		var tenths [12]int
 		abrupt := 0
 		var back sync.WaitGroup
 		began := time.Now()
-		for i, c := range clients {
-			if i%3 != 0 {
-				continue
-			}
+		for _, c := range leavers {
 			back.Go(func() {
 				<-c.done
 				mu.Lock()
@@ -43,9 +54,15 @@ func TestADrainLosesNothing(t *testing.T) {
 					abrupt++
 				}
 				mu.Unlock()
+				for range 5 {
+					if _, err := r.emit(elsewhere, room(c.user)); err != nil {
+						t.Error(err)
+					}
+				}
 				r.connect(r.nodes[1+rand.IntN(2)], c.user, webSocket)
 			})
 		}
+		r.book.Drain(leaving.name)
 		leaving.cancel()
 		refused, in := within(wait, func() bool {
 			c := newClient(nil, leaving.name, leaving.addr, "late")
@@ -70,9 +87,9 @@ func TestADrainLosesNothing(t *testing.T) {
 			most = max(most, n)
 		}
 		figure(t, "drain", "%v; took %v of a window of %v, at most %d of %d clients in a tenth of it, %d without a close frame; 503 after %v",
-			counts, took.Round(time.Millisecond), window, most, len(names), abrupt, refused.Round(time.Millisecond))
-		if most > len(names)/2 {
-			t.Errorf("%d of %d clients were closed in a tenth of the window", most, len(names))
+			counts, took.Round(time.Millisecond), window, most, len(leavers), abrupt, refused.Round(time.Millisecond))
+		if most > len(leavers)/2 {
+			t.Errorf("%d of %d clients were closed in a tenth of the window", most, len(leavers))
 		}
 		if abrupt > 0 {
 			t.Errorf("%d clients were closed without a close frame", abrupt)
