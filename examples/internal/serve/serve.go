@@ -39,9 +39,9 @@ func Serve(ctx context.Context, ln net.Listener, h *hub.Hub, engine *transport.H
 
 	err := h.Run(ctx)
 
-	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+	closing, done := context.WithTimeout(context.Background(), 5*time.Second)
 	defer done()
-	stopped := server.Shutdown(ctx)
+	stopped := server.Shutdown(closing)
 	if errors.Is(stopped, context.DeadlineExceeded) { // a client is slow; that is no failure of ours
 		stopped = server.Close()
 	}
