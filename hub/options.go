@@ -22,7 +22,7 @@ type Options struct {
 	Events []string
 
 	// Logger gets what an operator should know. Client mistakes are logged at debug level only, and
-	// payloads never. Default: discard.
+	// payloads never, but for what an error of a handler quotes. Default: discard.
 	Logger *slog.Logger
 
 	// ConnectTimeout is how long a connection may be without a namespace before it is closed.
@@ -109,7 +109,7 @@ type Limits struct {
 	Auth int
 
 	// Depth of the JSON in a packet, its argument array included. Default and maximum 512. This and
-	// the next four close the connection when they are passed.
+	// the next five close the connection when they are passed.
 	Depth int
 
 	// Args of an event, its name included. Default 1024.

@@ -5,9 +5,10 @@
 // A [Handler] is an [http.Handler]. It works with any [http.Server]; one made by [NewServer], on a
 // [Listener], also bounds what a client can do before its request has been read.
 //
-// Limits, all of them options: a message or body of 1 MB, 1,024 fragments a message, 10 s for a
-// message to complete, 1 MiB of queue, 5 s for the connection of a client to move, 45 s without a
-// sign of life. The kernel's buffers of a WebSocket connection are set to 64 KiB in each direction.
+// Limits, all of them options but the fragments: a message or body of 1 MB, 1,024 fragments a message,
+// 10 s for a message to complete, 1 MiB of queue, 5 s for the connection of a client to move, 45 s without
+// a sign of life; 256 MiB for all queues together, and for all messages that are not complete. The kernel's
+// buffers of a WebSocket connection are set to 64 KiB in each direction.
 package transport
 
 import (

@@ -114,7 +114,8 @@ type Options struct {
 	// connection costs about a fifth of the memory then. Default false.
 	Epoll bool
 
-	// Logger receives what an operator must see: panics of the receiver. Default: slog.Default().
+	// Logger receives what an operator must see: panics of the receiver, and now and then how many clients
+	// have read too slowly. Default: slog.Default().
 	Logger *slog.Logger
 }
 

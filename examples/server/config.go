@@ -63,7 +63,7 @@ type ClientConfig struct {
 	PingInterval      time.Duration `default:"25s" min:"100ms" max:"10m" help:"Time between two pings of the server."`
 	PingTimeout       time.Duration `default:"20s" min:"100ms" max:"10m" help:"How long a client may take to answer a ping before it is offline."`
 	ConnectTimeout    time.Duration `default:"45s" min:"100ms" max:"10m" help:"How long a connection may be without a namespace."`
-	HookTimeout       time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long it may take to let a client into a namespace, the broker's part included; then the connection ends. Also how long that may take at the end of a drain."`
+	HookTimeout       time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long it may take to let a client into a namespace, the broker's part included; then the connection ends. Also how long a drain waits for those that are still being let in."`
 	UpgradeTimeout    time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long an upgrade from polling to WebSocket may take."`
 	MaxPayload        int           `default:"1000000" min:"1024" max:"67108864" help:"Size of a message from a client in bytes."`
 	MaxConnections    int           `default:"0" min:"0" max:"10000000" help:"Connections of this node; more get 503. 0: no limit but that of the operating system."`
