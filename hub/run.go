@@ -20,7 +20,7 @@ const (
 	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
 	drainGrace    = 5 * time.Second        // for connections to end, after the window
-	withdrawLimit = 3 * time.Second        // for the subscriptions of a connection to end before it is closed: by then a silent broker has been noticed
+	withdrawLimit = 3 * time.Second        // for its subscriptions to end: by then a silent broker has been noticed
 	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
@@ -33,10 +33,10 @@ var errFrozen = errors.New("hub: this process was frozen")
 //
 // To drain is: Attach refuses; the connections are closed evenly over Options.DrainWindow, so that
 // their clients do not come back all at once; the handlers that still run are waited for, at most for
-// Options.HookTimeout; the subscriptions end. Events are delivered until the last connection is gone:
-// one is closed when the broker no longer counts this node for rooms that it alone is in, for which it
-// is waited three seconds at most, and has got what it was counted for. Run returns no later than DrainWindow, HookTimeout and five seconds after ctx is done, with an error
-// if handlers are still running then.
+// Options.HookTimeout; the subscriptions end. A connection is closed when the broker no longer counts this
+// node for rooms that nobody else here is in, and when what it was counted for has arrived; that is waited
+// for three seconds at most. Run returns no later than DrainWindow, HookTimeout and five seconds after ctx
+// is done, with an error if handlers are still running then.
 func (h *Hub) Run(ctx context.Context) error {
 	if h.started.Swap(true) {
 		return errors.New("hub: run called twice")
