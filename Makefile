@@ -26,7 +26,7 @@ bench:
 
 # Bugs planted into the hub, one build each: the simulator has to find all. Two to four minutes.
 mutants:
-	go test ./internal/sim -run Mutant -mutants -count 1 -timeout 30m -v
+	go test ./internal/sim -run Mutant -mutants -count 1 -timeout 90m -v
 
 # The tests of internal/soak in their long versions, each for SOAK; real servers are required.
 SOAK ?= 10m

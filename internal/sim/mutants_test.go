@@ -177,7 +177,7 @@ func (m mutant) find(t *testing.T) {
 	if out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("does not compile: %v\n%s", err, out)
 	}
-	cmd := exec.Command(binary, "-test.run", "^TestSeeds$", "-test.timeout", "2m", "-seeds", strconv.Itoa(count("TETHER_SIM_SEEDS", 1000)))
+	cmd := exec.Command(binary, "-test.run", "^TestSeeds$", "-test.timeout", "5m", "-seeds", strconv.Itoa(count("TETHER_SIM_SEEDS", 5000)))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Error("not found")
