@@ -14,9 +14,13 @@ import (
 // read, and cuts it off at 32 MB, or after a minute with more than 8 MB; see client-output-buffer-limit.
 const (
 	flowWindow   = 4 << 20         // past it no pipeline leaves
-	flowAsk      = flowWindow / 4  // past it beats are asked for out of turn
-	flowParcel   = flowWindow / 16 // pipelines are counted together up to here
+	flowLeast    = flowWindow / 16 // likewise at first, and while beats are slow
+	flowParcel   = flowWindow / 64 // pipelines are counted together up to here
 	flowOverhead = 64              // of a message, beside its subject and data
+
+	// slowBeat is the round trip of a beat past which there is too much on its way, also if that is few bytes
+	// that take long to deliver, or what others publish. A session is given up at four times as much.
+	slowBeat = beat.Stamp(beat.Silence / 4)
 )
 
 var errBehind = errors.New("redis: this node does not read what it publishes")
@@ -30,6 +34,7 @@ type flow struct {
 	want  chan struct{} // capacity 1; a token asks the writer for a beat
 
 	mu      sync.Mutex
+	window  int           // guarded by mu; between flowLeast and flowWindow
 	used    int           // guarded by mu; bytes that are being published, or answered and perhaps not read
 	sent    []parcel      // guarded by mu; what of it has been answered, in the order of time
 	asked   bool          // guarded by mu; no beat has come back since one was asked for
@@ -43,7 +48,9 @@ type parcel struct {
 	bytes int
 }
 
-func newFlow(p *beat.Pulse) *flow { return &flow{pulse: p, want: make(chan struct{}, 1)} }
+func newFlow(p *beat.Pulse) *flow {
+	return &flow{pulse: p, window: flowLeast, want: make(chan struct{}, 1)}
+}
 
 // sizeOf is what a pipeline takes of the window.
 func (f *flow) sizeOf(b *lane.Batch) int {
@@ -89,7 +96,7 @@ func (f *flow) begin(n int, timeout time.Duration, alive func()) error {
 func (f *flow) take(n int) (changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.used < flowWindow {
+	if f.over || f.used < f.window {
 		f.used += n
 		return nil
 	}
@@ -119,7 +126,7 @@ func (f *flow) done(n int) {
 }
 
 func (f *flow) askLocked() {
-	if f.asked || f.used < flowAsk || len(f.sent) == 0 {
+	if f.asked || f.used < f.window/4 || len(f.sent) == 0 {
 		return
 	}
 	f.asked = true
@@ -129,7 +136,7 @@ func (f *flow) askLocked() {
 	}
 }
 
-// back says that a beat has come back.
+// back says that a beat has come back. Out of turn they are asked for when a quarter of the window is used.
 func (f *flow) back() {
 	last := f.pulse.Last()
 	f.mu.Lock()
@@ -139,6 +146,11 @@ func (f *flow) back() {
 		f.used -= f.sent[n].bytes
 	}
 	f.sent = slices.Delete(f.sent, 0, n)
+	if f.pulse.Now()-last > slowBeat {
+		f.window = max(f.window/2, flowLeast)
+	} else if f.asked { // a larger one is of use
+		f.window = min(2*f.window, flowWindow)
+	}
 	f.asked = false
 	f.askLocked()
 	f.wakeLocked()

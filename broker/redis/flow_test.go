@@ -12,6 +12,7 @@ import (
 func TestPipelinesWaitUntilABeatComesBackFromBehindThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlow(beat.NewPulse())
+		f.window = flowWindow
 		comeBack := func(b []byte) {
 			f.pulse.Back(b)
 			f.back()
@@ -30,8 +31,8 @@ func TestPipelinesWaitUntilABeatComesBackFromBehindThem(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		begin(flowAsk - 1)
-		f.done(flowAsk - 1)
+		begin(flowWindow/4 - 1)
+		f.done(flowWindow/4 - 1)
 		if wanted() {
 			t.Error("a beat is asked for while there is much room")
 		}
@@ -56,7 +57,7 @@ func TestPipelinesWaitUntilABeatComesBackFromBehindThem(t *testing.T) {
 		}
 		waiting()
 		for range 5 { // beats that were sent before the second was answered, each within the timeout
-			time.Sleep(900 * time.Millisecond)
+			time.Sleep(90 * time.Millisecond)
 			comeBack(early)
 			if !wanted() {
 				t.Error("no other beat is asked for")
@@ -69,6 +70,37 @@ func TestPipelinesWaitUntilABeatComesBackFromBehindThem(t *testing.T) {
 		}
 		if f.used != 1 || len(f.sent) != 0 {
 			t.Errorf("%d bytes and %d parcels are left, want 1 and 0", f.used, len(f.sent))
+		}
+	})
+}
+
+func TestTheWindowFollowsTheTimeThatBeatsTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlow(beat.NewPulse())
+		beats := func(n int, took time.Duration, want int) {
+			t.Helper()
+			for range n {
+				f.asked = true
+				b := f.pulse.AppendBeat(nil)
+				time.Sleep(took)
+				f.pulse.Back(b)
+				f.back()
+			}
+			if f.window != want {
+				t.Errorf("after %d beats of %v the window is %d, want %d", n, took, f.window, want)
+			}
+		}
+		beats(1, time.Millisecond, 2*flowLeast)
+		beats(10, time.Duration(slowBeat), flowWindow)
+		beats(1, time.Duration(slowBeat)+1, flowWindow/2)
+		beats(20, time.Second, flowLeast)
+		beats(1, time.Millisecond, 2*flowLeast)
+		beats(20, time.Millisecond, flowWindow)
+
+		f = newFlow(beat.NewPulse())
+		f.pulse.Back(f.pulse.AppendBeat(nil))
+		if f.back(); f.window != flowLeast {
+			t.Errorf("a window of which nobody makes use grows to %d", f.window)
 		}
 	})
 }
@@ -105,6 +137,7 @@ func TestNoPipelineWaitsForASessionThatIsSilentOrOver(t *testing.T) {
 // TestManySmallPipelinesAreKeptInFewParcels, however long no beat comes back.
 func TestManySmallPipelinesAreKeptInFewParcels(t *testing.T) {
 	f := newFlow(beat.NewPulse())
+	f.window = flowWindow
 	most := 0
 	for range flowWindow / 100 {
 		if err := f.begin(100, time.Second, nil); err != nil {

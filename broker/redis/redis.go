@@ -21,7 +21,8 @@
 // A node that is too slow pushes back on its connection, and when Redis's output buffer for it is
 // full (client-output-buffer-limit pubsub, by default 32 MiB, or 8 MiB for a minute) Redis cuts it
 // off. That is a gap like any other. A node's own emitters never are the reason: Publish waits, with its
-// context, while more than 4 MiB of what this node has published may not have been read by it.
+// context, while more than 4 MiB of what this node has published may not have been read by it, and while
+// beats take longer than half a second more than 256 KiB.
 //
 // # Sentinel
 //
