@@ -53,18 +53,19 @@ const (
 	maxFrameHeader = 14
 )
 
-// frame is the header of a frame from a client.
+// frame is the header of a frame from a client. It is small, because it lies several times on the stack of each
+// reader of a portable connection, at its deepest: see websocket.serve.
 type frame struct {
 	op         byte
 	fin        bool
-	compressed bool // RSV1: the message that begins with this frame is compressed
-	header     int  // bytes before the payload
-	payload    int  // bytes of the payload
+	compressed bool  // RSV1: the message that begins with this frame is compressed
+	header     uint8 // bytes before the payload
 	mask       [4]byte
+	payload    int // bytes of the payload
 }
 
 // size is what the frame takes on the wire, in bytes.
-func (f *frame) size() int { return f.header + f.payload }
+func (f *frame) size() int { return int(f.header) + f.payload }
 
 // unmask undoes the masking of p, the whole payload, in place, section 5.3.
 func (f *frame) unmask(p []byte) {
@@ -150,7 +151,7 @@ func (c *frameCheck) header(f frame, b []byte, n, at int) (frame, bool, error) {
 		return f, false, nil
 	}
 	copy(f.mask[:], b[at:])
-	f.header, f.payload = at+4, n
+	f.header, f.payload = uint8(at+4), n
 	if f.op >= opClose {
 		return f, true, nil
 	}

@@ -40,8 +40,8 @@ type Receiver interface {
 // [hub.Conn] of its receiver.
 //
 // An idle session on WebSocket is held by the handler's registry and by the wheel, and owns nothing but
-// itself and its carrier, which lies behind it in the same piece of memory. Everything else here is nil
-// then. There are many of them, so the fields lie close together.
+// itself and its carrier, which on epoll lies behind it in the same piece of memory. Everything else here is
+// nil then. There are many of them, so the fields lie close together.
 type session struct {
 	receiver Receiver // set before the first carrier
 	id       id

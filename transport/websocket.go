@@ -53,19 +53,15 @@ type websocket struct {
 	moved adopted // owned by the reader: what goes on with the connection; nil for most
 }
 
-// newConnection returns a session that begins on WebSocket, and the connection of its handshake. The session
-// and what is going to carry it are one piece of memory.
+// newConnection returns a session that begins on WebSocket, and the connection of its handshake. On epoll
+// the session and what is going to carry it are one piece of memory.
 func (h *Handler) newConnection() (*session, *websocket) {
 	if h.o.Epoll {
 		s, c := newSessionOnEpoll()
 		return s, &websocket{s: s, moved: c}
 	}
-	both := new(struct {
-		session   session
-		websocket websocket
-	})
-	both.websocket.s = &both.session
-	return &both.session, &both.websocket
+	s := new(session)
+	return s, &websocket{s: s}
 }
 
 // The states of the read deadline.
