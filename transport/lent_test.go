@@ -66,10 +66,10 @@ func TestWhatASlowClientGetsIsWhatWasEmitted(t *testing.T) {
 }
 
 // TestBurstsAreWhatWasEmitted has bursts for two clients in turn, by two emitters, so that the memory of what
-// has left one queue is used again for what enters the other while it is being written.
+// has left one queue is used again for what enters the other while it is being written. All of them fit into a queue.
 func TestBurstsAreWhatWasEmitted(t *testing.T) {
 	const bursts, burst = 300, 16
-	onBoth(t, Options{}, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
+	onBoth(t, Options{QueueBytes: 16 << 20}, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
 		text := func(room hub.Room, i int) string {
 			return fmt.Sprintf("%s%d", room, i) + strings.Repeat(string(room), 10+i%500)
 		}
