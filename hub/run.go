@@ -21,6 +21,7 @@ const (
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
 	drainGrace    = 5 * time.Second        // for connections to end, after the window
 	withdrawLimit = 3 * time.Second        // for its subscriptions to end: by then a silent broker has been noticed
+	welcomeLimit  = time.Second            // of it for sockets that are connecting
 	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
@@ -52,7 +53,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	wg.Go(func() { h.sweeper(inner) })
 	wg.Go(func() { h.devices.run(inner, h) })
 
-	window := h.options.DrainWindow
+	window, limit := h.options.DrainWindow, withdrawLimit
 	err := h.start(ctx, ended)
 	if err == nil {
 		select {
@@ -62,10 +63,10 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		window = 0
+		window, limit = 0, 0
 	}
 	h.draining.Store(true)
-	h.drain(window, err == nil)
+	h.drain(window, limit)
 	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
 	if waited := h.work.end(patience); waited != nil && err == nil {
 		err = fmt.Errorf("hub: %d handlers still run %v after the last connection", h.work.n.Load(), h.options.HookTimeout)
@@ -187,36 +188,34 @@ func (h *Hub) tick(last, now time.Time) {
 	h.sweep(now)
 }
 
-// drain closes the connections over the window, and waits until they have ended. With withdraw, which
-// takes the broker, their subscriptions end before they do.
-func (h *Hub) drain(window time.Duration, withdraw bool) {
+// drain closes the connections over the window, and waits until they have ended. Their subscriptions may
+// take limit to end before they do.
+func (h *Hub) drain(window, limit time.Duration) {
 	clients := h.clients.all()
 	h.log.Info("draining", "connections", len(clients), "window", max(window, 0))
 	ticker := time.NewTicker(drainStep)
 	defer ticker.Stop()
 	begin := time.Now()
-	for asked, closed := 0, 0; closed < len(clients); {
+	var leaving []leaver
+	for begun := 0; begun < len(clients) || len(leaving) > 0; {
 		due := len(clients)
 		if elapsed := time.Since(begin) + drainStep; elapsed < window {
 			due = int(float64(len(clients)) * float64(elapsed) / float64(window))
 		}
-		for ; withdraw && asked < due; asked++ {
-			clients[asked].withdraw()
-		}
-		for ; closed < due; closed++ {
-			limit := withdrawLimit + time.Duration(float64(window)*float64(closed)/float64(len(clients)))
-			if withdraw && !clients[closed].withdraw() && time.Since(begin) < limit {
-				break
+		for ; begun < due; begun++ {
+			leaving = append(leaving, leaver{clients[begun], time.Now()})
+			if limit > 0 {
+				clients[begun].withdraw(false)
 			}
-			clients[closed].first.conn.Close(ReasonShutdown)
 		}
+		leaving = closeWithdrawn(leaving, limit)
 		if h.clients.len() == 0 { // the others have gone by themselves
 			return
 		}
 		if due == len(clients) {
 			ticker.Reset(drainPoll)
 		}
-		if closed < len(clients) {
+		if begun < len(clients) || len(leaving) > 0 {
 			<-ticker.C
 		}
 	}

@@ -83,6 +83,40 @@ func TestADrainDoesNotWaitForABrokerThatIsSilent(t *testing.T) {
 	})
 }
 
+// A connection that is still being let in holds up nobody behind it.
+func TestADrainIsSpreadAlsoBesideAHookThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, stop := startStoppable(t, memory.NewBus().Broker(), Options{DrainWindow: 10 * time.Second})
+		hanging := h.Of("/hangs")
+		hanging.OnConnect(func(ctx context.Context, _ *Socket) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		const n = 1000
+		var begin time.Time
+		var mu sync.Mutex
+		var perSecond [12]int
+		h.Of("/").OnDisconnect(func(*Socket, Reason) {
+			mu.Lock()
+			defer mu.Unlock()
+			perSecond[time.Since(begin)/time.Second]++
+		})
+		for i := range n {
+			p, _ := connect(t, h)
+			if i%10 == 0 {
+				p.say("0/hangs,")
+			}
+		}
+		begin = time.Now()
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if most := slices.Max(perSecond[:]); most > n/7 {
+			t.Errorf("%d of %d connections were closed in one second: %d", most, n, perSecond)
+		}
+	})
+}
+
 // A room is there for its withdrawn members, and for who comes after them.
 func TestWithdrawnMembersOfARoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -100,13 +134,13 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		subject := all[0].ns.subject + "room"
 		r := h.index.lookup(subject)
 		for _, s := range all[:2] {
-			if s.client.withdraw(); h.index.lookup(subject) != r || !r.subscribed {
+			if s.client.withdraw(false); h.index.lookup(subject) != r || !r.subscribed {
 				t.Fatal("a room with a member has lost its subscription")
 			}
 		}
-		all[2].client.withdraw()
+		all[2].client.withdraw(false)
 		synctest.Wait()
-		if !all[2].client.withdraw() || r.subscribed {
+		if !all[2].client.withdraw(false) || r.subscribed {
 			t.Error("a room that only withdrawn members are in is still subscribed")
 		}
 		if h.index.lookup(subject) != r || !all[1].in(r) {
@@ -115,7 +149,7 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		if err := all[0].Join(ctx, "other"); err != nil { // it may still do so
 			t.Error(err)
 		}
-		if all[0].client.withdraw() {
+		if all[0].client.withdraw(false) {
 			t.Error("what was joined later is not withdrawn")
 		}
 		_, late := connect(t, h)

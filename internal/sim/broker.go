@@ -63,6 +63,7 @@ type peer struct {
 	session  bool            // the backend knows this node
 	subs     map[string]bool // at the backend; while it has a session
 	wanted   map[string]bool // by the hub
+	leaving  map[string]bool // not wanted any more, but what the backend has passed on is still delivered
 	silent   time.Time       // since when nothing gets through; zero: it does
 	slow     bool
 	lastGood time.Time // before the trouble that is going on
@@ -91,6 +92,7 @@ func (c *cluster) open(name string) *peer {
 		closed:  make(chan struct{}),
 		changed: make(chan struct{}),
 		wanted:  make(map[string]bool),
+		leaving: make(map[string]bool),
 	}
 	for i := range p.arrived {
 		p.arrived[i] = make(chan struct{}, 1)
@@ -277,6 +279,7 @@ func (p *peer) forget(subjects []string) {
 	defer p.c.mu.Unlock()
 	for _, s := range subjects {
 		delete(p.wanted, s)
+		delete(p.leaving, s)
 		if p.session && p.silent.IsZero() {
 			delete(p.subs, s)
 		}
@@ -294,6 +297,8 @@ func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
 		p.c.calls["unsubscribe"]++
 		for _, s := range subjects {
 			delete(p.subs, s)
+			delete(p.wanted, s) // a new session does not bring it back
+			p.leaving[s] = true
 		}
 		p.c.mu.Unlock()
 		for err == nil && p.expects(subjects) {
@@ -373,7 +378,7 @@ func (p *peer) carry(ctx context.Context, lane int) {
 				next = p.lanes[lane][0]
 				p.lanes[lane] = p.lanes[lane][1:]
 				p.queued--
-				ok = p.wanted[next.m.Subject]
+				ok = p.wanted[next.m.Subject] || p.leaving[next.m.Subject]
 				p.current[lane] = next.m.Subject
 			}
 			p.c.mu.Unlock()

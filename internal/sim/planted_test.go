@@ -163,17 +163,17 @@ var planted = []mutant{
 		"elapsed < window {\n\t\t\tdue =",
 		"elapsed < 0 {\n\t\t\tdue =",
 	}, {
-		"a drain closes connections that are still subscribed", "run.go",
-		"\t\t\tif withdraw && !clients[closed].withdraw() &&",
-		"\t\t\tif withdraw && clients[closed] == nil &&",
+		"a drain closes connections that are still subscribed", "withdraw.go",
+		"waited < limit && !l.client.withdraw(",
+		"waited < limit && l.client == nil && !l.client.withdraw(",
 	}, {
 		"what is withdrawn gets nothing more", "index.go",
 		"\tm.room.n--\n\tm.live, m.withdrawn",
 		"\tm.room.n--\n\tm.room.first.Store(nil)\n\tm.live, m.withdrawn",
 	}, {
 		"a drain takes new connections", "run.go",
-		"\th.draining.Store(true)\n\th.drain(window, err == nil)\n",
-		"\th.drain(window, err == nil)\n\th.draining.Store(true)\n",
+		"\th.draining.Store(true)\n\th.drain(window, limit)\n",
+		"\th.drain(window, limit)\n\th.draining.Store(true)\n",
 	}, {
 		"Run does not wait for handlers", "run.go",
 		"\tpatience, cancel := context.WithTimeout(inner, h.options.HookTimeout)",
