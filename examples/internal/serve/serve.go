@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"tether/hub"
+	"tether/internal/tidy"
 	"tether/transport"
 )
 
@@ -29,7 +30,7 @@ func Serve(ctx context.Context, ln net.Listener, h *hub.Hub, engine *transport.H
 	defer tidying.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tidying.Go(func() { Tidy(ctx) })
+	tidying.Go(func() { tidy.Run(ctx) })
 	server := transport.NewServer("", app)
 	served := make(chan error, 1)
 	go func() { // until Shutdown; received from below

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"tether/broker"
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 )
 
 func TestEmitReachesTheUserAndSaysWhetherAnybodyWasThere(t *testing.T) {

@@ -1,4 +1,5 @@
-package serve
+// Package tidy gives memory back to the system when a program has become quiet.
+package tidy
 
 import (
 	"context"
@@ -8,17 +9,17 @@ import (
 )
 
 const (
-	tidyAfter = 10 * time.Second // without a collection of garbage
-	tidyFrom  = 64 << 20         // bytes of heap; a smaller one is left alone
+	quiet = 10 * time.Second // without a collection of garbage
+	from  = 64 << 20         // bytes of heap; a smaller one is left alone
 )
 
-// Tidy gives memory back after a time in which much was needed, until ctx is done. Go collects garbage when
-// as much again has been allocated, which a server that has become quiet does not do; then only every two
-// minutes. While there is much to do nothing is done here.
-func Tidy(ctx context.Context) { tidy(ctx, tidyAfter) }
+// Run gives memory back after a time in which much was needed. It returns when ctx is done. Go collects
+// garbage when as much again has been allocated. A server that has become quiet does not allocate, and then
+// Go collects only every two minutes. While there is much to do, Run does nothing.
+func Run(ctx context.Context) { run(ctx, quiet) }
 
-func tidy(ctx context.Context, after time.Duration) {
-	tick := time.NewTicker(after)
+func run(ctx context.Context, quiet time.Duration) {
+	tick := time.NewTicker(quiet)
 	defer tick.Stop()
 	var last, tidied uint64 // collections: at the last look, and when this was done
 	for {
@@ -28,7 +29,7 @@ func tidy(ctx context.Context, after time.Duration) {
 		case <-tick.C:
 		}
 		cycles, held := readHeap()
-		if cycles == last && cycles != tidied && held > tidyFrom {
+		if cycles == last && cycles != tidied && held > from {
 			debug.FreeOSMemory()
 			cycles, _ = readHeap()
 			tidied = cycles

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
 	"tether/internal/backend"
+	"tether/internal/client"
 )
 
 // proxy is one of the proxies of deploy, how it is started, and how it says that it is asked too much.

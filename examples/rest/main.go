@@ -1,7 +1,7 @@
 // Rest is a REST API with the hub beside it in the same process and on the same port: an order that
 // is posted is also told to the user's other devices.
 //
-//	go run ./examples/server/recipes/rest -addr 127.0.0.1:3000
+//	go run ./examples/rest -addr 127.0.0.1:3000
 package main
 
 import (

@@ -49,7 +49,7 @@ func TestReferenceIsCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what config.go says; run go test ./examples/server -run ReferenceIsCurrent -update", path)
+		t.Errorf("%s is not what config.go says; run go test ./cmd/tether -run ReferenceIsCurrent -update", path)
 	}
 }
 

@@ -222,8 +222,8 @@ func TestDockerfileBuildsWhatExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages := regexp.MustCompile(` (\./examples/\S+)`).FindAllStringSubmatch(string(text), -1)
-	if len(packages) != 2 {
+	packages := regexp.MustCompile(` (\./cmd/\S+)`).FindAllStringSubmatch(string(text), -1)
+	if len(packages) != 1 {
 		t.Fatalf("got %v", packages)
 	}
 	for _, p := range packages {

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"tether/broker"
-	"tether/examples/internal/serve"
 	"tether/hub"
+	"tether/internal/tidy"
 	"tether/transport"
 )
 
@@ -64,7 +64,7 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) int {
 		}
 	}()
 	var watch sync.WaitGroup
-	watch.Go(func() { serve.Tidy(ctx) })
+	watch.Go(func() { tidy.Run(ctx) })
 	if s.certificate != nil {
 		watch.Go(func() { s.certificate.watch(ctx) })
 	}

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
 	"tether/internal/backend"
+	"tether/internal/client"
 )
 
 // pages are the docs that this package answers for.
@@ -44,7 +44,7 @@ func runOf(file, block []string) bool {
 
 func TestTheCodeInTheDocsIsThatOfTheRecipes(t *testing.T) {
 	var files [][]string
-	for _, root := range []string{".", "../../deploy"} {
+	for _, root := range []string{".", "../../examples", "../../deploy"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !slices.Contains([]string{".go", ".cjs", ".mjs", ".py", ".sh", ".yaml"}, filepath.Ext(path)) {
 				return err
@@ -163,7 +163,7 @@ func TestTheREADMEWordForWord(t *testing.T) {
 		t.Fatalf("the README has %d blocks of commands", len(blocks))
 	}
 	// Keys as in the first block, and the server of its last line.
-	keys, server, _ := strings.Cut(strings.TrimSpace(blocks[0]), "\ngo run ./examples/server")
+	keys, server, _ := strings.Cut(strings.TrimSpace(blocks[0]), "\ngo run ./cmd/tether")
 	if server != "" {
 		t.Fatalf("the first block ends with %q", server)
 	}
@@ -209,7 +209,7 @@ func TestTheREADMEWordForWord(t *testing.T) {
 // shellCommand is a script from the README, at the top of the repository.
 func shellCommand(addr, script string, environ ...string) *exec.Cmd {
 	self, _ := filepath.Abs(os.Args[0])
-	script = strings.NewReplacer("localhost:3000", addr, "go run ./examples/server", "$SERVER", "curl ", "curl --silent ").Replace(script)
+	script = strings.NewReplacer("localhost:3000", addr, "go run ./cmd/tether", "$SERVER", "curl ", "curl --silent ").Replace(script)
 	cmd := exec.Command("sh", "-ec", script)
 	cmd.Dir = "../.."
 	cmd.Env = append([]string{asServer + "=1", "SERVER=" + self, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
 	"tether/internal/backend"
+	"tether/internal/client"
 	"tether/token"
 )
 

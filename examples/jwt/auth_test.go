@@ -11,9 +11,9 @@ import (
 	golangjwt "github.com/golang-jwt/jwt/v5"
 
 	"tether/broker/memory"
-	"tether/examples/server/internal/client"
-	"tether/examples/server/recipes/jwt"
+	"tether/examples/jwt"
 	"tether/hub"
+	"tether/internal/client"
 	"tether/transport"
 )
 

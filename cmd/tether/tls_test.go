@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 )
 
 // writeCertificate makes a new certificate with the serial number, and puts it where the old one was.

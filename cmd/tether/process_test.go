@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 )
 
 // The test binary is the server, too, when it is started with this variable.

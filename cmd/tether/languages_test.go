@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 )
 
 func TestAnyLanguageEmits(t *testing.T) {
@@ -31,7 +31,7 @@ func TestAnyLanguageEmits(t *testing.T) {
 				}
 				t.Skipf("%s is not installed", needs)
 			}
-			cmd := exec.Command(x.program, "recipes/languages/"+x.file)
+			cmd := exec.Command(x.program, "../../examples/languages/"+x.file)
 			cmd.Env = append(os.Environ(), "HUB_URL="+p.url(), "HUB_KEY="+testEmitKey)
 			out, err := cmd.CombinedOutput()
 			if err != nil || strings.TrimSpace(string(out)) != x.says {

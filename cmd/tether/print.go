@@ -77,9 +77,9 @@ func duration(d time.Duration) string {
 	return s
 }
 
-const referenceHead = `# Configuration of examples/server
+const referenceHead = `# Configuration of cmd/tether
 
-<!-- Made from examples/server/config.go by: go test ./examples/server -run ReferenceIsCurrent -update -->
+<!-- Made from cmd/tether/config.go by: go test ./cmd/tether -run ReferenceIsCurrent -update -->
 
 Every setting is a command line flag, an environment variable and a key of a YAML file; a flag wins
 over the environment, the environment over the file, the file over the default.

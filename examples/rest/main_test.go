@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 	"tether/token"
 )
 

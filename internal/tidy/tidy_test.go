@@ -1,4 +1,4 @@
-package serve
+package tidy
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func TestAQuietProgramGivesMemoryBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { tidy(ctx, 10*time.Millisecond) })
+	running.Go(func() { run(ctx, 10*time.Millisecond) })
 	limit := time.After(20 * time.Second)
 	for held() > before+size/2 {
 		select {
@@ -41,16 +41,16 @@ func TestAQuietProgramGivesMemoryBack(t *testing.T) {
 
 // TestAQuietProgramIsTidiedOnce: what is in use stays in use, however often one looks.
 func TestAQuietProgramIsTidiedOnce(t *testing.T) {
-	big := make([]byte, 2*tidyFrom)
+	big := make([]byte, 2*from)
 	runtime.GC()
 	before, _ := readHeap()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	tidy(ctx, 10*time.Millisecond)
+	run(ctx, 10*time.Millisecond)
 	after, held := readHeap()
 	runtime.KeepAlive(big)
 	// One of ours; the runtime may have had a reason for another, and then there is one of ours more.
-	if n := after - before; n < 1 || n > 4 || held < 2*tidyFrom {
+	if n := after - before; n < 1 || n > 4 || held < 2*from {
 		t.Errorf("garbage was collected %d times, %d MiB are held", n, held>>20)
 	}
 }

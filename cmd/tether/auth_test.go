@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/examples/server/internal/client"
+	"tether/internal/client"
 )
 
 func TestWhoAClientIs(t *testing.T) {
