@@ -100,7 +100,7 @@ func TestLinksLeadToFilesAndHeadings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages = append(pages, "../README.md", "../DESIGN.md", "../CHANGELOG.md", "../bench/README.md", "../cmd/tether/README.md")
+	pages = append(pages, "../README.md", "../DESIGN.md", "../CHANGELOG.md", "../CONTRIBUTING.md", "../SECURITY.md", "../bench/README.md", "../cmd/tether/README.md")
 	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {
