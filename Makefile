@@ -1,4 +1,4 @@
-.PHONY: all test race lint fuzz bench mutants soak soak-cycles soak-messages ci quickstart
+.PHONY: all test long race lint fuzz bench mutants soak soak-cycles soak-messages ci quickstart
 
 FUZZTIME ?= 60s
 
@@ -10,6 +10,10 @@ test:
 
 race:
 	go test -race ./...
+
+# With the tests that the default run leaves out, or takes a part of.
+long:
+	TETHER_TEST_LONG=1 go test -timeout 20m ./...
 
 # staticcheck.conf says which checks. Run through the Go module proxy, so that nothing is installed.
 lint:
@@ -37,15 +41,15 @@ mutants:
 # The tests of internal/soak in their long versions, each for SOAK; real servers are required.
 SOAK ?= 10m
 soak:
-	TETHER_TEST_REQUIRE_REAL=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
 
 # Two of them, bounded by numbers instead of time; each says every ten seconds how far it is.
 CYCLES ?= 1000000
 MESSAGES ?= 10000000
 soak-cycles:
-	TETHER_SOAK_CYCLES=$(CYCLES) go test ./internal/soak -run ComingAndGoing -count 1 -timeout 6h -v
+	TETHER_TEST_LONG=1 TETHER_SOAK_CYCLES=$(CYCLES) go test ./internal/soak -run ComingAndGoing -count 1 -timeout 6h -v
 soak-messages:
-	TETHER_TEST_REQUIRE_REAL=1 TETHER_SOAK_MESSAGES=$(MESSAGES) go test ./internal/soak -run NothingIsLost -count 1 -timeout 6h -v
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_SOAK_MESSAGES=$(MESSAGES) go test ./internal/soak -run NothingIsLost -count 1 -timeout 6h -v
 
 # What the continuous integration runs: installs the real parts (Debian), fails without them.
 ci:

@@ -18,6 +18,7 @@ import (
 	"tether/broker/brokertest"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // clusterHarness gives every node the next server, so that who publishes and who is subscribed are at
@@ -51,6 +52,7 @@ func clusterHarness(servers []*backend.Server) brokertest.Harness {
 }
 
 func TestTheDriverDoesWhatABrokerMustInACluster(t *testing.T) {
+	long.Only(t)
 	t.Run("Servers", func(t *testing.T) {
 		brokertest.Run(t, clusterHarness(backend.NATSCluster(t, 3, backend.NATSRoutes{})))
 	})

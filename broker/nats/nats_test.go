@@ -13,6 +13,7 @@ import (
 	"tether/broker/nats"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // maxPayload is what a server takes by default.
@@ -58,7 +59,10 @@ func harness(s *backend.Server) brokertest.Harness {
 
 func TestTheDriverDoesWhatABrokerMust(t *testing.T) {
 	t.Run("Server", func(t *testing.T) { brokertest.Run(t, harness(backend.NATS(t))) })
-	t.Run("StandIn", func(t *testing.T) { brokertest.Run(t, harness(backend.NATSStandIn(t))) })
+	t.Run("StandIn", func(t *testing.T) {
+		long.Only(t)
+		brokertest.Run(t, harness(backend.NATSStandIn(t)))
+	})
 }
 
 func TestTheDriverDoesSoOnTheApplicationsConnection(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"tether/broker/redis"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // command sends a command to a node of a Cluster.
@@ -29,9 +30,7 @@ func command(t *testing.T, addr string, args ...any) {
 
 // A master without a replica takes its own subjects with it, and no others.
 func TestADeadMasterWithoutAReplicaLeavesTheOthersAtWork(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	for _, whenDown := range []string{"yes", "no"} {
 		t.Run("cluster-allow-pubsubshard-when-down "+whenDown, func(t *testing.T) {
 			c := backend.RedisCluster(t, backend.RedisProduct, 0, "--cluster-allow-pubsubshard-when-down", whenDown)
@@ -67,9 +66,7 @@ func TestADeadMasterWithoutAReplicaLeavesTheOthersAtWork(t *testing.T) {
 
 // The link to one master falls silent, the others go on; and its lease runs out there alone.
 func TestASilentLinkToOneMasterIsAGapOfItsSubjects(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	proxy := faultproxy.New(t, c.Nodes[0].Addr)
 	client := goredis.NewClusterClient(&goredis.ClusterOptions{
@@ -111,9 +108,7 @@ func TestASilentLinkToOneMasterIsAGapOfItsSubjects(t *testing.T) {
 // A master that is cut off from the other servers, but not from us, goes on serving what another has
 // taken over. Nobody is told by it.
 func TestAMasterThatDoesNotKnowThatItIsReplacedIsLeft(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
 	for i := 1; i < len(c.Nodes); i++ { // it will not listen to them for a minute
@@ -148,9 +143,6 @@ func (l *load) awaitCount(addr string, want int) {
 // Users come and go while slots move: in the end each is where the last call has put it, and no call has
 // failed.
 func TestUsersComeAndGoWhileSlotsMove(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	b, p := opened(t, c.URL), opened(t, c.URL)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -182,7 +174,7 @@ func TestUsersComeAndGoWhileSlotsMove(t *testing.T) {
 		})
 	}
 	at := redis.PartitionSlots()
-	for round := range 4 {
+	for round := range long.Or(1, 4) {
 		for _, slot := range at[:60] {
 			if err := c.MoveSlot(slot, round%2, 1-round%2); err != nil {
 				t.Fatal(err)

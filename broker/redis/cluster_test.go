@@ -15,6 +15,7 @@ import (
 	"tether/broker/redis"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // clusterHarness runs the suite on all servers of a Cluster at once.
@@ -74,6 +75,7 @@ func freezable(tb testing.TB, c *backend.Cluster) (b broker.Broker, freeze, thaw
 }
 
 func TestBrokerContractOnCluster(t *testing.T) {
+	long.Only(t)
 	brokertest.Run(t, clusterHarness(backend.RedisCluster(t, backend.RedisProduct, 0)))
 }
 
@@ -82,13 +84,11 @@ func TestBrokerContractOnAClusterOfValkey(t *testing.T) {
 }
 
 func TestAMastersDeathUnderLoadIsAGapOfItsSubjects(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a failover takes seconds")
-	}
-	for _, how := range []struct {
+	deaths := []struct {
 		name string
 		end  func(*backend.Server)
-	}{{"it dies", (*backend.Server).Stop}, {"it falls silent", (*backend.Server).Pause}} {
+	}{{"it dies", (*backend.Server).Stop}, {"it falls silent", (*backend.Server).Pause}}
+	for _, how := range long.Or(deaths[:1], deaths) {
 		t.Run(how.name, func(t *testing.T) {
 			c := backend.RedisCluster(t, backend.RedisProduct, 1)
 			l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
@@ -146,9 +146,6 @@ func awaitOwner(t *testing.T, c *backend.Cluster, node, slot int, addr string) t
 }
 
 func TestReshardingUnderLoadIsAGapOfWhatMoves(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
 	at := redis.PartitionSlots()
@@ -172,9 +169,6 @@ func TestReshardingUnderLoadIsAGapOfWhatMoves(t *testing.T) {
 
 // A master that is demoted by an order, while it lives, loses all its slots at once.
 func TestAManualFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
 	l.detours = true

@@ -114,9 +114,6 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 // A process that is stopped for longer than its lease is taken off the receipts, and when it goes on
 // it delivers nothing that came after, but reports a gap.
 func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes eight seconds")
-	}
 	s := backend.Redis(t)
 	if s.Kind == backend.StandIn {
 		t.Skip("a stand-in cannot drop connections")

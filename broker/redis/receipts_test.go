@@ -13,6 +13,7 @@ import (
 	"tether/broker"
 	"tether/broker/redis"
 	"tether/internal/backend"
+	"tether/internal/long"
 )
 
 // audit is a few nodes that are subscribed to different subjects, and publishers of two more processes
@@ -202,14 +203,11 @@ func (a *audit) gapString() string { return (&load{gaps: a.gaps}).gapString() }
 const quietTime = 7 * time.Second
 
 func TestReceiptsAreTrueWhileSlotsMove(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	a := startAudit(t, c.URL, 96)
 	at := redis.PartitionSlots()
 	<-time.After(200 * time.Millisecond)
-	for round := range 4 {
+	for round := range long.Or(2, 4) {
 		for _, slot := range at[:80] {
 			if err := c.MoveSlot(slot, round%2, 1-round%2); err != nil {
 				t.Fatal(err)
@@ -221,9 +219,7 @@ func TestReceiptsAreTrueWhileSlotsMove(t *testing.T) {
 
 // Slots are moved, and it takes the old owner a second to hear of it.
 func TestReceiptsAreTrueWhileTwoMastersClaimASlot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	for _, late := range []time.Duration{time.Second, 8 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
 			c := backend.RedisCluster(t, backend.RedisProduct, 1)
@@ -242,9 +238,7 @@ func TestReceiptsAreTrueWhileTwoMastersClaimASlot(t *testing.T) {
 }
 
 func TestReceiptsAreTrueThroughAManualFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	a := startAudit(t, c.URL, 96)
 	<-time.After(200 * time.Millisecond)
@@ -256,9 +250,7 @@ func TestReceiptsAreTrueThroughAManualFailover(t *testing.T) {
 }
 
 func TestReceiptsAreTrueThroughAMastersDeath(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	for _, how := range []struct {
 		name string
 		end  func(*backend.Server)
@@ -275,9 +267,7 @@ func TestReceiptsAreTrueThroughAMastersDeath(t *testing.T) {
 }
 
 func TestReceiptsAreTrueThroughAFailoverOfSentinels(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	for _, how := range []struct {
 		name string
 		end  func(*testing.T, *backend.Sentinels)

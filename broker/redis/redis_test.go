@@ -14,6 +14,7 @@ import (
 	"tether/broker/redis"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 func TestMain(m *testing.M) {
@@ -71,6 +72,7 @@ func harness(s *backend.Server) brokertest.Harness {
 func TestBrokerContract(t *testing.T) { brokertest.Run(t, harness(backend.Redis(t))) }
 
 func TestBrokerContractOnAStandIn(t *testing.T) {
+	long.Only(t)
 	brokertest.Run(t, harness(backend.RedisStandIn(t)))
 }
 

@@ -18,6 +18,7 @@ import (
 	"tether/broker"
 	"tether/broker/redis"
 	"tether/internal/backend"
+	"tether/internal/long"
 )
 
 // secure is TLS in both directions, and a user with the rights that docs/brokers.md names, on the
@@ -30,9 +31,7 @@ func secure(t *testing.T) *backend.Security {
 }
 
 func TestAClusterWithTLSAndUsersThroughReshardingAndAFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	s := secure(t)
 	c := backend.SecureCluster(t, backend.RedisProduct, s, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
@@ -52,9 +51,7 @@ func TestAClusterWithTLSAndUsersThroughReshardingAndAFailover(t *testing.T) {
 }
 
 func TestSentinelsWithTLSAndUsersThroughAFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	long.Only(t)
 	s := backend.SecureSentinels(t, backend.RedisProduct, secure(t))
 	l := startLoad(t, opened(t, s.URL), opened(t, s.URL), 20)
 	s.Nodes[0].Stop()
@@ -267,9 +264,6 @@ func readAnswer(r *bufio.Reader) ([]byte, error) {
 // While a slot is on its way, its old owner may send a message to the new one, with ASK. It arrives, if
 // somebody is there, once; and what the new owner counts is not taken for the whole truth.
 func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	slot, tag := redis.PartitionSlots()[0], redis.PartitionTags()[0]
 	var subject string

@@ -12,6 +12,7 @@ import (
 	"tether/broker/brokertest"
 	"tether/broker/redis"
 	"tether/internal/backend"
+	"tether/internal/long"
 )
 
 // opened returns the broker that a URL names, through the mux that takes several hosts.
@@ -30,6 +31,7 @@ func opened(tb testing.TB, rawURL string) broker.Broker {
 }
 
 func TestBrokerContractOnSentinel(t *testing.T) {
+	long.Only(t)
 	s := backend.RedisSentinels(t, backend.RedisProduct)
 	both := func(f func(*backend.Server)) func(testing.TB) {
 		return func(testing.TB) { f(s.Nodes[1]); f(s.Nodes[0]) } // the replica first, so that it cannot take over
@@ -45,13 +47,11 @@ func TestBrokerContractOnSentinel(t *testing.T) {
 }
 
 func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a failover takes seconds")
-	}
-	for _, how := range []struct {
+	ends := []struct {
 		name string
 		end  func(*backend.Server)
-	}{{"the master dies", (*backend.Server).Stop}, {"the master falls silent", (*backend.Server).Pause}} {
+	}{{"the master dies", (*backend.Server).Stop}, {"the master falls silent", (*backend.Server).Pause}}
+	for _, how := range long.Or(ends[:1], ends) {
 		t.Run(how.name, func(t *testing.T) {
 			s := backend.RedisSentinels(t, backend.RedisProduct) // its own: a former master may be long in following
 			master := s.Master()
@@ -79,9 +79,7 @@ func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
 }
 
 func TestAClientOfSentinelFollowsItsMaster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a failover takes seconds")
-	}
+	long.Only(t)
 	s := backend.RedisSentinels(t, backend.RedisProduct)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -3,9 +3,12 @@ package backend
 import (
 	"errors"
 	"testing"
+
+	"tether/internal/long"
 )
 
 func TestSentinelsAgreeOnAMaster(t *testing.T) {
+	long.Only(t)
 	s := RedisSentinels(t, RedisProduct)
 	if got := s.Master(); got != s.Nodes[0] {
 		t.Errorf("the master is %v, want %v", got, s.Nodes[0])

@@ -3,7 +3,7 @@
 // choice comes from one seed, and package ledger checks what the clients got against what they had to
 // get and must not get.
 //
-//	go test ./internal/sim                  # 1,000 seeds
+//	go test ./internal/sim                  # 300 seeds; 1,000 with TETHER_TEST_LONG=1
 //	go test ./internal/sim -seeds 100000    # more, from -first on
 //	go test ./internal/sim -seed 42 -v      # one again, with a protocol of what was done
 //	make mutants                            # bugs planted into the hub's source, all to be found

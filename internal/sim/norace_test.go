@@ -2,6 +2,8 @@
 
 package sim
 
-const defaultSeeds = 1000
+import "tether/internal/long"
+
+var defaultSeeds = long.Or(300, 1000)
 
 const raceDetector = false

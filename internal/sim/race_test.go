@@ -2,7 +2,9 @@
 
 package sim
 
+import "tether/internal/long"
+
 // The race detector makes a run about ten times slower.
-const defaultSeeds = 200
+var defaultSeeds = long.Or(60, 200)
 
 const raceDetector = true

@@ -54,9 +54,6 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	n := *seedCount
-	if testing.Short() {
-		n = min(n, 100)
-	}
 	workers := runtime.GOMAXPROCS(0)
 	var mu sync.Mutex
 	var total ledger.Counts

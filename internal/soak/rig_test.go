@@ -23,6 +23,7 @@ import (
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
 	"tether/internal/ledger"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -32,23 +33,23 @@ var soakFor = func() time.Duration {
 	return d
 }()
 
-// scaled is a number for the short run, and one for the long.
-func scaled(short, long int) int {
+// scaled is a number for a run of all tests, and one for a soak. The default run takes a fifth of the former.
+func scaled(whole, soak int) int {
 	if soakFor > 0 {
-		return long
+		return soak
 	}
 	if raceDetector {
-		return max(short/5, 1)
+		return max(whole/5, 1)
 	}
-	return short
+	return long.Or(max(whole/5, 1), whole)
 }
 
-// amount is a number that the environment may set; else one for the short run, and one for the long.
-func amount(env string, short, long int) int {
+// amount is a number that the environment may set; else as scaled.
+func amount(env string, whole, soak int) int {
 	if n, err := strconv.Atoi(os.Getenv(env)); err == nil {
 		return n
 	}
-	return scaled(short, long)
+	return scaled(whole, soak)
 }
 
 // watched logs every ten seconds, until stop is called, how far a long run is.
@@ -358,9 +359,9 @@ func waiting(t *testing.T, f func(t *testing.T, brokerURL, addr string, s *backe
 	}
 }
 
-// on runs a test on each backend.
+// on runs a test on each backend, in the default run on that which most stacks have.
 func on(t *testing.T, f func(t *testing.T, brokerURL, addr string, s *backend.Server)) {
-	for _, name := range []string{"redis", "nats"} {
+	for _, name := range long.Or([]string{"redis"}, []string{"redis", "nats"}) {
 		t.Run(name, func(t *testing.T) {
 			repeat(t, func(t *testing.T) {
 				s := backends[name](t)
