@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
@@ -31,7 +32,7 @@ targeted emits, and whether users who come and go hold up those who broadcast.`
 // crowd is a hub with simulated clients.
 type crowd struct {
 	hub       *hub.Hub
-	clients   []*hub.Client
+	clients   []engine.Receiver
 	connected chan struct{} // one value for each client that has been answered
 	taken     atomic.Uint64 // packets
 }
@@ -42,13 +43,13 @@ type extra struct {
 	answered atomic.Bool
 }
 
-func (*extra) ID() string        { return "simulated" }
-func (*extra) Transport() string { return "websocket" }
-func (*extra) Close(hub.Reason)  {}
+func (*extra) ID() string          { return "simulated" }
+func (*extra) Transport() string   { return "websocket" }
+func (*extra) Close(engine.Reason) {}
 
 func (*extra) Behind() (<-chan struct{}, error) { return nil, nil }
 
-func (x *extra) Send(*hub.Packet, *hub.Gate) error {
+func (x *extra) Send(*engine.Packet, *engine.Gate) error {
 	if !x.answered.Load() && x.answered.CompareAndSwap(false, true) {
 		x.c.connected <- struct{}{}
 		return nil
@@ -95,7 +96,7 @@ func (c cli) million(ctx context.Context, args []string) error {
 	crowd := &crowd{hub: h, connected: make(chan struct{}, 1024)}
 	err = crowd.report(ctx, c.out, *users)
 	for _, client := range crowd.clients {
-		client.Closed(hub.ReasonTransportClose)
+		client.Closed(engine.ReasonTransportClose)
 	}
 	stop()
 	if e := <-ended; err == nil {
@@ -171,7 +172,7 @@ func (c *crowd) churn(ctx context.Context, out io.Writer, users int) error {
 			}
 			stay := len(c.clients) - group
 			for _, client := range c.clients[stay:] {
-				client.Closed(hub.ReasonTransportClose)
+				client.Closed(engine.ReasonTransportClose)
 			}
 			c.clients = c.clients[:stay]
 			came.Add(group)

@@ -28,7 +28,6 @@ type limit struct {
 }
 
 var limits = []limit{
-	{file: "hub/options.go", owner: "Limits", name: "Connections", sees: "the handshake gets 503 with Retry-After", test: "hub/limits_test.go:TestLimitOfConnections"},
 	{file: "hub/options.go", owner: "Limits", name: "Namespaces", sees: "CONNECT_ERROR `too many namespaces`; the connection stays", test: "hub/limits_test.go:TestLimitOfNamespaces"},
 	{file: "hub/options.go", owner: "Limits", name: "Rooms", sees: "nothing: `Join` returns `ErrTooManyRooms`", test: "hub/limits_test.go:TestLimitOfRooms"},
 	{file: "hub/options.go", owner: "Limits", name: "Auth", sees: "CONNECT_ERROR `auth is too large`; the connection stays", test: "hub/protocol_test.go:TestAnswersToCONNECT"},
@@ -51,7 +50,7 @@ var limits = []limit{
 	{file: "hub/options.go", owner: "Devices", name: "Max", value: "no limit", sees: "CONNECT_ERROR `too many devices`, or the oldest device DISCONNECT", test: "hub/register_test.go:TestNewDevicesAreRefused"},
 	{file: "hub/envelope.go", name: "MaxTargets", value: "256", is: "256", sees: "nothing: the emitter returns `ErrTooManyRooms`", test: "hub/emit_limits_test.go:TestLimitOfTargets"},
 	{file: "hub/overflow.go", name: "MaxKey", value: "256 bytes of the key of an event that replaces others", is: "256", sees: "nothing: the emit returns `ErrTerms`", test: "hub/overflow_test.go:TestTermsReachTheConnection"},
-	{file: "hub/binary.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooManyAttachments`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
+	{file: "engine/packet.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooManyAttachments`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
 
 	{file: "transport/options.go", owner: "Options", name: "MaxConns", value: "no limit", sees: "the handshake gets 503 with Retry-After", test: "transport/limits_test.go:TestLimitOfConnections"},
 	{file: "transport/options.go", owner: "Options", name: "TotalQueueBytes", sees: "the connection with the longest queue is closed", test: "transport/budget_test.go:TestTheBudgetOfAllQueues"},

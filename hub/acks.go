@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -29,7 +30,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 	}
 	defer s.unawait(id)
 	head := socketio.Packet{Type: socketio.Event, ID: id, HasID: true}
-	if err := s.send(head, event, args, Terms{}); err != nil {
+	if err := s.send(head, event, args, engine.Terms{}); err != nil {
 		return nil, err
 	}
 	select {
@@ -46,7 +47,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 func (s *Socket) await() (id uint64, answer chan *Message, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.state.Load() == stateGone {
+	if s.gate.State() == stateGone {
 		return 0, nil, ErrDisconnected
 	}
 	x := s.extraLocked()

@@ -11,6 +11,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 )
 
 // sink is a connection that takes everything and keeps nothing.
@@ -22,7 +23,7 @@ func (*sink) Close(Reason)      {}
 
 func (*sink) Behind() (<-chan struct{}, error) { return nil, nil }
 
-func (k *sink) Send(*Packet, *Gate) error { k.taken++; return nil }
+func (k *sink) Send(*engine.Packet, *engine.Gate) error { k.taken++; return nil }
 
 // deaf is a broker on which nothing arrives: benchmarks deliver by hand.
 type deaf struct{ broker.Broker }
@@ -37,7 +38,7 @@ func crowded(b *testing.B, n int, r *http.Request) (*Hub, []*Socket) {
 	sockets := make([]*Socket, n)
 	ns := h.Of("/")
 	for i := range sockets {
-		c, err := h.Attach(&sink{}, r)
+		c, err := h.attach(&sink{}, r)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -48,7 +49,7 @@ func crowded(b *testing.B, n int, r *http.Request) (*Hub, []*Socket) {
 		s.join(ctx, 1, Room(fmt.Sprint("user:", i)))
 		s.join(ctx, 0, Everyone)
 		h.joining.unset(c)
-		s.gate.state.Store(stateConnected)
+		s.gate.Set(stateConnected)
 		sockets[i] = s
 	}
 	return h, sockets
@@ -106,7 +107,7 @@ func BenchmarkDeliverTo10000(b *testing.B) {
 func BenchmarkDeliverTo10000ExceptARoom(b *testing.B) {
 	h, sockets := crowded(b, 10_000, bareRequest())
 	data := appendEnvelope(nil, kindEvent, 0, "", []Room{"user:1"})
-	data = append(data, newPacket([]byte(`42["x"]`), nil, false).Frames()...)
+	data = append(data, engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames()...)
 	m := broker.Message{Subject: roomSubject("tether", "/", Everyone), Data: data}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -145,7 +146,7 @@ func BenchmarkEncode(b *testing.B) {
 func BenchmarkEmitThroughMemory(b *testing.B) {
 	h := start(b, memory.NewBus().Broker(), Options{})
 	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, "room") })
-	c, err := h.Attach(&sink{}, bareRequest())
+	c, err := h.attach(&sink{}, bareRequest())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func BenchmarkEventFromClient(b *testing.B) {
 	h := start(b, memory.NewBus().Broker(), Options{})
 	handled := make(chan struct{}, 1)
 	h.Of("/").On("x", func(context.Context, *Socket, *Message) error { handled <- struct{}{}; return nil })
-	c, err := h.Attach(&sink{}, bareRequest())
+	c, err := h.attach(&sink{}, bareRequest())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -242,7 +243,7 @@ func BenchmarkConnectRegisterDisconnect(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			k := &greeted{done: make(chan struct{})}
-			c, err := h.Attach(k, r)
+			c, err := h.attach(k, r)
 			if err != nil {
 				b.Error(err)
 				return
@@ -260,7 +261,7 @@ type greeted struct {
 	done chan struct{}
 }
 
-func (g *greeted) Send(p *Packet, from *Gate) error {
+func (g *greeted) Send(p *engine.Packet, from *engine.Gate) error {
 	if g.sink.Send(p, from); g.taken == 2 {
 		close(g.done)
 	}

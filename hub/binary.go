@@ -9,14 +9,10 @@ import (
 // Binary is a value that leaves as a binary attachment, wherever it stands in the arguments of an
 // event, and arrives in a client as a Buffer or an ArrayBuffer. An argument of type []byte is one
 // too; a []byte inside another value is base64 text, as always in encoding/json. One event has at
-// most MaxAttachments of them.
+// most ten of them.
 //
 // To receive, decode into a Binary or a []byte, at any depth.
 type Binary []byte
-
-// MaxAttachments is the number of binary attachments that an event may have when it is emitted:
-// clients close the connection on more.
-const MaxAttachments = 10
 
 // MarshalJSON is for the encoder of this package, which replaces its result by a placeholder.
 // encoding/json does not tell a value which attachments it belongs to, so the bytes take a way

@@ -7,13 +7,13 @@ import (
 	"sync"
 	"time"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
-// Client is one connection: the sockets of the namespaces it has joined, and the packet it is
-// sending. Its transport calls Text and Binary, one call at a time, with what the client sends, and
-// Closed when the connection has ended.
-type Client struct {
+// client is one connection: the sockets of the namespaces it has joined, and the packet it is
+// sending. It is the [engine.Receiver] of its transport.
+type client struct {
 	first Socket // of the first CONNECT: most connections have no other. Its conn is set from the start
 	hub   *Hub   // immutable
 
@@ -38,24 +38,28 @@ type dismissal struct {
 	departed  chan struct{} // closed when there are none; nil unless somebody waits for it
 }
 
-func (c *Client) dismissalLocked() *dismissal {
+func (c *client) dismissalLocked() *dismissal {
 	if c.dismissal == nil {
 		c.dismissal = new(dismissal)
 	}
 	return c.dismissal
 }
 
-// Attach takes over a new connection, which r has asked for. It keeps nothing of r. The error is
-// ErrDraining or ErrFull: the transport answers 503.
-func (h *Hub) Attach(conn Conn, r *http.Request) (*Client, error) {
+// Attach takes over a new connection for a transport: it implements [engine.Server]. The error is
+// ErrDraining.
+func (h *Hub) Attach(conn engine.Conn, r *http.Request) (engine.Receiver, error) {
+	c, err := h.attach(conn, r)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (h *Hub) attach(conn engine.Conn, r *http.Request) (*client, error) {
 	if h.draining.Load() {
 		return nil, ErrDraining
 	}
-	if n, limit := h.attached.Add(1), h.options.Limits.Connections; limit > 0 && n > int64(limit) {
-		h.attached.Add(-1)
-		return nil, ErrFull
-	}
-	c := &Client{first: Socket{conn: conn}, hub: h, handshake: packHandshake(r, h.options.Time())}
+	c := &client{first: Socket{conn: conn}, hub: h, handshake: packHandshake(r, h.options.Time())}
 	c.place = h.clients.reserve()
 	h.clients.put(c.place, c)
 	h.joining.set(c, time.Now().Add(h.options.ConnectTimeout))
@@ -66,17 +70,14 @@ func (h *Hub) Attach(conn Conn, r *http.Request) (*Client, error) {
 	return c, nil
 }
 
-func (h *Hub) detach(c *Client) {
+func (h *Hub) detach(c *client) {
 	h.joining.unset(c)
 	h.assembling.unset(c)
 	h.clients.remove(c.place)
-	h.attached.Add(-1)
 }
 
-// Text takes one message of the client, without the Engine.IO type before it. data may be used again
-// when Text has returned. After an error the transport must close the connection, for the reason that
-// [ReasonOf] finds in it.
-func (c *Client) Text(data []byte) error {
+// Text implements [engine.Receiver].
+func (c *client) Text(data []byte) error {
 	err := c.text(data)
 	if err != nil {
 		c.hub.counters.protocolErrors.Add(1)
@@ -84,7 +85,7 @@ func (c *Client) Text(data []byte) error {
 	return err
 }
 
-func (c *Client) text(data []byte) error {
+func (c *client) text(data []byte) error {
 	if c.parts != nil {
 		return errMissingBinary
 	}
@@ -106,7 +107,7 @@ func (c *Client) text(data []byte) error {
 	case p.Type == socketio.Disconnect:
 		s.leave(ReasonClientDisconnect)
 		return nil
-	case s.gate.state.Load() == stateConnecting:
+	case s.gate.State() == stateConnecting:
 		return errNotJoined
 	}
 	if p.Attachments > 0 {
@@ -119,7 +120,7 @@ func (c *Client) text(data []byte) error {
 }
 
 // assemble waits for the attachments of p.
-func (c *Client) assemble(p socketio.Packet) error {
+func (c *client) assemble(p socketio.Packet) error {
 	left := c.hub.options.Limits.PacketBytes - len(p.Data)
 	if left < 0 {
 		return errTooMuchBinary
@@ -133,7 +134,7 @@ func (c *Client) assemble(p socketio.Packet) error {
 }
 
 // setParts has Closed know what is to be ended. What comes after Closed has ended before it began.
-func (c *Client) setParts(p *parts) {
+func (c *client) setParts(p *parts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p != nil {
@@ -142,8 +143,8 @@ func (c *Client) setParts(p *parts) {
 	c.parts = p
 }
 
-// Binary takes one binary message of the client, under the terms of Text.
-func (c *Client) Binary(data []byte) error {
+// Binary implements [engine.Receiver].
+func (c *client) Binary(data []byte) error {
 	err := c.binary(data)
 	if err != nil {
 		c.hub.counters.protocolErrors.Add(1)
@@ -151,7 +152,7 @@ func (c *Client) Binary(data []byte) error {
 	return err
 }
 
-func (c *Client) binary(data []byte) error {
+func (c *client) binary(data []byte) error {
 	parts := c.parts
 	if parts == nil {
 		return errUnasked
@@ -177,7 +178,7 @@ func (c *Client) binary(data []byte) error {
 }
 
 // receive takes a whole event or answer.
-func (c *Client) receive(s *Socket, p socketio.Packet, data []byte, attachments [][]byte) error {
+func (c *client) receive(s *Socket, p socketio.Packet, data []byte, attachments [][]byte) error {
 	if p.Type == socketio.Ack || p.Type == socketio.BinaryAck {
 		s.answered(newMessage(s, p, data, attachments))
 		return nil
@@ -192,9 +193,8 @@ func (c *Client) receive(s *Socket, p socketio.Packet, data []byte, attachments 
 	return c.enqueue(task{socket: s, message: newMessage(s, p, data, attachments), size: size})
 }
 
-// Closed tells the hub that the connection has ended. The transport calls it, once: only the first
-// call counts.
-func (c *Client) Closed(reason Reason) {
+// Closed implements [engine.Receiver]. Only the first call counts.
+func (c *client) Closed(reason Reason) {
 	c.mu.Lock()
 	again := c.closed
 	c.closed = true
@@ -212,13 +212,13 @@ func (c *Client) Closed(reason Reason) {
 	c.hub.detach(c)
 }
 
-func (c *Client) find(namespace string) *Socket {
+func (c *client) find(namespace string) *Socket {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.findLocked(namespace)
 }
 
-func (c *Client) findLocked(namespace string) *Socket {
+func (c *client) findLocked(namespace string) *Socket {
 	for s := c.sockets; s != nil; s = s.next {
 		if s.ns.name == namespace {
 			return s
@@ -229,7 +229,7 @@ func (c *Client) findLocked(namespace string) *Socket {
 
 // lookup is find for a packet that is not CONNECT. It reports whether the server has disconnected the
 // namespace: what the client had sent by then is no mistake of its.
-func (c *Client) lookup(namespace string) (s *Socket, kicked bool) {
+func (c *client) lookup(namespace string) (s *Socket, kicked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.findLocked(namespace); s != nil {
@@ -239,11 +239,11 @@ func (c *Client) lookup(namespace string) (s *Socket, kicked bool) {
 }
 
 // joined reports whether one of the sockets is connected.
-func (c *Client) joined() bool {
+func (c *client) joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := c.sockets; s != nil; s = s.next {
-		if s.gate.state.Load() != stateConnecting {
+		if s.gate.State() != stateConnecting {
 			return true
 		}
 	}
@@ -251,7 +251,7 @@ func (c *Client) joined() bool {
 }
 
 // all returns the sockets.
-func (c *Client) all() (list []*Socket) {
+func (c *client) all() (list []*Socket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := c.sockets; s != nil; s = s.next {
@@ -261,7 +261,7 @@ func (c *Client) all() (list []*Socket) {
 }
 
 // close closes the connection once every socket that was kicked has been told.
-func (c *Client) close() {
+func (c *client) close() {
 	c.mu.Lock()
 	d := c.dismissalLocked()
 	d.closing = true
@@ -273,14 +273,14 @@ func (c *Client) close() {
 }
 
 // departs counts a socket that is gone, and of which something is still to be sent.
-func (c *Client) departs() {
+func (c *client) departs() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dismissalLocked().departing++
 }
 
 // departed is called when that has been sent.
-func (c *Client) departed() {
+func (c *client) departed() {
 	c.mu.Lock()
 	d := c.dismissal
 	d.departing--
@@ -298,7 +298,7 @@ func (c *Client) departed() {
 
 // awaitDepartures returns once the sockets that are gone have sent everything. A socket of the same
 // namespace can have joined meanwhile: the answer to it must not come before the DISCONNECT of the other.
-func (c *Client) awaitDepartures() {
+func (c *client) awaitDepartures() {
 	c.mu.Lock()
 	var departed chan struct{}
 	if d := c.dismissal; d != nil && d.departing > 0 {
@@ -314,7 +314,7 @@ func (c *Client) awaitDepartures() {
 }
 
 // forget removes a socket, so that its namespace can be joined again.
-func (c *Client) forget(s *Socket, was uint32, kicked bool) {
+func (c *client) forget(s *Socket, was uint32, kicked bool) {
 	c.mu.Lock()
 	for at := &c.sockets; *at != nil; at = &(*at).next {
 		if *at == s {
@@ -338,7 +338,7 @@ func (c *Client) forget(s *Socket, was uint32, kicked bool) {
 // rearm gives a connection whose last namespace is gone as long for another as it had for the first. One
 // that was only refused another has what is left of its time, if it has a deadline; it has none if the
 // namespace that it was in has gone meanwhile.
-func (c *Client) rearm(fresh bool) {
+func (c *client) rearm(fresh bool) {
 	if !c.idle() {
 		return
 	}
@@ -356,7 +356,7 @@ func (c *Client) rearm(fresh bool) {
 	}
 }
 
-func (c *Client) idle() bool {
+func (c *client) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sockets == nil && !c.closed

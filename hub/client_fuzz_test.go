@@ -53,7 +53,7 @@ func FuzzClient(f *testing.F) {
 	f.Add([]byte("52-[\"x\"]\n%\n%"))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		w := newWire()
-		c, err := h.Attach(w, bareRequest())
+		c, err := h.attach(w, bareRequest())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,12 +92,12 @@ func FuzzClient(f *testing.F) {
 }
 
 // settled waits until the connection has no hook and no event under way.
-func settled(t *testing.T, c *Client) {
+func settled(t *testing.T, c *client) {
 	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
 		c.mu.Lock()
 		busy := c.inbox != nil
 		for s := c.sockets; s != nil; s = s.next {
-			busy = busy || s.gate.state.Load() != stateConnected
+			busy = busy || s.gate.State() != stateConnected
 		}
 		c.mu.Unlock()
 		if !busy {

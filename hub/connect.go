@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // connect handles CONNECT. The hooks run on a goroutine of their own; meanwhile the socket counts as
 // joining, and what is emitted to it is held.
-func (c *Client) connect(p socketio.Packet) error {
+func (c *client) connect(p socketio.Packet) error {
 	limits := &c.hub.options.Limits
 	if c.find(p.Namespace) != nil {
 		return errJoinedTwice
@@ -60,7 +61,7 @@ func (c *Client) connect(p socketio.Packet) error {
 }
 
 // add makes s one of the connection's sockets, unless it has too many, or has ended.
-func (c *Client) add(s *Socket) (added, full bool) {
+func (c *client) add(s *Socket) (added, full bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -84,7 +85,7 @@ func (c *Client) add(s *Socket) (added, full bool) {
 type hookKey struct{}
 
 // admit runs the hooks of a CONNECT and answers it.
-func (c *Client) admit(ctx context.Context, s *Socket) {
+func (c *client) admit(ctx context.Context, s *Socket) {
 	defer c.hub.work.done()
 	overdue := time.AfterFunc(c.hub.options.HookTimeout, func() {
 		if !errors.Is(ctx.Err(), context.Canceled) { // even if the hook does not care
@@ -135,7 +136,7 @@ func temporary(err error) bool {
 }
 
 // refuse sends CONNECT_ERROR.
-func (c *Client) refuse(namespace, message string, data any) error {
+func (c *client) refuse(namespace, message string, data any) error {
 	c.hub.counters.refused.Add(1)
 	text, err := json.Marshal(refusalText(&Refusal{message, data}))
 	if err != nil {
@@ -143,7 +144,7 @@ func (c *Client) refuse(namespace, message string, data any) error {
 		text, _ = json.Marshal(map[string]string{"message": message})
 	}
 	head := socketio.AppendHeader(nil, socketio.Packet{Type: socketio.ConnectError, Namespace: namespace})
-	c.first.conn.Send(newControl(append(head, text...)), nil)
+	c.first.conn.Send(engine.NewPacket(control, append(head, text...)), nil)
 	return nil
 }
 
@@ -155,7 +156,7 @@ func refusalText(r *Refusal) any {
 	}{r.Message, r.Data}
 }
 
-func (c *Client) forgetHandshake(s *Socket) {
+func (c *client) forgetHandshake(s *Socket) {
 	c.mu.Lock()
 	c.handshake = strippedHandshake(c.handshake)
 	c.mu.Unlock()
@@ -209,24 +210,21 @@ func (s *Socket) welcome() {
 		return
 	}
 	s.ns.connected.Add(1)
-	s.gate.state.Store(stateWelcome)
+	s.gate.Set(stateWelcome)
 	more := len(entry.held.list) > 0
 	s.mu.Unlock()
 	entry.cancel()
 	h.counters.connected.Add(1)
 	h.joining.unset(s.client)
-	if s.gate.state.Load() == stateGone {
+	if s.gate.State() == stateGone {
 		s.client.rearm(true) // it was set when the socket went, and has just been unset
 	}
 
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
 	head = append(head, `{"sid":"`...)
 	head = s.appendID(head)
-	answer := newControl(append(head, `"}`...))
-	if more { // or a DISCONNECT, unless the client is no longer interested
-		answer.traits |= traitMore
-	}
-	s.conn.Send(answer, nil)
+	// More is what is held, or a DISCONNECT, unless the client is no longer interested.
+	s.conn.Send(engine.NewPacket(engine.Terms{Control: true, More: more}, append(head, `"}`...)), nil)
 
 	s.mu.Lock()
 	for (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {
@@ -241,7 +239,7 @@ func (s *Socket) welcome() {
 	gone := s.entry == nil
 	if !gone {
 		s.entry = nil
-		s.gate.state.Store(stateConnected)
+		s.gate.Set(stateConnected)
 		entry.end()
 	}
 	s.mu.Unlock()
@@ -254,13 +252,13 @@ func (s *Socket) welcome() {
 }
 
 // hold keeps a packet for a socket that is connecting.
-func (s *Socket) hold(p *Packet) error {
+func (s *Socket) hold(p *engine.Packet) error {
 	if p.Volatile() {
 		return nil
 	}
 	limits := &s.client.hub.options.Limits
 	s.mu.Lock()
-	switch s.gate.state.Load() {
+	switch s.gate.State() {
 	case stateConnected:
 		s.mu.Unlock()
 		return s.conn.Send(p, &s.gate)

@@ -123,15 +123,15 @@ func (d *deadlines[K]) swapLocked(i, j int) {
 }
 
 // waiting is deadlines of clients in several parts, because each connection comes by.
-type waiting [16]deadlines[*Client]
+type waiting [16]deadlines[*client]
 
-func (w *waiting) of(c *Client) *deadlines[*Client] { return &w[c.place%uint32(len(w))] }
+func (w *waiting) of(c *client) *deadlines[*client] { return &w[c.place%uint32(len(w))] }
 
-func (w *waiting) set(c *Client, when time.Time) { w.of(c).set(c, when) }
-func (w *waiting) add(c *Client, when time.Time) { w.of(c).add(c, when) }
-func (w *waiting) unset(c *Client)               { w.of(c).unset(c) }
+func (w *waiting) set(c *client, when time.Time) { w.of(c).set(c, when) }
+func (w *waiting) add(c *client, when time.Time) { w.of(c).add(c, when) }
+func (w *waiting) unset(c *client)               { w.of(c).unset(c) }
 
-func (w *waiting) passed(now time.Time) (due []*Client) {
+func (w *waiting) passed(now time.Time) (due []*client) {
 	for i := range w {
 		due = append(due, w[i].passed(now)...)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"tether/broker"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -79,7 +80,7 @@ func (h *Hub) routeLent(m broker.Message) int {
 
 // lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.
 func (h *Hub) lend(s *Socket, e *envelope) bool {
-	p := lendPacket(e.body, e.flags&flagVolatile != 0)
+	p := engine.Lend(e.body, e.flags&flagVolatile != 0)
 	if p == nil {
 		return false
 	}
@@ -91,13 +92,13 @@ func (h *Hub) lend(s *Socket, e *envelope) bool {
 	if h.watched.Load() {
 		h.watchOne(s, p.Keep())
 	}
-	p.giveBack()
+	p.GiveBack()
 	return true
 }
 
 // packet is the packet of an event, nil if there is none. The room subject that it is for is read only
 // with flagTerms.
-func (h *Hub) packet(subject string, e *envelope) *Packet {
+func (h *Hub) packet(subject string, e *envelope) *engine.Packet {
 	var namespace string
 	if e.flags&flagTerms != 0 {
 		namespace = h.namespaceOf(subject)
@@ -106,7 +107,7 @@ func (h *Hub) packet(subject string, e *envelope) *Packet {
 	if !known {
 		h.count(errEnvelopeNewer)
 	}
-	p, err := parsePacket(e.body, t)
+	p, err := engine.ParsePacket(t, e.body)
 	if err != nil {
 		h.count(err)
 		return nil
@@ -130,7 +131,7 @@ func (h *Hub) count(err error) {
 
 // fanOut sends a packet to the members of a room. This is the hot path: nothing is allocated or
 // locked for a receiver.
-func (h *Hub) fanOut(r *room, p *Packet) (n int) {
+func (h *Hub) fanOut(r *room, p *engine.Packet) (n int) {
 	dropped := 0
 	for s := range r.each {
 		n++
@@ -145,7 +146,7 @@ func (h *Hub) fanOut(r *room, p *Packet) (n int) {
 	return n
 }
 
-func (h *Hub) fanOutExcept(r *room, p *Packet, x exceptions) (n int) {
+func (h *Hub) fanOutExcept(r *room, p *engine.Packet, x exceptions) (n int) {
 	dropped, skipped := 0, 0
 	for s := range r.each {
 		if x.has(s) {
@@ -284,7 +285,7 @@ func (h *Hub) disconnectRoom(r *room, x exceptions, closeConnections bool) (n in
 }
 
 // watch tells the functions of OnAnyOutgoing about a packet of fan-out. Only now is it taken apart.
-func (h *Hub) watch(r *room, p *Packet, x *exceptions) {
+func (h *Hub) watch(r *room, p *engine.Packet, x *exceptions) {
 	var event string
 	var args []any
 	for s := range r.each {
@@ -300,7 +301,7 @@ func (h *Hub) watch(r *room, p *Packet, x *exceptions) {
 	}
 }
 
-func (h *Hub) watchOne(s *Socket, p *Packet) {
+func (h *Hub) watchOne(s *Socket, p *engine.Packet) {
 	if len(s.ns.handled().outgoing) == 0 {
 		return
 	}
@@ -310,7 +311,7 @@ func (h *Hub) watchOne(s *Socket, p *Packet) {
 }
 
 // unpack takes an event apart again.
-func unpack(p *Packet) (event string, args []any) {
+func unpack(p *engine.Packet) (event string, args []any) {
 	parsed, err := socketio.Parse(p.Text()[1:], socketio.Limits{})
 	if err != nil {
 		return "", nil

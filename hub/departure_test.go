@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"tether/engine"
 )
 
 // stalled holds up every packet that begins with something, as if the goroutine had lost its processor
@@ -18,7 +20,7 @@ type stalled struct {
 
 func stall(w *wire, prefix string) *stalled {
 	s := &stalled{prefix: prefix, waiting: make(chan struct{}, 8), release: make(chan struct{})}
-	w.before = func(p *Packet) {
+	w.before = func(p *engine.Packet) {
 		if strings.HasPrefix(string(p.Text()), s.prefix) {
 			s.waiting <- struct{}{}
 			<-s.release

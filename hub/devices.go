@@ -267,7 +267,7 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 func (s *Socket) restamp(room string, stamp int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.state.Load() == stateGone {
+	if s.gate.State() == stateGone {
 		return
 	}
 	if i := s.seatLocked(room); i >= 0 {

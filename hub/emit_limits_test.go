@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"tether/engine"
 )
 
 // Rooms of an emit: at MaxTargets it is taken, one past it refused, and nothing is sent.
@@ -65,12 +67,12 @@ func TestLimitOfAttachments(t *testing.T) {
 			},
 			"inside": func(n int) []any { return []any{make([]oneByte, n)} },
 		} {
-			if err := emit(with(MaxAttachments)...); err != nil {
+			if err := emit(with(engine.MaxAttachments)...); err != nil {
 				t.Errorf("%s, %s: at the limit: %v", name, depth, err)
-			} else if got := p.nextPacket().Attachments(); got != MaxAttachments {
+			} else if got := p.nextPacket().Attachments(); got != engine.MaxAttachments {
 				t.Errorf("%s, %s: %d attachments arrive", name, depth, got)
 			}
-			if err := emit(with(MaxAttachments + 1)...); !errors.Is(err, ErrTooManyAttachments) {
+			if err := emit(with(engine.MaxAttachments + 1)...); !errors.Is(err, ErrTooManyAttachments) {
 				t.Errorf("%s, %s: past the limit: %v", name, depth, err)
 			}
 			p.wantNothing()

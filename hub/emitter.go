@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tether/broker"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -20,7 +21,7 @@ type Emitter struct {
 	post      *post
 	namespace string
 	except    []Room
-	terms     Terms
+	terms     engine.Terms
 	local     bool
 }
 
@@ -179,7 +180,7 @@ func (e *Emitter) emit(ctx context.Context, to []Room, receipts []Receipt, union
 	if err := e.post.check(event); err != nil {
 		return err
 	}
-	if err := e.terms.check(); err != nil {
+	if err := checkTerms(&e.terms); err != nil {
 		return err
 	}
 	enc := newEncoder()

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"tether/broker"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -102,7 +103,7 @@ func (e *encoder) ack(args []any) error {
 
 func (e *encoder) finish() error {
 	e.buf.WriteByte(']')
-	if len(e.attachments) > MaxAttachments {
+	if len(e.attachments) > engine.MaxAttachments {
 		return ErrTooManyAttachments
 	}
 	if !utf8.Valid(e.buf.Bytes()) { // a client would close the connection
@@ -129,11 +130,11 @@ func (e *encoder) frames(dst []byte, head socketio.Packet) []byte {
 	var scratch [64]byte
 	header := socketio.AppendHeader(scratch[:0], head)
 	payload := e.buf.Bytes()
-	dst = appendFrameHeader(dst, finText, len(header)+len(payload))
+	dst = engine.AppendFrameHeader(dst, engine.FinText, len(header)+len(payload))
 	dst = append(dst, header...)
 	dst = append(dst, payload...)
 	for _, a := range e.attachments {
-		dst = appendFrameHeader(dst, finBinary, len(a))
+		dst = engine.AppendFrameHeader(dst, engine.FinBinary, len(a))
 		dst = append(dst, a...)
 	}
 	return dst
@@ -151,16 +152,16 @@ func (e *encoder) size(head socketio.Packet) int {
 	if len(e.attachments) > 0 {
 		n += 4
 	}
-	n += frameHeader(n)
+	n += engine.FrameHeader(n)
 	for _, a := range e.attachments {
-		n += frameHeader(len(a)) + len(a)
+		n += engine.FrameHeader(len(a)) + len(a)
 	}
 	return n
 }
 
 // packet is the whole packet.
-func (e *encoder) packet(head socketio.Packet, t Terms) (*Packet, error) {
-	return parsePacket(e.frames(make([]byte, 0, e.size(head)), head), t)
+func (e *encoder) packet(head socketio.Packet, t engine.Terms) (*engine.Packet, error) {
+	return engine.ParsePacket(t, e.frames(make([]byte, 0, e.size(head)), head))
 }
 
 func (e *encoder) value(v any) error {

@@ -3,10 +3,9 @@ package hub
 import (
 	"encoding/binary"
 	"iter"
-	"math"
 	"math/bits"
 
-	"tether/internal/socketio"
+	"tether/engine"
 )
 
 // envelope is one message between the nodes of a cluster.
@@ -96,12 +95,12 @@ func termsSize(key string) int { return textSize(1 + len(key)) }
 
 // readTerms reads the terms of an event that is for sockets of a namespace. It reports whether they are
 // known; if not, they are those of an event without.
-func (e *envelope) readTerms(namespace string) (t Terms, ok bool) {
+func (e *envelope) readTerms(namespace string) (t engine.Terms, ok bool) {
 	t.Volatile = e.flags&flagVolatile != 0
 	if e.flags&flagTerms == 0 {
 		return t, true
 	}
-	if Overflow(e.terms[0]) >= overflowEnd {
+	if o := Overflow(e.terms[0]); !o.Valid() {
 		return t, false
 	}
 	t.Overflow = Overflow(e.terms[0])
@@ -190,61 +189,4 @@ func cutUvarint(data []byte, limit int) (n int, rest []byte, ok bool) {
 		return 0, nil, false
 	}
 	return int(v), data[width:], true
-}
-
-// parsePacket makes a packet of frames as newPacket makes them: one of text, then the binary ones.
-// The packet aliases frames.
-func parsePacket(frames []byte, t Terms) (*Packet, error) {
-	text, rest, ok := cutTextFrame(frames)
-	if !ok {
-		return nil, errEnvelopeMalformed
-	}
-	p := &Packet{frames: frames, text: text}
-	p.setTerms(t)
-	var binary []span
-	for rest < len(frames) {
-		var attachment span
-		if attachment, rest, ok = cutFrame(frames, rest, finBinary); !ok || len(binary) == MaxAttachments {
-			return nil, errEnvelopeMalformed
-		}
-		binary = append(binary, attachment)
-	}
-	if binary != nil {
-		p.others().binary = binary
-	}
-	return p, nil
-}
-
-// cutTextFrame reads the first frame of a packet.
-func cutTextFrame(frames []byte) (payload span, next int, ok bool) {
-	if uint64(len(frames)) > math.MaxUint32 {
-		return span{}, 0, false
-	}
-	payload, next, ok = cutFrame(frames, 0, finText)
-	return payload, next, ok && payload.to-payload.from >= 2 && frames[payload.from] == socketio.EngineMessage
-}
-
-// cutFrame reads the frame at index i, the way appendFrameHeader writes it and no other.
-func cutFrame(data []byte, i int, first byte) (payload span, next int, ok bool) {
-	rest := data[i:]
-	if len(rest) < 2 || rest[0] != first {
-		return span{}, 0, false
-	}
-	n, header := uint64(rest[1]), 2
-	switch {
-	case n < 126:
-	case n == 126 && len(rest) >= 4:
-		n, header = uint64(binary.BigEndian.Uint16(rest[2:])), 4
-		ok = n >= 126
-	case n == 127 && len(rest) >= 10:
-		n, header = binary.BigEndian.Uint64(rest[2:]), 10
-		ok = n >= 1<<16
-	default:
-		return span{}, 0, false
-	}
-	if header > 2 && !ok || n > uint64(len(rest)-header) {
-		return span{}, 0, false
-	}
-	from := i + header
-	return span{uint32(from), uint32(from + int(n))}, from + int(n), true
 }

@@ -9,6 +9,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -50,7 +51,7 @@ func TestMessagesThatCannotBeReadAreCountedAndDropped(t *testing.T) {
 	p, s := connect(t, h)
 	everyone := roomSubject("tether", "/", Everyone)
 	event := func(body string) []byte { return append(appendEnvelope(nil, kindEvent, 0, "", nil), body...) }
-	frame := string(newPacket([]byte(`42["x"]`), nil, false).Frames())
+	frame := string(engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames())
 	long := binary.AppendUvarint([]byte{1, 1, 0, 0}, MaxTargets+1)
 	for name, c := range map[string]struct {
 		subject   string
@@ -105,17 +106,17 @@ func FuzzDeliver(f *testing.F) {
 		f.Fatal(err)
 	}
 	k := new(lastPacket)
-	c, err := h.Attach(k, bareRequest())
+	c, err := h.attach(k, bareRequest())
 	if err != nil {
 		f.Fatal(err)
 	}
 	s := c.newSocket(h.Of("/"), "")
 	room := h.interest.join(roomSubject("tether", "/", "room"), s)
 	s.seats = []seat{{room, 1}}
-	s.gate.state.Store(stateConnected)
+	s.gate.Set(stateConnected)
 
-	text := newPacket([]byte(`42["x"]`), nil, false).Frames()
-	binaries := newPacket([]byte(`452-["x"]`), [][]byte{{1}, bytes.Repeat([]byte{2}, 200)}, false).Frames()
+	text := engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames()
+	binaries := engine.NewPacket(engine.Terms{}, []byte(`452-["x"]`), []byte{1}, bytes.Repeat([]byte{2}, 200)).Frames()
 	target := room.room.subject[:len(room.room.subject)-4] + s.ID()
 	f.Add(false, append(appendEnvelope(nil, kindEvent, 0, "", nil), text...))
 	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Room{"room", Room(s.ID())}), binaries...))
@@ -153,7 +154,7 @@ func FuzzDeliver(f *testing.F) {
 		for i := range k.p.Attachments() {
 			attachments = append(attachments, k.p.Attachment(i))
 		}
-		if again := newPacket(k.p.Text(), attachments, false).Frames(); !bytes.Equal(again, k.p.Frames()) {
+		if again := engine.NewPacket(engine.Terms{}, k.p.Text(), attachments...).Frames(); !bytes.Equal(again, k.p.Frames()) {
 			t.Errorf("frames are %x, want %x", k.p.Frames(), again)
 		}
 	})
@@ -162,7 +163,7 @@ func FuzzDeliver(f *testing.F) {
 // lastPacket is a connection that keeps the last packet only.
 type lastPacket struct {
 	sink
-	p *Packet
+	p *engine.Packet
 }
 
-func (k *lastPacket) Send(p *Packet, _ *Gate) error { k.p = p.Keep(); return nil }
+func (k *lastPacket) Send(p *engine.Packet, _ *engine.Gate) error { k.p = p.Keep(); return nil }

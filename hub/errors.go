@@ -1,31 +1,31 @@
 package hub
 
-import "errors"
+import (
+	"errors"
+
+	"tether/engine"
+)
 
 // The errors of this package that callers branch on. What the broker could not do comes wrapped in
 // the broker's own errors, [tether/broker.ErrUnavailable] above all.
 var (
 	// ErrDraining is returned by [Hub.Attach] once [Hub.Run] has been told to end.
-	ErrDraining = errors.New("hub: draining")
-
-	// ErrFull is returned by [Hub.Attach] when Limits.Connections are attached.
-	ErrFull = errors.New("hub: too many connections")
+	ErrDraining = engine.ErrDraining
 
 	// ErrNotRunning is what [Hub.Ready] says before Run has the broker's first sign of life, and
 	// after Run has returned.
 	ErrNotRunning = errors.New("hub: not running")
 
 	// ErrDisconnected says that the socket is gone, or was when the call waited for its client.
-	ErrDisconnected = errors.New("hub: socket is disconnected")
+	ErrDisconnected = engine.ErrDisconnected
 
 	// ErrConnecting is returned by [Socket.EmitAck] inside a connect hook: the client answers only
 	// after it has been told that it is connected, and that waits for the hook. [Socket.Wait] returns it
 	// for the same reason.
 	ErrConnecting = errors.New("hub: socket is still connecting")
 
-	// ErrSlowConsumer says that a client reads more slowly than it is written to. Transports return
-	// it from [Conn.Send] when they refuse a packet.
-	ErrSlowConsumer = errors.New("hub: client reads too slowly")
+	// ErrSlowConsumer says that a client reads more slowly than it is written to, and did not get an event.
+	ErrSlowConsumer = engine.ErrSlowConsumer
 
 	// ErrTooManyAcks is returned by [Socket.EmitAck] when Limits.Acks answers are awaited.
 	ErrTooManyAcks = errors.New("hub: too many acknowledgements are awaited")
@@ -38,7 +38,7 @@ var (
 	// Returned from a connect hook it refuses the client with the message "too many devices".
 	ErrTooManyDevices = errors.New("hub: too many devices")
 
-	// ErrTooManyAttachments is returned for an event with more than MaxAttachments binary values.
+	// ErrTooManyAttachments is returned for an event with more than ten binary values.
 	ErrTooManyAttachments = errors.New("hub: too many binary attachments")
 
 	// ErrAcked is returned by [Message.Ack] for a second answer.
@@ -77,25 +77,6 @@ type Refusal struct {
 func Refuse(message string, data any) error { return &Refusal{Message: message, Data: data} }
 
 func (r *Refusal) Error() string { return "hub: refused: " + r.Message }
-
-// ReasonOf is why a connection must be closed after err, an error of [Client.Text] or
-// [Client.Binary]: ReasonParseError unless the error says otherwise.
-func ReasonOf(err error) Reason {
-	var c *closing
-	if errors.As(err, &c) {
-		return c.reason
-	}
-	return ReasonParseError
-}
-
-// closing is an error after which a connection is closed for a reason other than a parse error.
-type closing struct {
-	reason Reason
-	err    error
-}
-
-func (c *closing) Error() string { return c.err.Error() }
-func (c *closing) Unwrap() error { return c.err }
 
 // protocolError is what a client did wrong, in fixed words.
 type protocolError string

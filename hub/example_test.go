@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
 // wire is a connection of one client in these examples. A real one is a transport's.
 type wire struct {
-	client   *hub.Client
+	client   engine.Receiver
 	answered chan struct{} // closed when the client has been told that it is connected
 	events   chan string   // what it gets then
 	mu       sync.Mutex    // held while a packet takes its place
@@ -28,7 +29,7 @@ func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 
 func (w *wire) Close(reason hub.Reason) { go w.client.Closed(reason) }
 
-func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
+func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if from.Shut() {

@@ -12,15 +12,16 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 )
 
 // wire is a connection that keeps what it is sent. It ends as soon as it is closed.
 type wire struct {
-	client  *Client       // set before anything is sent
-	before  func(*Packet) // called before a packet is taken; nil: nothing
-	behind  chan struct{} // what Behind returns
-	packets chan *Packet  // what was sent, in order
-	ended   chan struct{} // closed when the client has been told that the connection has ended
+	client  *client              // set before anything is sent
+	before  func(*engine.Packet) // called before a packet is taken; nil: nothing
+	behind  chan struct{}        // what Behind returns
+	packets chan *engine.Packet  // what was sent, in order
+	ended   chan struct{}        // closed when the client has been told that the connection has ended
 	tasks   sync.WaitGroup
 	sending sync.Mutex // held while a packet takes its place
 
@@ -33,7 +34,7 @@ const wireSize = 1 << 12
 func newWire() *wire { return newWireOf(wireSize) }
 
 func newWireOf(size int) *wire {
-	return &wire{packets: make(chan *Packet, size), ended: make(chan struct{})}
+	return &wire{packets: make(chan *engine.Packet, size), ended: make(chan struct{})}
 }
 
 func (w *wire) ID() string        { return "secret" }
@@ -46,7 +47,7 @@ func (w *wire) Behind() (<-chan struct{}, error) {
 	return w.behind, nil
 }
 
-func (w *wire) Send(p *Packet, from *Gate) error {
+func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	if w.before != nil {
 		w.before(p)
 	}
@@ -99,7 +100,7 @@ func dialWith(t testing.TB, h *Hub, w *wire) *peer {
 	t.Helper()
 	r := httptest.NewRequest("GET", "/socket.io/?EIO=4&transport=websocket&room=7", nil)
 	r.Header.Set("X-Test", "yes")
-	c, err := h.Attach(w, r)
+	c, err := h.attach(w, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func (p *peer) next() string {
 	return string(p.nextPacket().Text())
 }
 
-func (p *peer) nextPacket() *Packet {
+func (p *peer) nextPacket() *engine.Packet {
 	p.t.Helper()
 	select {
 	case packet := <-p.packets:

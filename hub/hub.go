@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -36,12 +37,11 @@ type Hub struct {
 	children map[string]*Namespace // guarded by mu; matched namespaces with a socket in them
 	patterns []*Namespace          // guarded by mu
 
-	clients  roster[Client]
-	sockets  roster[Socket]
-	attached atomic.Int64 // clients, for the limit
+	clients roster[client]
+	sockets roster[Socket]
 
 	joining    waiting            // connections without a namespace
-	assembling deadlines[*Client] // connections with a packet whose attachments are missing
+	assembling deadlines[*client] // connections with a packet whose attachments are missing
 	halves     halves             // these packets
 	expiring   deadlines[*Socket]
 
@@ -173,7 +173,7 @@ func (h *Hub) namespace(name string) (n *Namespace, err error) {
 	if err != nil {
 		h.counters.panics.Add(1)
 		h.log.Error("match of a namespace panicked", "error", err)
-		return nil, &closing{ReasonServerClose, err}
+		return nil, engine.Because(ReasonServerClose, err)
 	}
 	if pattern == nil {
 		return nil, nil

@@ -1,5 +1,7 @@
 package hub
 
+import "tether/engine"
+
 // inbox is what a connection has sent and nobody has handled yet. It exists while a goroutine works
 // it off, one task after the other: the events of a connection are handled in order.
 type inbox struct {
@@ -18,7 +20,7 @@ type task struct {
 }
 
 // enqueue adds a task, and a goroutine if there is none that works.
-func (c *Client) enqueue(t task) error {
+func (c *client) enqueue(t task) error {
 	c.mu.Lock()
 	in := c.inbox
 	if in == nil {
@@ -28,7 +30,7 @@ func (c *Client) enqueue(t task) error {
 		limits := &c.hub.options.Limits
 		if in.n >= 2*limits.Events || in.bytes > 2*limits.EventBytes {
 			c.mu.Unlock()
-			return &closing{ReasonTransportError, errFlood}
+			return engine.Because(ReasonTransportError, errFlood)
 		}
 		in.n++
 		in.bytes += t.size
@@ -46,10 +48,8 @@ func (c *Client) enqueue(t task) error {
 	return nil
 }
 
-// Busy returns nil when the transport may go on reading. Otherwise so many events wait to be handled
-// that it must stop until the channel is closed. It has to be asked after each call of Text and
-// Binary.
-func (c *Client) Busy() <-chan struct{} {
+// Busy implements [engine.Receiver]: the channel is closed when there is room in the inbox again.
+func (c *client) Busy() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inbox == nil {
@@ -59,7 +59,7 @@ func (c *Client) Busy() <-chan struct{} {
 }
 
 // dispatch works off the inbox, and ends with it.
-func (c *Client) dispatch(in *inbox) {
+func (c *client) dispatch(in *inbox) {
 	defer c.hub.work.done()
 	for {
 		c.mu.Lock()
@@ -82,7 +82,7 @@ func (c *Client) dispatch(in *inbox) {
 }
 
 // handled makes room for another event.
-func (c *Client) handled(in *inbox, size int) {
+func (c *client) handled(in *inbox, size int) {
 	c.mu.Lock()
 	in.n--
 	in.bytes -= size
@@ -97,7 +97,7 @@ func (c *Client) handled(in *inbox, size int) {
 	}
 }
 
-func (c *Client) handle(t *task) {
+func (c *client) handle(t *task) {
 	if t.message == nil {
 		t.socket.ns.disconnected(t.socket, t.reason)
 		return

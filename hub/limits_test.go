@@ -6,18 +6,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-)
 
-func TestLimitOfConnections(t *testing.T) {
-	h := alone(t, Options{Limits: Limits{Connections: 2}})
-	p := dial(t, h)
-	dial(t, h)
-	if _, err := h.Attach(newWire(), bareRequest()); !errors.Is(err, ErrFull) {
-		t.Errorf("third connection: %v", err)
-	}
-	p.end(ReasonTransportClose)
-	dial(t, h)
-}
+	"tether/engine"
+)
 
 func TestLimitOfNamespaces(t *testing.T) {
 	h := alone(t, Options{Limits: Limits{Namespaces: 2}})
@@ -95,7 +86,7 @@ func TestLimitsOnPackets(t *testing.T) {
 		if err := try(c.at); err != nil {
 			t.Errorf("%s: at the limit: %v", name, err)
 		}
-		if err := try(c.past); err == nil || ReasonOf(err) != ReasonParseError {
+		if err := try(c.past); err == nil || engine.ReasonOf(err) != ReasonParseError {
 			t.Errorf("%s: past the limit: %v", name, err)
 		}
 	}
@@ -151,8 +142,8 @@ func TestLimitOfEventsInFlight(t *testing.T) {
 		if limits.EventBytes > 0 {
 			p.say(`2["x"]`)
 		}
-		if err := p.refusedText(`2["x"]`); ReasonOf(err) != ReasonTransportError {
-			t.Errorf("reason is %q", ReasonOf(err))
+		if err := p.refusedText(`2["x"]`); engine.ReasonOf(err) != ReasonTransportError {
+			t.Errorf("reason is %q", engine.ReasonOf(err))
 		}
 		close(proceed)
 	}
@@ -208,7 +199,7 @@ func TestLimitOfHeldPackets(t *testing.T) {
 
 func TestDefaultsAreWhatTheDocumentationSays(t *testing.T) {
 	got := Options{}.withDefaults().Limits
-	want := Limits{0, 16, 1024, 16 << 10, 512, 1024, 256, 256, 10, 8 << 20, 256 << 20, 1024, 64, 1 << 20, 1024, 1 << 20}
+	want := Limits{16, 1024, 16 << 10, 512, 1024, 256, 256, 10, 8 << 20, 256 << 20, 1024, 64, 1 << 20, 1024, 1 << 20}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

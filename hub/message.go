@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -136,7 +137,7 @@ func (m *Message) Ack(args ...any) error {
 	}
 	p, err := e.packet(socketio.Packet{
 		Type: socketio.Ack, Namespace: m.socket.ns.name, ID: m.ackID, HasID: true,
-	}, Terms{Control: true})
+	}, engine.Terms{Control: true})
 	if err != nil {
 		return err
 	}

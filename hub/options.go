@@ -96,9 +96,6 @@ const (
 
 // Limits bounds what clients may use. A field that is zero or negative has its default.
 type Limits struct {
-	// Connections of this node; past it Attach returns ErrFull. Default: no limit.
-	Connections int
-
 	// Namespaces of one connection, joined or joining; past it CONNECT is refused. Default 16.
 	Namespaces int
 
@@ -137,8 +134,8 @@ type Limits struct {
 	// Acks that are awaited from one socket; past it EmitAck returns ErrTooManyAcks. Default 1024.
 	Acks int
 
-	// Events of one connection that have come and are not handled yet. At the limit [Client.Busy]
-	// asks the transport to stop reading; at twice the limit the connection is closed. Default 64.
+	// Events of one connection that have come and are not handled yet. At the limit nothing is read from
+	// it; at twice the limit it is closed. Default 64.
 	Events int
 
 	// EventBytes is the size of such events together, in bytes, with the same effects. Default 1 MiB.

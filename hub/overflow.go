@@ -3,50 +3,16 @@ package hub
 import (
 	"context"
 	"slices"
-)
 
-// Overflow says what becomes of an event for a client whose queue is full. It is the event's own: no
-// other event, whatever its policy, can have one dropped that was not emitted to be. Answers, and
-// packets of the protocol itself, are never dropped.
-type Overflow uint8
-
-const (
-	// AsConfigured leaves it to the transport's options.
-	AsConfigured Overflow = iota
-
-	// CloseSlow ends the connection with ReasonServerClose, so that the client, which comes back, knows
-	// that it has missed something.
-	CloseSlow
-
-	// DropNewest drops the event.
-	DropNewest
-
-	// DropOldest drops events that wait and have this policy too, the oldest first, until the event fits;
-	// the event itself if that is not enough. Events of other policies, answers, and packets of the
-	// protocol have such events dropped to make room for them, before anything worse happens.
-	DropOldest
-
-	overflowEnd
+	"tether/engine"
 )
 
 // MaxKey is the length of a key of [Emitter.Latest] in bytes.
 const MaxKey = 256
 
-// Terms are what a [Packet] asks of the queue that it waits in.
-type Terms struct {
-	// Key makes packets replace each other: of those with the same one, only the newest waits. It waits
-	// where it came, at the end, so that what arrives has the order in which it was sent, with some of
-	// it left out. Empty: none.
-	Key string
-
-	Overflow Overflow // when the queue is full
-	Volatile bool     // the packet is dropped when it cannot be written now
-	Control  bool     // an answer, or a packet of the protocol itself: it is never dropped
-}
-
-// check reports whether an emitter may ask for it.
-func (t *Terms) check() error {
-	if t.Overflow >= overflowEnd || len(t.Key) > MaxKey {
+// checkTerms reports whether an emitter may ask for t.
+func checkTerms(t *engine.Terms) error {
+	if !t.Overflow.Valid() || len(t.Key) > MaxKey {
 		return ErrTerms
 	}
 	return nil
@@ -77,7 +43,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	s.mu.Lock()
 	entry := s.entry
 	switch {
-	case s.gate.state.Load() == stateGone:
+	case s.gate.State() == stateGone:
 		s.mu.Unlock()
 		return nil, ErrDisconnected
 	case entry == nil:
@@ -89,7 +55,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 		return behind, err
 	}
 	defer s.mu.Unlock()
-	if s.gate.state.Load() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
+	if s.gate.State() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
 		limits := &s.client.hub.options.Limits
 		if 2*len(entry.held.list) >= limits.Held || 2*entry.held.bytes >= limits.HeldBytes {
 			return nil, ErrConnecting
@@ -106,7 +72,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 // value: its methods return changed copies.
 type Sender struct {
 	socket *Socket
-	terms  Terms
+	terms  engine.Terms
 }
 
 // Overflow returns a sender of events that have a policy of their own for a queue that is full.
@@ -130,7 +96,7 @@ func (x Sender) Latest(key string) Sender {
 // Emit is [Socket.Emit] on the sender's terms. The error may also be ErrTerms, and is ErrSlowConsumer
 // for an event that was dropped.
 func (x Sender) Emit(event string, args ...any) error {
-	if err := x.terms.check(); err != nil {
+	if err := checkTerms(&x.terms); err != nil {
 		return err
 	}
 	if x.terms.Key != "" {
@@ -144,14 +110,14 @@ func scopedKey(namespace, key string) string { return namespace + "," + key }
 
 // packets are what waits for a socket that is connecting: few, so that looking at all of them is cheap.
 type packets struct {
-	list  []*Packet
+	list  []*engine.Packet
 	bytes int
 }
 
 // push adds p if it and what is there are at most limit packets of maxBytes; it reports whether.
-func (q *packets) push(p *Packet, limit, maxBytes int) bool {
+func (q *packets) push(p *engine.Packet, limit, maxBytes int) bool {
 	for !q.fits(p, limit, maxBytes) {
-		i := slices.IndexFunc(q.list, func(old *Packet) bool { return old.overflow == DropOldest })
+		i := slices.IndexFunc(q.list, func(old *engine.Packet) bool { return old.Overflow() == DropOldest })
 		if i < 0 {
 			return false
 		}
@@ -165,7 +131,7 @@ func (q *packets) push(p *Packet, limit, maxBytes int) bool {
 	return true
 }
 
-func (q *packets) fits(p *Packet, limit, maxBytes int) bool {
+func (q *packets) fits(p *engine.Packet, limit, maxBytes int) bool {
 	n, bytes := len(q.list)+1, q.bytes+p.Size()
 	if i := q.replaced(p); i >= 0 {
 		n, bytes = n-1, bytes-q.list[i].Size()
@@ -174,12 +140,12 @@ func (q *packets) fits(p *Packet, limit, maxBytes int) bool {
 }
 
 // replaced is the index of the packet that p replaces, -1 if there is none.
-func (q *packets) replaced(p *Packet) int {
+func (q *packets) replaced(p *engine.Packet) int {
 	key := p.Key()
 	if key == "" {
 		return -1
 	}
-	return slices.IndexFunc(q.list, func(old *Packet) bool { return old.Key() == key })
+	return slices.IndexFunc(q.list, func(old *engine.Packet) bool { return old.Key() == key })
 }
 
 func (q *packets) remove(i int) {

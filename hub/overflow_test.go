@@ -10,9 +10,12 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 )
 
-func termsOf(p *Packet) Terms { return Terms{p.Key(), p.Overflow(), p.Volatile(), p.Control()} }
+func termsOf(p *engine.Packet) engine.Terms {
+	return engine.Terms{Key: p.Key(), Overflow: p.Overflow(), Volatile: p.Volatile(), Control: p.Control()}
+}
 
 // TestTermsReachTheConnection emits from wherever one can emit, through the broker and around it.
 func TestTermsReachTheConnection(t *testing.T) {
@@ -33,26 +36,26 @@ func TestTermsReachTheConnection(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		emit func() error
-		want Terms
+		want engine.Terms
 	}{
-		"a worker, a room":     {emit(worker.Overflow(DropOldest), "room"), Terms{Overflow: DropOldest}},
-		"a worker, with a key": {emit(worker.Latest("k"), "room"), Terms{Key: "/,k"}},
-		"a worker, a socket":   {emit(worker.Overflow(DropNewest).Latest("k"), s.Room()), Terms{Key: "/,k", Overflow: DropNewest}},
-		"a namespace":          {emit(worker.In("admin").Latest("k").Except("x"), admin.Room()), Terms{Key: "/admin,k"}},
-		"another node":         {emit(here.Emitter().Overflow(CloseSlow), Everyone), Terms{Overflow: CloseSlow}},
-		"volatile":             {emit(here.Emitter().Latest("k").Volatile(), Everyone), Terms{Key: "/,k", Volatile: true}},
-		"local":                {emit(there.Emitter().Latest("k").Local(), Everyone), Terms{Key: "/,k"}},
-		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(AsConfigured), "room"), Terms{}},
+		"a worker, a room":     {emit(worker.Overflow(DropOldest), "room"), engine.Terms{Overflow: DropOldest}},
+		"a worker, with a key": {emit(worker.Latest("k"), "room"), engine.Terms{Key: "/,k"}},
+		"a worker, a socket":   {emit(worker.Overflow(DropNewest).Latest("k"), s.Room()), engine.Terms{Key: "/,k", Overflow: DropNewest}},
+		"a namespace":          {emit(worker.In("admin").Latest("k").Except("x"), admin.Room()), engine.Terms{Key: "/admin,k"}},
+		"another node":         {emit(here.Emitter().Overflow(CloseSlow), Everyone), engine.Terms{Overflow: CloseSlow}},
+		"volatile":             {emit(here.Emitter().Latest("k").Volatile(), Everyone), engine.Terms{Key: "/,k", Volatile: true}},
+		"local":                {emit(there.Emitter().Latest("k").Local(), Everyone), engine.Terms{Key: "/,k"}},
+		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(AsConfigured), "room"), engine.Terms{}},
 		"a union": {func() error {
 			_, err := worker.Latest("k").EmitUnion(t.Context(), []Room{"x", "room"}, "e")
 			return err
-		}, Terms{Key: "/,k"}},
-		"the socket":             {func() error { return s.Overflow(DropOldest).Latest("k").Emit("e") }, Terms{Key: "/,k", Overflow: DropOldest}},
-		"the socket in /admin":   {func() error { return admin.Latest("k").Overflow(DropNewest).Emit("e") }, Terms{Key: "/admin,k", Overflow: DropNewest}},
-		"the socket, without":    {func() error { return s.Emit("e") }, Terms{}},
-		"the socket, volatile":   {func() error { return s.EmitVolatile("e") }, Terms{Volatile: true}},
-		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), "room"), Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
-		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), "room"), Terms{Key: "/,\x00,\xff"}},
+		}, engine.Terms{Key: "/,k"}},
+		"the socket":             {func() error { return s.Overflow(DropOldest).Latest("k").Emit("e") }, engine.Terms{Key: "/,k", Overflow: DropOldest}},
+		"the socket in /admin":   {func() error { return admin.Latest("k").Overflow(DropNewest).Emit("e") }, engine.Terms{Key: "/admin,k", Overflow: DropNewest}},
+		"the socket, without":    {func() error { return s.Emit("e") }, engine.Terms{}},
+		"the socket, volatile":   {func() error { return s.EmitVolatile("e") }, engine.Terms{Volatile: true}},
+		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), "room"), engine.Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
+		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), "room"), engine.Terms{Key: "/,\x00,\xff"}},
 	} {
 		if err := c.emit(); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -63,7 +66,7 @@ func TestTermsReachTheConnection(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		emit(worker.Latest(strings.Repeat("k", MaxKey+1)), "room")(), emit(worker.Overflow(overflowEnd), "room")(),
+		emit(worker.Latest(strings.Repeat("k", MaxKey+1)), "room")(), emit(worker.Overflow(DropOldest+1), "room")(),
 		s.Latest(strings.Repeat("k", MaxKey+1)).Emit("e"), s.Overflow(255).Emit("e"),
 	} {
 		if !errors.Is(err, ErrTerms) {
@@ -112,22 +115,22 @@ func TestTermsOfANewerVersion(t *testing.T) {
 	h := alone(t, Options{})
 	p, _ := connect(t, h)
 	everyone := roomSubject("tether", "/", Everyone)
-	frame := newPacket([]byte(`42["x"]`), nil, false).Frames()
+	frame := engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames()
 	event := func(terms string) []byte {
 		return append(appendText(appendEnvelope(nil, kindEvent, flagTerms, "", nil), terms), frame...)
 	}
 	for terms, c := range map[string]struct {
 		malformed, newer uint64
 		delivered        bool
-		want             Terms
+		want             engine.Terms
 	}{
-		"\x00":                                 {0, 0, true, Terms{}},
-		"\x03k":                                {0, 0, true, Terms{Key: "/,k", Overflow: DropOldest}},
-		"\x04k":                                {0, 1, true, Terms{}},
-		"\xff":                                 {0, 1, true, Terms{}},
-		"":                                     {1, 0, false, Terms{}},
-		"\x01" + strings.Repeat("k", MaxKey):   {0, 0, true, Terms{Key: "/," + strings.Repeat("k", MaxKey), Overflow: CloseSlow}},
-		"\x01" + strings.Repeat("k", MaxKey+1): {1, 0, false, Terms{}},
+		"\x00":                                 {0, 0, true, engine.Terms{}},
+		"\x03k":                                {0, 0, true, engine.Terms{Key: "/,k", Overflow: DropOldest}},
+		"\x04k":                                {0, 1, true, engine.Terms{}},
+		"\xff":                                 {0, 1, true, engine.Terms{}},
+		"":                                     {1, 0, false, engine.Terms{}},
+		"\x01" + strings.Repeat("k", MaxKey):   {0, 0, true, engine.Terms{Key: "/," + strings.Repeat("k", MaxKey), Overflow: CloseSlow}},
+		"\x01" + strings.Repeat("k", MaxKey+1): {1, 0, false, engine.Terms{}},
 	} {
 		before := h.Stats()
 		h.deliver(broker.Message{Subject: everyone, Data: event(terms)})

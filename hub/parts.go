@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -14,11 +15,11 @@ const smallParts = 4 << 10
 const sliceBytes = 24 // of the header of a slice
 
 // errNoRoom closes a connection as the transport does when its own budget is used up.
-var errNoRoom = &closing{ReasonTransportError, errors.New("hub: attachments of all clients are too large together")}
+var errNoRoom = engine.Because(ReasonTransportError, errors.New("hub: attachments of all clients are too large together"))
 
 // parts is a packet whose attachments are still coming. Closed may end it while its client adds to it.
 type parts struct {
-	conn    Conn // immutable
+	conn    engine.Conn // immutable
 	packet  socketio.Packet
 	missing int // owned by the caller of Binary: attachments
 	left    int // owned by the caller of Binary: bytes that may still come

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"tether/engine"
 )
 
 // half sends a packet that lacks the last of its two attachments.
@@ -62,7 +64,7 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 			if first.closedFor() != ReasonTransportError {
 				t.Errorf("closed for %q", first.closedFor())
 			}
-			if err := first.client.Binary(nil); ReasonOf(err) != ReasonTransportError {
+			if err := first.client.Binary(nil); engine.ReasonOf(err) != ReasonTransportError {
 				t.Errorf("the one that was given up goes on: %v", err)
 			}
 		} else if err := first.client.Binary(nil); err != nil || first.closedFor() != "" {
@@ -81,7 +83,7 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 func TestOnePacketPastTheBudgetEndsItself(t *testing.T) {
 	h := alone(t, Options{Limits: Limits{TotalAttachmentBytes: 2 * smallParts}})
 	p, _ := connect(t, h)
-	if err := p.half(2 * smallParts); ReasonOf(err) != ReasonTransportError {
+	if err := p.half(2 * smallParts); engine.ReasonOf(err) != ReasonTransportError {
 		t.Errorf("error is %v", err)
 	}
 	<-p.ended
@@ -164,7 +166,7 @@ func TestTenThousandHalfPackets(t *testing.T) {
 	for part := range 8 {
 		sending.Go(func() {
 			for i := part; i < clients; i += 8 {
-				if err := peers[i].half(size); err != nil && ReasonOf(err) != ReasonTransportError {
+				if err := peers[i].half(size); err != nil && engine.ReasonOf(err) != ReasonTransportError {
 					t.Error(err)
 				}
 				if n, _ := h.halves.held(); n > budget {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"tether/broker"
+	"tether/engine"
 )
 
 func TestPacketsThatCloseTheConnection(t *testing.T) {
@@ -40,7 +41,7 @@ func TestPacketsThatCloseTheConnection(t *testing.T) {
 	} {
 		p, _ := connect(t, h)
 		err := p.refusedText(text)
-		if got := ReasonOf(err); got != ReasonParseError {
+		if got := engine.ReasonOf(err); got != ReasonParseError {
 			t.Errorf("%q: reason is %q", text, got)
 		}
 		p.end(ReasonParseError)
@@ -277,7 +278,7 @@ func TestAMatchThatPanicsClosesItsConnection(t *testing.T) {
 	h := alone(t, Options{})
 	h.Match(func(string) bool { panic("match") })
 	p := dial(t, h)
-	if got := ReasonOf(p.refusedText("0/x,")); got != ReasonServerClose {
+	if got := engine.ReasonOf(p.refusedText("0/x,")); got != ReasonServerClose {
 		t.Errorf("reason is %q", got)
 	}
 }
@@ -401,8 +402,8 @@ func TestAKickDuringTheWelcomeComesAfterTheAnswer(t *testing.T) {
 			p := dialWith(t, h, w)
 			p.say("0/other,")
 			other := p.joined("/other")
-			waitFor(t, func() bool { return other.gate.state.Load() == stateConnected }, "not connected")
-			w.before = func(packet *Packet) {
+			waitFor(t, func() bool { return other.gate.State() == stateConnected }, "not connected")
+			w.before = func(packet *engine.Packet) {
 				if strings.HasPrefix(string(packet.Text()), during) {
 					done := make(chan struct{})
 					go func() { // received below

@@ -124,7 +124,7 @@ func TestFlappingTabsMissNothingWhileTheyAreOpen(t *testing.T) {
 					if err := s.Register(t.Context(), user); err != nil {
 						t.Error(err)
 					}
-					waitFor(t, func() bool { return s.gate.state.Load() == stateConnected }, "not connected")
+					waitFor(t, func() bool { return s.gate.State() == stateConnected }, "not connected")
 					from := emitted[u].Load() // all after the next are this tab's
 					for range rand.N(300) {
 						runtime.Gosched()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -53,7 +54,7 @@ func (s *Socket) greet() error {
 	args := []any{struct {
 		Message string `json:"message"`
 	}{g.Message}}
-	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, Terms{})
+	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, engine.Terms{})
 }
 
 // Users are the IDs that the socket is registered for with Register.

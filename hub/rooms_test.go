@@ -25,7 +25,7 @@ func TestWhoGetsAnEvent(t *testing.T) {
 		if err := s.Join(t.Context(), rooms...); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, func() bool { return s.gate.state.Load() == stateConnected }, "the socket is held up") // till then packets wait
+		waitFor(t, func() bool { return s.gate.State() == stateConnected }, "the socket is held up") // till then packets wait
 		peers[name], ids[name] = p, s.Room()
 	}
 	id := func(name string) Room { return ids[name] }

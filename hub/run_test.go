@@ -84,7 +84,7 @@ func TestReadyFollowsTheBroker(t *testing.T) {
 	if err := h.Ready(); err == nil {
 		t.Error("ready after Run")
 	}
-	if _, err := h.Attach(newWire(), bareRequest()); !errors.Is(err, ErrDraining) {
+	if _, err := h.attach(newWire(), bareRequest()); !errors.Is(err, ErrDraining) {
 		t.Errorf("attach after Run: %v", err)
 	}
 	if err := h.Run(t.Context()); err == nil {
@@ -238,7 +238,7 @@ func TestRunDoesNotWaitForEver(t *testing.T) {
 			<-proceed
 			return nil
 		})
-		if _, err := h.Attach(&ghost{}, bareRequest()); err != nil {
+		if _, err := h.attach(&ghost{}, bareRequest()); err != nil {
 			t.Fatal(err)
 		}
 		p, _ := connect(t, h)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -16,12 +17,12 @@ import (
 // methods may be called concurrently, and at any time: after the disconnect they do nothing, or
 // return ErrDisconnected.
 type Socket struct {
-	conn   Conn              // immutable; the client's, here because fan-out goes past many
-	gate   Gate              // in one of the states below; written with mu held
+	conn   engine.Conn       // immutable; the client's, here because fan-out goes past many
+	gate   engine.Gate       // in one of the states below; written with mu held
 	place  uint32            // immutable; in the hub's roster, and in the ID
 	nonce  [randomBytes]byte // immutable; in the ID
 	ns     *Namespace        // immutable
-	client *Client           // immutable
+	client *client           // immutable
 	next   *Socket           // guarded by the client's mu; its next socket
 
 	mu    sync.Mutex
@@ -50,7 +51,7 @@ const (
 	stateConnecting uint32 = iota // the hooks run
 	stateWelcome                  // the client has been told that it is connected; packets are still held
 	stateConnected
-	stateGone
+	stateGone = engine.Ended
 )
 
 // seat is a membership, and since when it is a registration: UnixNano, 0 if it is none.
@@ -60,7 +61,7 @@ type seat struct {
 }
 
 // newSocket returns a socket with a place and an ID. It is called by the caller of Text.
-func (c *Client) newSocket(ns *Namespace, auth string) *Socket {
+func (c *client) newSocket(ns *Namespace, auth string) *Socket {
 	s := &c.first
 	if c.begun {
 		s = &Socket{conn: c.first.conn}
@@ -99,7 +100,7 @@ func (s *Socket) Transport() string { return s.conn.Transport() }
 
 // Connected reports whether the client has been told that it is connected, and is not gone.
 func (s *Socket) Connected() bool {
-	state := s.gate.state.Load()
+	state := s.gate.State()
 	return state == stateWelcome || state == stateConnected
 }
 
@@ -155,7 +156,7 @@ func (s *Socket) join(ctx context.Context, since int64, rooms ...Room) (fresh bo
 	memberships := make([]membership, len(rooms))
 	s.mu.Lock()
 	for i, r := range rooms {
-		if s.gate.state.Load() == stateGone {
+		if s.gate.State() == stateGone {
 			err = ErrDisconnected
 			break
 		}
@@ -219,7 +220,7 @@ func (s *Socket) Leave(rooms ...Room) {
 	h := s.client.hub
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.state.Load() == stateGone {
+	if s.gate.State() == stateGone {
 		return
 	}
 	for _, r := range rooms {
@@ -256,15 +257,15 @@ func (s *Socket) roomAt(i int) Room {
 // waits. Args are encoded as encoding/json does, except that a json.RawMessage stays as it is, HTML is
 // not escaped, and binary leaves as attachments: see [Binary]. The error is ErrDisconnected,
 // ErrReservedEvent, ErrUndeclaredEvent, one of encoding/json, or the transport's.
-func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, Terms{}) }
+func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, engine.Terms{}) }
 
 // EmitVolatile is Emit for an event that is worth nothing later: it is dropped if the client is not
 // ready to take it now.
 func (s *Socket) EmitVolatile(event string, args ...any) error {
-	return s.emit(event, args, Terms{Volatile: true})
+	return s.emit(event, args, engine.Terms{Volatile: true})
 }
 
-func (s *Socket) emit(event string, args []any, t Terms) error {
+func (s *Socket) emit(event string, args []any, t engine.Terms) error {
 	if err := s.client.hub.post.check(event); err != nil {
 		return err
 	}
@@ -272,7 +273,7 @@ func (s *Socket) emit(event string, args []any, t Terms) error {
 }
 
 // send encodes and sends an event; head has its type and ID.
-func (s *Socket) send(head socketio.Packet, event string, args []any, t Terms) error {
+func (s *Socket) send(head socketio.Packet, event string, args []any, t engine.Terms) error {
 	e := newEncoder()
 	defer e.free()
 	if err := e.event(event, args); err != nil {
@@ -288,8 +289,8 @@ func (s *Socket) send(head socketio.Packet, event string, args []any, t Terms) e
 }
 
 // push hands a packet to the connection, or keeps it while the socket is connecting.
-func (s *Socket) push(p *Packet) error {
-	switch s.gate.state.Load() {
+func (s *Socket) push(p *engine.Packet) error {
+	switch s.gate.State() {
 	case stateConnected:
 		return s.conn.Send(p, &s.gate)
 	case stateGone:
@@ -311,7 +312,7 @@ func (s *Socket) ExpireAt(t time.Time) {
 		return
 	}
 	h.expiring.set(s, t.Round(0)) // without the monotonic reading that t may have
-	if s.gate.state.Load() == stateGone {
+	if s.gate.State() == stateGone {
 		h.expiring.unset(s)
 	}
 }
@@ -349,10 +350,13 @@ func (s *Socket) kick() {
 	s.client.enqueue(task{socket: s, reason: ReasonServerDisconnect})
 }
 
+// control is for answers, and packets of the protocol itself.
+var control = engine.Terms{Control: true}
+
 // sendDisconnect is called when the gate is shut, so that nothing of the socket's follows.
 func (s *Socket) sendDisconnect() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Disconnect, Namespace: s.ns.name})
-	s.conn.Send(newControl(head), nil)
+	s.conn.Send(engine.NewPacket(control, head), nil)
 }
 
 // leave ends the socket because of its client or its connection.
@@ -364,11 +368,11 @@ func (s *Socket) leave(reason Reason) {
 
 // end takes the socket out of everything, except that Rooms still knows its rooms. It returns the
 // state that it was in. Only the first call does anything; others return stateGone. If something is to
-// be sent yet, which is DISCONNECT for one that was kicked, Client.departed has to be called when that is done.
+// be sent yet, which is DISCONNECT for one that was kicked, client.departed has to be called when that is done.
 func (s *Socket) end(kicked bool) (was uint32) {
 	h := s.client.hub
 	s.mu.Lock()
-	was = s.gate.state.Load()
+	was = s.gate.State()
 	if was == stateGone {
 		s.mu.Unlock()
 		return was
@@ -376,7 +380,7 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	if was == stateWelcome || was == stateConnected && kicked {
 		s.client.departs()
 	}
-	s.gate.state.Store(stateGone)
+	s.gate.Set(stateGone)
 	entry := s.entry
 	if s.entry = nil; entry != nil {
 		entry.farewell = kicked

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"testing"
+
+	"tether/engine"
 )
 
 func TestAnAnswerThatIsFollowedByWhatWasHeldSaysSo(t *testing.T) {
@@ -20,7 +22,7 @@ func TestAnAnswerThatIsFollowedByWhatWasHeldSaysSo(t *testing.T) {
 		more := make(chan bool, 8)
 		w := newWire()
 		p := dialWith(t, h, w)
-		w.before = func(p *Packet) { more <- p.More() }
+		w.before = func(p *engine.Packet) { more <- p.More() }
 		p.say("0")
 		want := append([]bool{held > 0}, make([]bool, held)...)
 		var got []bool

@@ -7,7 +7,7 @@ import (
 
 // leaver is a connection that is about to be closed by a drain.
 type leaver struct {
-	client *Client
+	client *client
 	since  time.Time
 }
 
@@ -35,7 +35,7 @@ func closeWithdrawn(leaving []leaver, limit time.Duration) (left []leaver) {
 // comes. It reports whether nothing comes for them alone any more, and is called until it does. Unless it is
 // late, it waits until no socket is connecting: what is held for one has to arrive, and the others are not
 // to be deaf meanwhile.
-func (c *Client) withdraw(late bool) (done bool) {
+func (c *client) withdraw(late bool) (done bool) {
 	sockets := c.all()
 	if !late && slices.ContainsFunc(sockets, (*Socket).connecting) {
 		return false
@@ -48,13 +48,13 @@ func (c *Client) withdraw(late bool) (done bool) {
 }
 
 // connecting reports whether the hooks run, or what was held for the socket is still being sent.
-func (s *Socket) connecting() bool { return s.gate.state.Load() < stateConnected }
+func (s *Socket) connecting() bool { return s.gate.State() < stateConnected }
 
 func (s *Socket) withdraw() (done bool) {
 	h := s.client.hub
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.state.Load() != stateConnected {
+	if s.gate.State() != stateConnected {
 		return true
 	}
 	done = true

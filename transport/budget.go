@@ -4,14 +4,14 @@ import (
 	"math/bits"
 	"sync"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // smallBytes is what one session may hold without being counted in a budget: most never hold more.
 const smallBytes = 4 << 10
 
 // large reports whether p is counted in the budget even where a small one is not.
-func large(p *hub.Packet) bool { return p.Size() >= smallBytes }
+func large(p *engine.Packet) bool { return p.Size() >= smallBytes }
 
 // ranks are the sessions that hold more than smallBytes, by how much they hold: each class is twice the
 // one before, and in a class those come first that have been in it for longest.
@@ -76,8 +76,8 @@ func (rs *ranks) largest() *session {
 
 // stall is what a session holds that is being written and was not taken at once.
 type stall struct {
-	packet *hub.Packet // whose bytes they are; nil if they are a copy
-	bytes  int         // of a copy
+	packet *engine.Packet // whose bytes they are; nil if they are a copy
+	bytes  int            // of a copy
 }
 
 // holdsLocked is how many bytes wait for the client.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 const packetCost = 96 // as package hub has it
@@ -25,7 +25,7 @@ func TestTheBudgetOfAllQueues(t *testing.T) {
 	}
 	send := func(i int) {
 		t.Helper()
-		if err := echos[i].c.Send(termed("x", size, hub.Terms{Overflow: hub.DropNewest}), nil); err != nil {
+		if err := echos[i].c.Send(termed("x", size, engine.Terms{Overflow: engine.DropNewest}), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -36,7 +36,7 @@ func TestTheBudgetOfAllQueues(t *testing.T) {
 		t.Fatalf("at the limit: %+v", got)
 	}
 	send(0) // as much as 2 has now, but 1 has most
-	if got := receive(t, echos[1].closed); got != hub.ReasonServerClose {
+	if got := receive(t, echos[1].closed); got != engine.ReasonServerClose {
 		t.Errorf("closed for %q", got)
 	}
 	clients[1].wantEnd()
@@ -45,8 +45,8 @@ func TestTheBudgetOfAllQueues(t *testing.T) {
 	if got := s.h.Stats(); got.Queued != 6*(size+packetCost) || got.Slow != 1 {
 		t.Fatalf("at the limit: %+v", got)
 	}
-	echos[0].c.Send(hub.NewPacket([]byte("4small"), nil, false), nil)
-	if got := receive(t, echos[2].closed); got != hub.ReasonServerClose {
+	echos[0].c.Send(engine.NewPacket(engine.Terms{}, []byte("4small")), nil)
+	if got := receive(t, echos[2].closed); got != engine.ReasonServerClose {
 		t.Errorf("closed for %q", got)
 	}
 	for _, i := range []int{0, 3} {
@@ -80,7 +80,7 @@ func TestWhatManyWaitForCountsOnce(t *testing.T) {
 		echos = append(echos, s.session())
 	}
 	for i := range 10 {
-		p := termed(fmt.Sprint(i), size, hub.Terms{})
+		p := termed(fmt.Sprint(i), size, engine.Terms{})
 		for _, e := range echos {
 			if err := e.c.Send(p, nil); err != nil {
 				t.Fatal(err)
@@ -140,9 +140,9 @@ func TestManyStuckClientsAreWithinTheBudget(t *testing.T) {
 	for w := range 4 {
 		writers.Go(func() {
 			for i := w; i < stuck; i += 4 {
-				all[i].c.Send(termed("x", 500_000, hub.Terms{}), nil) // more than the kernel takes
+				all[i].c.Send(termed("x", 500_000, engine.Terms{}), nil) // more than the kernel takes
 				for range 250 {
-					if err := all[i].c.Send(termed("x", size, hub.Terms{}), nil); errors.Is(err, hub.ErrSlowConsumer) {
+					if err := all[i].c.Send(termed("x", size, engine.Terms{}), nil); errors.Is(err, engine.ErrSlowConsumer) {
 						t.Error("a queue is full by itself")
 					}
 				}
@@ -151,12 +151,12 @@ func TestManyStuckClientsAreWithinTheBudget(t *testing.T) {
 	}
 	sent := 0
 	for ; sent < 500; sent++ {
-		if err := e.c.Send(termed(fmt.Sprint(sent), size, hub.Terms{}), nil); err != nil {
+		if err := e.c.Send(termed(fmt.Sprint(sent), size, engine.Terms{}), nil); err != nil {
 			t.Fatal(err)
 		}
 		receive(t, got) // it keeps up
 	}
-	if err := e.c.Send(termed("end", size, hub.Terms{}), nil); err != nil {
+	if err := e.c.Send(termed("end", size, engine.Terms{}), nil); err != nil {
 		t.Fatal(err)
 	}
 	writers.Wait()
@@ -173,7 +173,7 @@ func TestManyStuckClientsAreWithinTheBudget(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	for _, e := range all {
-		e.c.(*session).fail(hub.ReasonTransportClose)
+		e.c.(*session).fail(engine.ReasonTransportClose)
 	}
 	s.wantNothingQueued()
 }

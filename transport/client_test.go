@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // TestMain fails when goroutines are left after all tests: every handler ends what it began.
@@ -47,20 +47,20 @@ const wait = 20 * time.Second
 
 // echo is a receiver that sends back what it gets, and tells of its end.
 type echo struct {
-	c      hub.Conn
-	closed chan hub.Reason // of one: a second end blocks the test
+	c      engine.Conn
+	closed chan engine.Reason // of one: a second end blocks the test
 }
 
 func (e *echo) Text(data []byte) error {
-	return e.c.Send(hub.NewPacket(append([]byte{'4'}, data...), nil, false), nil)
+	return e.c.Send(engine.NewPacket(engine.Terms{}, append([]byte{'4'}, data...)), nil)
 }
 
 func (e *echo) Binary(data []byte) error {
-	return e.c.Send(hub.NewPacket(nil, [][]byte{data}, false), nil)
+	return e.c.Send(engine.NewPacket(engine.Terms{}, nil, data), nil)
 }
 
-func (e *echo) Busy() <-chan struct{}    { return nil }
-func (e *echo) Closed(reason hub.Reason) { e.closed <- reason }
+func (e *echo) Busy() <-chan struct{}       { return nil }
+func (e *echo) Closed(reason engine.Reason) { e.closed <- reason }
 
 // server is a handler on a loopback socket.
 type server struct {
@@ -73,28 +73,30 @@ type server struct {
 // serve starts a server of echoes.
 func serve(t testing.TB, o Options) *server {
 	s := &server{t: t, echos: make(chan *echo, 4096)}
-	s.start(func(c hub.Conn, _ *http.Request) (Receiver, error) {
-		e := &echo{c: c, closed: make(chan hub.Reason, 1)}
+	s.start(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+		e := &echo{c: c, closed: make(chan engine.Reason, 1)}
 		s.echos <- e
 		return e, nil
 	}, o)
 	return s
 }
 
-// serveWith starts a server with an accept function of the test's.
-func serveWith(t testing.TB, accept func(hub.Conn, *http.Request) (Receiver, error), o Options) *server {
+// serveWith starts a server with an attach function of the test's.
+func serveWith(t testing.TB, attach engine.AttachFunc, o Options) *server {
 	s := &server{t: t}
-	s.start(accept, o)
+	s.start(attach, o)
 	return s
 }
 
-func (s *server) start(accept func(hub.Conn, *http.Request) (Receiver, error), o Options) {
+func (s *server) start(attach engine.AttachFunc, o Options) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Epoll = o.Epoll || os.Getenv(onEpoll) != ""
-	s.startHandler(NewEngine(accept, o))
+	s.startHandler(newEngine(attach, o))
 }
+
+func newEngine(attach engine.AttachFunc, o Options) *Handler { return NewHandler(attach, o) }
 
 func (s *server) startHandler(h *Handler) {
 	s.h = h

@@ -3,7 +3,6 @@ package transport
 import (
 	"bytes"
 	"compress/flate"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net/http"
@@ -11,7 +10,7 @@ import (
 	"strings"
 	"sync"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // permessage-deflate, RFC 7692, without context takeover in either direction: a connection that is
@@ -29,7 +28,7 @@ var (
 )
 
 // frames is p as it goes over a WebSocket connection.
-func frames(p *hub.Packet, compress bool) []byte {
+func frames(p *engine.Packet, compress bool) []byte {
 	if !compress || p.Size() < compressFrom {
 		return p.Frames()
 	}
@@ -37,7 +36,7 @@ func frames(p *hub.Packet, compress bool) []byte {
 }
 
 // deflate is p with its larger frames compressed.
-func deflate(p *hub.Packet) []byte {
+func deflate(p *engine.Packet) []byte {
 	b := bytes.NewBuffer(make([]byte, 0, p.Size()/2))
 	if text := p.Text(); len(text) > 0 {
 		deflateFrame(b, opText, text)
@@ -63,19 +62,8 @@ func deflateFrame(b *bytes.Buffer, op byte, payload []byte) {
 		}
 	}
 	var h [10]byte
-	b.Write(appendFrameHeader(h[:0], bitFin|op, len(payload)))
+	b.Write(engine.AppendFrameHeader(h[:0], bitFin|op, len(payload)))
 	b.Write(payload)
-}
-
-func appendFrameHeader(dst []byte, first byte, n int) []byte {
-	switch {
-	case n < 126:
-		return append(dst, first, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(dst, first, 126), uint16(n))
-	default:
-		return binary.BigEndian.AppendUint64(append(dst, first, 127), uint64(n))
-	}
 }
 
 // inflateTail is what section 7.2.2 appends to a message, and an empty final block, which ends it.

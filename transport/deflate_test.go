@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 func TestOffersOfCompressionAreAnswered(t *testing.T) {
@@ -87,7 +87,7 @@ func TestCompressedMessagesAreServed(t *testing.T) {
 	c.wantText("4plain")
 
 	// A packet is compressed once for all, and what does not compress goes as it is.
-	p := hub.NewPacket([]byte("4"+strings.Repeat("x", 2000)), [][]byte{{1, 2, 3}}, false)
+	p := engine.NewPacket(engine.Terms{}, []byte("4"+strings.Repeat("x", 2000)), []byte{1, 2, 3})
 	e.c.Send(p, nil)
 	c.frame()
 	if first, got, err := c.frame(); first != bitFin|opBinary || string(got) != "\x01\x02\x03" || err != nil {

@@ -9,13 +9,12 @@ import (
 	"tether/internal/deptest"
 )
 
-func TestTheTransportDependsOnNoDriver(t *testing.T) {
+func TestTheTransportKnowsNeitherHubNorBroker(t *testing.T) {
 	deptest.Forbid(t, "tether/transport", map[string]string{
-		"tether/broker/redis":   "the transport knows the hub only",
-		"tether/broker/nats":    "the transport knows the hub only",
-		"tether/broker/drivers": "the transport knows the hub only",
+		"tether/hub":    "a hub is attached to the transport, through the engine",
+		"tether/broker": "what reaches other nodes is the hub's business",
 	})
-	deptest.Only(t, "tether/transport", "tether", "github.com/lxzan/gws", "github.com/klauspost/compress", "github.com/dolthub/maphash", "golang.org/x")
+	deptest.Only(t, "tether/transport", "tether/engine", "tether/internal/socketio", "github.com/lxzan/gws", "github.com/klauspost/compress", "github.com/dolthub/maphash", "golang.org/x")
 }
 
 func TestOneFileKnowsTheWebSocketLibrary(t *testing.T) {

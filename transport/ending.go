@@ -1,16 +1,16 @@
 package transport
 
-import "tether/hub"
+import "tether/engine"
 
-// Close implements [hub.Conn].
-func (s *session) Close(reason hub.Reason) {
+// Close implements [engine.Conn].
+func (s *session) Close(reason engine.Reason) {
 	s.mu.Lock()
 	if s.state != stateOpen {
 		s.mu.Unlock()
 		return
 	}
 	polling := s.poll != nil && s.carrier == nil
-	if polling && (reason == hub.ReasonParseError || reason == hub.ReasonForcedClose) { // the client's fault: see shut
+	if polling && (reason == engine.ReasonParseError || reason == engine.ReasonForcedClose) { // the client's fault: see shut
 		end := s.endLocked(reason)
 		s.mu.Unlock()
 		end.do()
@@ -21,7 +21,7 @@ func (s *session) Close(reason hub.Reason) {
 	wait := s.h.o.WriteTimeout
 	if polling {
 		wait = pollCloseWait
-		if reason == hub.ReasonShutdown {
+		if reason == engine.ReasonShutdown {
 			wait = pollShutdownWait
 		}
 	}
@@ -32,13 +32,13 @@ func (s *session) Close(reason hub.Reason) {
 
 // shut ends the session because of something that the client did or failed to do, with a close frame
 // behind what is queued. On polling there is nothing to wait for.
-func (s *session) shut(reason hub.Reason, code uint16) {
+func (s *session) shut(reason engine.Reason, code uint16) {
 	s.mu.Lock()
 	if s.state == stateEnded || s.state == stateClosing && s.carrier != nil {
 		s.mu.Unlock()
 		return
 	}
-	if s.carrier == nil || reason == hub.ReasonPingTimeout && s.writing {
+	if s.carrier == nil || reason == engine.ReasonPingTimeout && s.writing {
 		end := s.endLocked(reason)
 		s.mu.Unlock()
 		end.do()
@@ -52,7 +52,7 @@ func (s *session) shut(reason hub.Reason, code uint16) {
 }
 
 // fail ends the session at once. What is queued is lost.
-func (s *session) fail(reason hub.Reason) {
+func (s *session) fail(reason engine.Reason) {
 	s.mu.Lock()
 	if s.state == stateEnded {
 		s.mu.Unlock()
@@ -72,7 +72,7 @@ type ending struct {
 }
 
 // endLocked ends the session. The first reason counts.
-func (s *session) endLocked(reason hub.Reason) ending {
+func (s *session) endLocked(reason engine.Reason) ending {
 	x := s.extraLocked()
 	if s.state == stateOpen {
 		x.reason = reason

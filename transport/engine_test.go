@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"testing"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 func TestAWebSocketClientGetsItsMessagesBack(t *testing.T) {
@@ -22,8 +22,8 @@ func TestAWebSocketClientGetsItsMessagesBack(t *testing.T) {
 	}
 	c.write(clientFrame(bitFin|opClose, nil))
 	c.wantClose(0)
-	if got := receive(t, s.session().closed); got != hub.ReasonTransportClose {
-		t.Fatalf("closed for %q, want %q", got, hub.ReasonTransportClose)
+	if got := receive(t, s.session().closed); got != engine.ReasonTransportClose {
+		t.Fatalf("closed for %q, want %q", got, engine.ReasonTransportClose)
 	}
 }
 
@@ -36,8 +36,8 @@ func TestAPollingClientGetsItsMessagesBack(t *testing.T) {
 	c.want("4hello\x1ebAQID")
 	c.post("1")
 	c.wantEnd()
-	if got := receive(t, s.session().closed); got != hub.ReasonTransportClose {
-		t.Fatalf("closed for %q, want %q", got, hub.ReasonTransportClose)
+	if got := receive(t, s.session().closed); got != engine.ReasonTransportClose {
+		t.Fatalf("closed for %q, want %q", got, engine.ReasonTransportClose)
 	}
 }
 
@@ -52,7 +52,7 @@ func TestAClientUpgrades(t *testing.T) {
 		t.Fatalf("the open GET got %q, want 6", got)
 	}
 	e := s.session()
-	if err := e.c.Send(hub.NewPacket([]byte("4between"), nil, false), nil); err != nil {
+	if err := e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4between")), nil); err != nil {
 		t.Fatal(err)
 	}
 	ws.send("5")

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"testing"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // wholeFrames cuts in behind the last frame that is whole, up to the first that breaks a rule, which
@@ -32,7 +32,7 @@ func wholeFrames(in []byte, max int, compression bool) (frames []byte, broken bo
 type outcome struct {
 	messages []string // that came back
 	code     int      // of the close frame, 0 for none
-	reason   hub.Reason
+	reason   engine.Reason
 }
 
 // converse sends in, in pieces of step bytes, and reads until the end.

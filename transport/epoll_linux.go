@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // epoll is the WebSocket carrier of Linux: a descriptor that the handler's poller watches. While it is
@@ -193,7 +193,7 @@ func (c *epoll) resume() bool {
 	}
 	n, err := c.tryWrite(o.rest)
 	if err != nil {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		return false
 	}
 	o.rest = o.rest[n:]

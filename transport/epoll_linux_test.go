@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // TestEverythingOverEpoll runs all tests of the package again in a process whose servers use epoll.
@@ -62,8 +62,8 @@ func TestConnectionsOverPlainTCPAreOnEpoll(t *testing.T) {
 
 func TestConnectionsOverSomethingElseAreNotOnEpoll(t *testing.T) {
 	var e *echo
-	h := NewEngine(func(c hub.Conn, _ *http.Request) (Receiver, error) {
-		e = &echo{c: c, closed: make(chan hub.Reason, 1)}
+	h := newEngine(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+		e = &echo{c: c, closed: make(chan engine.Reason, 1)}
 		return e, nil
 	}, Options{Epoll: true, Logger: slog.New(slog.DiscardHandler)})
 	defer h.Close()
@@ -146,7 +146,7 @@ func TestAMessageThatDoesNotCompleteOnEpollEndsTheConnection(t *testing.T) {
 		if took := time.Since(start); took < timeout {
 			t.Errorf("%s: closed after %v", name, took)
 		}
-		if got := receive(t, e.closed); got != hub.ReasonTransportError {
+		if got := receive(t, e.closed); got != engine.ReasonTransportError {
 			t.Errorf("%s: closed for %q", name, got)
 		}
 	}
@@ -250,7 +250,7 @@ func TestAClientOnEpollMustTakeAChunkInTime(t *testing.T) {
 	ss.carrier.(*epoll).out.deadline = 0 // it has passed
 	ss.mu.Unlock()
 	ss.tick()
-	if got := receive(t, e.closed); got != hub.ReasonServerClose {
+	if got := receive(t, e.closed); got != engine.ReasonServerClose {
 		t.Errorf("closed for %q", got)
 	}
 }
@@ -279,8 +279,8 @@ func TestDescriptorsAreClosed(t *testing.T) {
 			func(c *wsClient, e *echo) { c.write([]byte{0xff, 0xff}) },
 			func(c *wsClient, e *echo) { c.write([]byte{0x81}) },
 			func(c *wsClient, e *echo) { c.send("1") },
-			func(c *wsClient, e *echo) { e.c.Close(hub.ReasonServerDisconnect) },
-			func(c *wsClient, e *echo) { e.c.Close(hub.ReasonServerDisconnect); c.conn.Close() },
+			func(c *wsClient, e *echo) { e.c.Close(engine.ReasonServerDisconnect) },
+			func(c *wsClient, e *echo) { e.c.Close(engine.ReasonServerDisconnect); c.conn.Close() },
 			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20), nil) },
 			func(c *wsClient, e *echo) { e.c.Send(packetOf("stalls", 8<<20), nil); c.conn.Close() },
 			func(c *wsClient, e *echo) {}, // until the handler closes
@@ -326,7 +326,7 @@ func TestReusedDescriptorsReachNobodyElse(t *testing.T) {
 	const workers, rounds = 8, 60
 	s := serve(t, Options{Epoll: true, MessageTimeout: time.Minute})
 	var mu sync.Mutex
-	named := make(map[string]hub.Conn)
+	named := make(map[string]engine.Conn)
 	stop := make(chan struct{})
 	var wg, senders sync.WaitGroup
 	for range 2 {
@@ -338,24 +338,24 @@ func TestReusedDescriptorsReachNobodyElse(t *testing.T) {
 				default:
 				}
 				mu.Lock()
-				all := make(map[string]hub.Conn, len(named))
+				all := make(map[string]engine.Conn, len(named))
 				for name, c := range named {
 					all[name] = c
 				}
 				mu.Unlock()
 				for name, c := range all {
-					c.Send(hub.NewPacket([]byte("4to "+name), nil, false), nil)
+					c.Send(engine.NewPacket(engine.Terms{}, []byte("4to "+name)), nil)
 				}
 				runtime.Gosched()
 			}
 		})
 	}
-	s.h.accept = func(c hub.Conn, r *http.Request) (Receiver, error) {
+	s.h.server = engine.AttachFunc(func(c engine.Conn, r *http.Request) (engine.Receiver, error) {
 		mu.Lock()
 		named[r.Header.Get("X-Name")] = c
 		mu.Unlock()
-		return &echo{c: c, closed: make(chan hub.Reason, 1)}, nil
-	}
+		return &echo{c: c, closed: make(chan engine.Reason, 1)}, nil
+	})
 	for w := range workers {
 		wg.Go(func() {
 			for i := range rounds {
@@ -370,7 +370,7 @@ func TestReusedDescriptorsReachNobodyElse(t *testing.T) {
 				conn := named[name]
 				mu.Unlock()
 				if i%3 == 0 && conn != nil {
-					conn.Close(hub.ReasonServerDisconnect)
+					conn.Close(engine.ReasonServerDisconnect)
 				}
 				c.conn.Close()
 				if i%10 == 0 { // the ended ones stay targets for a while
@@ -404,8 +404,8 @@ func (r *slowReceiver) Text(data []byte) error {
 func TestReceiversThatBlockHoldUpNobodyElse(t *testing.T) {
 	const blocked = 50
 	entered, release := make(chan struct{}), make(chan struct{})
-	s := serveWith(t, func(c hub.Conn, _ *http.Request) (Receiver, error) {
-		return &slowReceiver{echo{c: c, closed: make(chan hub.Reason, 1)}, entered, release}, nil
+	s := serveWith(t, func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+		return &slowReceiver{echo{c: c, closed: make(chan engine.Reason, 1)}, entered, release}, nil
 	}, Options{})
 	var all []*wsClient
 	for range blocked {
@@ -431,8 +431,8 @@ func TestABusyReceiverIsPushedBackOnTheClient(t *testing.T) {
 	busy := make(chan struct{})
 	r := &pushedBack{got: &got}
 	r.busy.Store(&busy)
-	s := serveWith(t, func(c hub.Conn, _ *http.Request) (Receiver, error) {
-		r.echo = echo{c: c, closed: make(chan hub.Reason, 1)}
+	s := serveWith(t, func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+		r.echo = echo{c: c, closed: make(chan engine.Reason, 1)}
 		return r, nil
 	}, Options{})
 	c := s.websocket()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 	"tether/transport"
 )
@@ -46,19 +47,19 @@ func Example() {
 }
 
 // shouter is a receiver for Engine.IO without Socket.IO.
-type shouter struct{ conn hub.Conn }
+type shouter struct{ conn engine.Conn }
 
 func (s shouter) Text(data []byte) error {
-	return s.conn.Send(hub.NewPacket([]byte("4"+string(data)+"!"), nil, false), nil)
+	return s.conn.Send(engine.NewPacket(engine.Terms{}, []byte("4"+string(data)+"!")), nil)
 }
 func (s shouter) Binary([]byte) error   { return nil }
 func (s shouter) Busy() <-chan struct{} { return nil }
-func (s shouter) Closed(hub.Reason)     {}
+func (s shouter) Closed(engine.Reason)  {}
 
-func ExampleNewEngine() {
-	h := transport.NewEngine(func(c hub.Conn, r *http.Request) (transport.Receiver, error) {
-		return shouter{c}, nil
-	}, transport.Options{Path: "/engine.io/"})
+// Engine.IO alone, without a hub.
+func ExampleNewHandler_engine() {
+	shout := func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return shouter{c}, nil }
+	h := transport.NewHandler(engine.AttachFunc(shout), transport.Options{Path: "/engine.io/"})
 	defer h.Close()
 	http.Handle("/engine.io/", h)
 }

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 const (
@@ -27,13 +27,13 @@ const (
 
 // round is what one write takes from a session.
 type round struct {
-	final  bool        // a close frame is the last of it
-	packet *hub.Packet // whose frames the bytes are, compressed or not; nil for a copy
+	final  bool           // a close frame is the last of it
+	packet *engine.Packet // whose frames the bytes are, compressed or not; nil for a copy
 }
 
 // writer gathers what a session has to say into one piece of memory. It is reused.
 type writer struct {
-	packets []*hub.Packet
+	packets []*engine.Packet
 	buf     []byte
 }
 
@@ -124,12 +124,12 @@ func (s *session) pendingLocked() bool {
 }
 
 // writeNow writes a packet in the goroutine of its Send, which holds the writing flag.
-func (s *session) writeNow(c carrier, p *hub.Packet) {
+func (s *session) writeNow(c carrier, p *engine.Packet) {
 	b := frames(p, c.compresses())
 	n, err := c.tryWrite(b)
 	s.h.run.wrote()
 	if err != nil {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		return
 	}
 	if n < len(b) {
@@ -161,7 +161,7 @@ func (s *session) flush(w *writer) bool {
 	}
 	n, err := s.carrier.tryWrite(b)
 	if err != nil {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		return false
 	}
 	if n < len(b) {

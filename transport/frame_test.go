@@ -7,7 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 func frameBytes(first byte, payload string) string {
@@ -202,7 +202,7 @@ func TestAClientThatGoesWithoutAWordIsNoticed(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.websocket()
 	c.conn.Close()
-	if got := receive(t, s.session().closed); got != hub.ReasonTransportClose {
+	if got := receive(t, s.session().closed); got != engine.ReasonTransportClose {
 		t.Fatalf("closed for %q", got)
 	}
 }

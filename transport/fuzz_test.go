@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // pipe connects a client to h over a pipe in memory, past net/http. It returns the client's end once
@@ -58,8 +58,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // feed sends in to a server in pieces of step bytes, and checks that the session ends once, and that
 // what the server sends is well formed.
 func feed(t *testing.T, in []byte, step int) {
-	e := &echo{closed: make(chan hub.Reason, 2)}
-	h := NewEngine(func(c hub.Conn, _ *http.Request) (Receiver, error) {
+	e := &echo{closed: make(chan engine.Reason, 2)}
+	h := newEngine(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
 		e.c = c
 		return e, nil
 	}, Options{MaxPayload: 4096, Logger: slog.New(slog.DiscardHandler)})
@@ -113,7 +113,7 @@ func FuzzHandshake(f *testing.F) {
 		if err != nil {
 			return
 		}
-		h := NewEngine(func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, nil },
+		h := newEngine(func(engine.Conn, *http.Request) (engine.Receiver, error) { return deaf{}, nil },
 			Options{Logger: slog.New(slog.DiscardHandler)})
 		ours, theirs := net.Pipe()
 		w := &answer{hijacker: hijacker{conn: theirs}}

@@ -8,17 +8,18 @@ import (
 	"testing"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
 // stalling is a connection on which an event is held up just before the session takes it, until DISCONNECT
 // has been taken.
 type stalling struct {
-	hub.Conn
+	engine.Conn
 	waiting, disconnected chan struct{}
 }
 
-func (s *stalling) Send(p *hub.Packet, from *hub.Gate) error {
+func (s *stalling) Send(p *engine.Packet, from *engine.Gate) error {
 	switch text := string(p.Text()); {
 	case strings.HasPrefix(text, "42"):
 		close(s.waiting)
@@ -52,7 +53,7 @@ func TestNothingOfANamespaceFollowsItsDisconnect(t *testing.T) {
 	})
 
 	conns := make(chan *stalling, 1)
-	s := serveWith(t, func(c hub.Conn, r *http.Request) (Receiver, error) {
+	s := serveWith(t, func(c engine.Conn, r *http.Request) (engine.Receiver, error) {
 		k := &stalling{Conn: c, waiting: make(chan struct{}), disconnected: make(chan struct{})}
 		conns <- k
 		return h.Attach(k, r)
@@ -81,10 +82,10 @@ func TestNothingOfANamespaceFollowsItsDisconnect(t *testing.T) {
 		go func() { emitted <- socket.Emit("late") }()
 		receive(t, k.waiting)
 		socket.Disconnect(false)
-		if err := receive(t, emitted); !errors.Is(err, hub.ErrDisconnected) {
+		if err := receive(t, emitted); !errors.Is(err, engine.ErrDisconnected) {
 			t.Errorf("%s: the late Emit returned %v, want ErrDisconnected", carrier, err)
 		}
-		if err := k.Conn.Send(hub.NewPacket([]byte("4end"), nil, false), nil); err != nil {
+		if err := k.Conn.Send(engine.NewPacket(engine.Terms{}, []byte("4end")), nil); err != nil {
 			t.Error(err)
 		}
 		got := next()

@@ -1,6 +1,6 @@
 // Package transport is an Engine.IO server, protocol 4: sessions over HTTP long-polling and
 // WebSocket, the upgrade from one to the other, heartbeats, and a bounded queue for every client.
-// What the messages mean is the business of a [Receiver]; package hub has one that speaks Socket.IO.
+// What the messages mean is the business of an [engine.Receiver]; package hub has one that speaks Socket.IO.
 //
 // A [Handler] is an [http.Handler]. It works with any [http.Server]; one made by [NewServer], on a
 // [Listener], also bounds what a client can do before its request has been read.
@@ -23,13 +23,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // Handler serves Engine.IO. Close ends it.
 type Handler struct {
 	o       Options
-	accept  func(hub.Conn, *http.Request) (Receiver, error)
+	server  engine.Server
 	started time.Time
 	library *library // the WebSocket library's part
 
@@ -38,7 +38,7 @@ type Handler struct {
 	workers  workers
 	poller   poller
 	backlogs sync.Pool // of *backlog
-	packets  sync.Pool // of *hub.Packet, that were one session's own
+	packets  sync.Pool // of *engine.Packet, that were one session's own
 	buffers  buffers   // for reading
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
 	slow     slow
@@ -58,24 +58,12 @@ type Handler struct {
 	conns        sync.WaitGroup // WebSocket connections and goroutines of theirs; added to while a session is left, or under mu
 }
 
-// NewHandler serves the clients of a hub. Mount it at Options.Path.
-func NewHandler(h *hub.Hub, o Options) *Handler {
-	return NewEngine(func(c hub.Conn, r *http.Request) (Receiver, error) {
-		client, err := h.Attach(c, r)
-		if err != nil {
-			return nil, err
-		}
-		return client, nil
-	}, o)
-}
-
-// NewEngine serves Engine.IO alone: accept is called with every new session, before the client is
-// answered, and returns what receives its messages. When it fails the client is answered with status
-// 503, or 403 when the error is neither [hub.ErrFull] nor [hub.ErrDraining]. It must not keep r.
-func NewEngine(accept func(hub.Conn, *http.Request) (Receiver, error), o Options) *Handler {
+// NewHandler serves Engine.IO for a server, which gets every new session: a hub, say, or an
+// [engine.AttachFunc]. Mount it at Options.Path.
+func NewHandler(server engine.Server, o Options) *Handler {
 	h := &Handler{
 		o:       o.withDefaults(),
-		accept:  accept,
+		server:  server,
 		started: time.Now(),
 	}
 	h.library = newLibrary(h.o)
@@ -217,13 +205,11 @@ func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {
 		}
 	}()
 	var err error
-	s.receiver, err = h.accept(s, r)
+	s.receiver, err = h.server.Attach(s, r)
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, hub.ErrFull):
-		return errFull
-	case errors.Is(err, hub.ErrDraining):
+	case errors.Is(err, engine.ErrDraining):
 		return errDraining
 	default:
 		return errForbidden
@@ -232,7 +218,7 @@ func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {
 
 // abandon ends a session whose client could not be answered.
 func (s *session) abandon() {
-	s.fail(hub.ReasonTransportError)
+	s.fail(engine.ReasonTransportError)
 	s.start(nil)
 }
 
@@ -263,7 +249,7 @@ func (h *Handler) upgrades() bool {
 	return !h.o.NoUpgrade && slices.Contains(h.o.Transports, WebSocket)
 }
 
-// Close ends all sessions for hub.ReasonShutdown, after what is queued for them, and waits until
+// Close ends all sessions for engine.ReasonShutdown, after what is queued for them, and waits until
 // their receivers were told and every goroutine of the handler has ended. It takes at most
 // WriteTimeout and a moment. New sessions are refused with 503 from then on. Shut the hub down
 // before, so that clients are told and spread; this is what remains.
@@ -293,10 +279,10 @@ func (s *session) leave() {
 	absent := s.carrier == nil && s.poll != nil && !s.poll.waiting
 	s.mu.Unlock()
 	if absent {
-		s.fail(hub.ReasonShutdown)
+		s.fail(engine.ReasonShutdown)
 		return
 	}
-	s.Close(hub.ReasonShutdown)
+	s.Close(engine.ReasonShutdown)
 }
 
 // spawn runs f for a connection, unless the handler has come to its end, when no session is left for
@@ -324,7 +310,7 @@ func (h *Handler) receive(j job) bool {
 			err = faultEncoding
 		}
 		if f := fault(0); errors.As(err, &f) {
-			j.s.shut(hub.ReasonTransportError, uint16(f))
+			j.s.shut(engine.ReasonTransportError, uint16(f))
 			return false
 		}
 	}

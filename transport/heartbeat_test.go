@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // inBubble runs f with a handler whose receivers are echoes, in fake time.
@@ -16,8 +16,8 @@ func inBubble(t *testing.T, o Options, f func(t *testing.T, h *Handler, last fun
 	synctest.Test(t, func(t *testing.T) {
 		var e *echo
 		o.Logger = slog.New(slog.DiscardHandler)
-		h := NewEngine(func(c hub.Conn, _ *http.Request) (Receiver, error) {
-			e = &echo{c: c, closed: make(chan hub.Reason, 1)}
+		h := newEngine(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+			e = &echo{c: c, closed: make(chan engine.Reason, 1)}
 			return e, nil
 		}, o)
 		defer h.Close()
@@ -61,7 +61,7 @@ func TestAClientThatDoesNotAnswerAPingIsGone(t *testing.T) {
 			if got := time.Since(start); got < want || got > want+2*time.Duration(h.wheel.grain) {
 				t.Errorf("closed after %v, want %v", got, want)
 			}
-			if got := <-last().closed; got != hub.ReasonPingTimeout {
+			if got := <-last().closed; got != engine.ReasonPingTimeout {
 				t.Errorf("closed for %q", got)
 			}
 		})
@@ -74,7 +74,7 @@ func TestADeadClientIsNotWrittenToForItsClose(t *testing.T) {
 	inBubble(t, Options{WriteTimeout: time.Minute}, func(t *testing.T, h *Handler, last func() *echo) {
 		start := time.Now()
 		pipe(t, h, "EIO=4&transport=websocket")
-		if got := <-last().closed; got != hub.ReasonPingTimeout {
+		if got := <-last().closed; got != engine.ReasonPingTimeout {
 			t.Errorf("closed for %q", got)
 		}
 		want := h.o.PingInterval + h.o.PingTimeout
@@ -139,7 +139,7 @@ func TestAMessageThatDoesNotCompleteEndsTheConnection(t *testing.T) {
 				if got := time.Since(start); got != 10*time.Second {
 					t.Errorf("closed after %v, want 10s", got)
 				}
-				if got := <-last().closed; got != hub.ReasonTransportError {
+				if got := <-last().closed; got != engine.ReasonTransportError {
 					t.Errorf("closed for %q", got)
 				}
 			})
@@ -176,8 +176,8 @@ func (p *paused) Busy() <-chan struct{} {
 func TestAClientIsNotGivenUpForPongsThatWereNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &paused{}
-		h := NewEngine(func(c hub.Conn, _ *http.Request) (Receiver, error) {
-			p.echo = echo{c: c, closed: make(chan hub.Reason, 1)}
+		h := newEngine(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
+			p.echo = echo{c: c, closed: make(chan engine.Reason, 1)}
 			return p, nil
 		}, Options{})
 		c := pipe(t, h, "EIO=4&transport=websocket")
@@ -205,7 +205,7 @@ func TestAClientIsNotGivenUpForPongsThatWereNotRead(t *testing.T) {
 		if got := time.Since(start); got > 90*time.Second {
 			t.Errorf("a pause lasted %v", got)
 		}
-		if got := <-p.closed; got != hub.ReasonPingTimeout {
+		if got := <-p.closed; got != engine.ReasonPingTimeout {
 			t.Errorf("closed for %q", got)
 		}
 		h.Close()

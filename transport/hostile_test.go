@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/engine"
 	"tether/hub"
 	"tether/internal/socketio"
 )
@@ -76,7 +77,7 @@ func TestHostilePacketsAtEveryStage(t *testing.T) {
 	carriers(t, Options{MaxPayload: 70_000}, func(t *testing.T, _ *server) {
 		h := fuzzHub(t, hub.Limits{PacketBytes: 150_000})
 		o := Options{MaxPayload: 70_000, Epoll: strings.HasSuffix(t.Name(), "epoll")}
-		s := serveWith(t, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) }, o)
+		s := serveWith(t, func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return h.Attach(c, r) }, o)
 		beside := newBystander(s)
 		for name, packets := range hostilePackets {
 			for _, stage := range []func(*testing.T, *server, []string) error{hostileWebSocket, hostilePolling, hostileUpgraded} {
@@ -401,8 +402,8 @@ func readOne(c *wsClient, compression bool) (string, error) {
 // TestPanicsAreLoggedWithoutWhatTheyHold: the value of a panic may be what a client has sent.
 func TestPanicsAreLoggedWithoutWhatTheyHold(t *testing.T) {
 	var log lockedBuffer
-	ended := make(chan hub.Reason, 1)
-	s := serveWith(t, func(_ hub.Conn, r *http.Request) (Receiver, error) {
+	ended := make(chan engine.Reason, 1)
+	s := serveWith(t, func(_ engine.Conn, r *http.Request) (engine.Receiver, error) {
 		if r.Header.Get("X-Panic") != "" {
 			panic(r.Header.Get("X-Panic"))
 		}
@@ -428,7 +429,7 @@ func TestPanicsAreLoggedWithoutWhatTheyHold(t *testing.T) {
 }
 
 // quoting is a receiver that panics with what it gets.
-type quoting struct{ ended chan hub.Reason }
+type quoting struct{ ended chan engine.Reason }
 
 func (quoting) Text(data []byte) error {
 	if string(data) == "index" {
@@ -436,6 +437,6 @@ func (quoting) Text(data []byte) error {
 	}
 	panic("bad: " + string(data))
 }
-func (quoting) Binary([]byte) error   { return nil }
-func (quoting) Busy() <-chan struct{} { return nil }
-func (q quoting) Closed(r hub.Reason) { q.ended <- r }
+func (quoting) Binary([]byte) error      { return nil }
+func (quoting) Busy() <-chan struct{}    { return nil }
+func (q quoting) Closed(r engine.Reason) { q.ended <- r }

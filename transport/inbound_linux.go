@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // errOverdue says that a message did not complete in time.
@@ -64,7 +64,7 @@ func (c *epoll) note() {
 		return
 	}
 	if in.partial == nil {
-		in.partial = &partial{end: func() { c.s.fail(hub.ReasonTransportError) }}
+		in.partial = &partial{end: func() { c.s.fail(engine.ReasonTransportError) }}
 	}
 	c.s.h.partials.hold(in.partial, held)
 }
@@ -121,7 +121,7 @@ func (c *epoll) recovered() {
 // gone ends the connection. The reading flag stays with nobody.
 func (c *epoll) gone() {
 	c.forget(c.in)
-	c.s.fail(hub.ReasonTransportClose)
+	c.s.fail(engine.ReasonTransportClose)
 	c.abort()
 }
 
@@ -265,11 +265,11 @@ func (c *epoll) stop(err error) {
 	s, f := c.s, fault(0)
 	switch {
 	case err == errPeerClosed:
-		s.shut(hub.ReasonTransportClose, c.in.code)
+		s.shut(engine.ReasonTransportClose, c.in.code)
 	case errors.As(err, &f):
-		s.shut(hub.ReasonTransportError, uint16(f))
+		s.shut(engine.ReasonTransportError, uint16(f))
 	case err == errOverdue:
-		s.shut(hub.ReasonTransportError, 0)
+		s.shut(engine.ReasonTransportError, 0)
 	}
 }
 

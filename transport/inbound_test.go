@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // halves are clients that send half of a message, in each of the ways there are; what is there of it is
@@ -63,7 +63,7 @@ func TestTheBudgetOfHalfMessages(t *testing.T) {
 				}
 			}
 			for i := range 20 { // those that began first
-				if got := receive(t, all[i].closed); got != hub.ReasonTransportError && got != hub.ReasonTransportClose {
+				if got := receive(t, all[i].closed); got != engine.ReasonTransportError && got != engine.ReasonTransportClose {
 					t.Errorf("closed for %q", got)
 				}
 			}
@@ -73,9 +73,9 @@ func TestTheBudgetOfHalfMessages(t *testing.T) {
 			c.send(text)
 			c.wantText(text)
 			for _, e := range all[20:] {
-				e.c.(*session).fail(hub.ReasonTransportError)
+				e.c.(*session).fail(engine.ReasonTransportError)
 			}
-			e.c.Close(hub.ReasonShutdown)
+			e.c.Close(engine.ReasonShutdown)
 			s.h.Close()
 			if got := held(); name != "a POST" && got != 0 {
 				t.Errorf("%d bytes are counted for nobody", got)

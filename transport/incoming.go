@@ -8,7 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // pongBytes limits the answers to pings that wait for a client: 16 of the largest.
@@ -33,7 +33,7 @@ func (s *session) pinged(payload []byte) {
 // session goes on.
 func (s *session) control(text []byte) bool {
 	if len(text) == 0 {
-		s.shut(hub.ReasonParseError, 0)
+		s.shut(engine.ReasonParseError, 0)
 		return false
 	}
 	switch text[0] {
@@ -54,11 +54,11 @@ func (s *session) control(text []byte) bool {
 			s.poll.bye = '6'
 		}
 		s.mu.Unlock()
-		s.shut(hub.ReasonTransportClose, 0)
+		s.shut(engine.ReasonTransportClose, 0)
 	case '2': // only the server pings
-		s.shut(hub.ReasonTransportError, 0)
+		s.shut(engine.ReasonTransportError, 0)
 	default:
-		s.shut(hub.ReasonParseError, 0)
+		s.shut(engine.ReasonParseError, 0)
 	}
 	return false
 }
@@ -66,7 +66,7 @@ func (s *session) control(text []byte) bool {
 // tolerate counts a packet that means nothing. It reports whether the session goes on.
 func (s *session) tolerate() bool {
 	if !s.spend() {
-		s.shut(hub.ReasonTransportError, uint16(faultPolicy))
+		s.shut(engine.ReasonTransportError, uint16(faultPolicy))
 		return false
 	}
 	return true
@@ -98,9 +98,9 @@ func (s *session) deliver(text bool, data []byte) bool {
 	case tell:
 		s.tell()
 	case err == errPanic:
-		s.shut(hub.ReasonTransportError, uint16(faultInternal))
+		s.shut(engine.ReasonTransportError, uint16(faultInternal))
 	case err != nil:
-		s.shut(hub.ReasonOf(err), 0)
+		s.shut(engine.ReasonOf(err), 0)
 	default:
 		return open
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // kernelBytes is what the kernel holds for a session's connection, in both directions, as SO_MEMINFO
@@ -46,7 +46,7 @@ func TestWhatTheKernelHoldsForAClientIsBounded(t *testing.T) {
 		c := s.websocket()
 		e := s.session()
 		c.write(textFrame("4half a message, as long as it likes")[:10])
-		e.c.Send(termed("x", 8<<20, hub.Terms{}), nil)
+		e.c.Send(termed("x", 8<<20, engine.Terms{}), nil)
 		waitFor(t, e, func(s *session) bool { return s.writing && s.queue.empty() })
 		most := 0
 		for range 100 { // it may take more while the client's side still does

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
@@ -22,7 +23,7 @@ func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(
 				return nil
 			})
 			o.Epoll = carrier == "epoll"
-			s := serveWith(t, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) }, o)
+			s := serveWith(t, func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return h.Attach(c, r) }, o)
 			f(t, h, func(room hub.Room) *wsClient {
 				c := s.websocket()
 				c.send("40")

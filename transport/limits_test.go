@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // TestLimitOfPayload goes to MaxPayload and one byte past it, in every form that a message has, on both
@@ -40,7 +40,7 @@ func TestLimitOfPayload(t *testing.T) {
 			rfcCase{row: "the limit", name: name, in: form(at), messages: []string{kind + at}}.run(t, s, extension)
 			rfcCase{row: "past the limit", name: name, in: form(past), code: 1009}.run(t, s, extension)
 		}
-		post := func(body string, chunked bool) (status int, answer string, end hub.Reason) {
+		post := func(body string, chunked bool) (status int, answer string, end engine.Reason) {
 			c := s.polling()
 			e := s.session()
 			r := io.Reader(strings.NewReader(body))
@@ -60,10 +60,10 @@ func TestLimitOfPayload(t *testing.T) {
 			return status, answer, receive(t, e.closed)
 		}
 		for _, chunked := range []bool{false, true} {
-			if status, answer, end := post(at, chunked); status != 200 || answer != "ok" || end != hub.ReasonTransportClose {
+			if status, answer, end := post(at, chunked); status != 200 || answer != "ok" || end != engine.ReasonTransportClose {
 				t.Errorf("a body at the limit, chunked %v: %d %q, %q", chunked, status, answer, end)
 			}
-			if status, answer, end := post(past, chunked); status != 413 || answer != "" || end != hub.ReasonTransportError {
+			if status, answer, end := post(past, chunked); status != 413 || answer != "" || end != engine.ReasonTransportError {
 				t.Errorf("a body past the limit, chunked %v: %d %q, %q", chunked, status, answer, end)
 			}
 		}
@@ -86,19 +86,19 @@ func pollOnce(h *Handler, url string) (int, string) {
 func TestLimitOfTheTimeToTakeTheLastPackets(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		reason hub.Reason
+		reason engine.Reason
 		after  time.Duration
 		taken  bool
 	}{
-		{"at the limit", hub.ReasonServerDisconnect, pollCloseWait - time.Millisecond, true},
-		{"past the limit", hub.ReasonServerDisconnect, pollCloseWait + maxGrain, false},
-		{"at the limit of a shutdown", hub.ReasonShutdown, pollShutdownWait - time.Millisecond, true},
-		{"past the limit of a shutdown", hub.ReasonShutdown, pollShutdownWait + maxGrain, false},
+		{"at the limit", engine.ReasonServerDisconnect, pollCloseWait - time.Millisecond, true},
+		{"past the limit", engine.ReasonServerDisconnect, pollCloseWait + maxGrain, false},
+		{"at the limit of a shutdown", engine.ReasonShutdown, pollShutdownWait - time.Millisecond, true},
+		{"past the limit of a shutdown", engine.ReasonShutdown, pollShutdownWait + maxGrain, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 				url := pollingSession(h, last)
-				last().c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
+				last().c.Send(engine.NewPacket(engine.Terms{}, []byte("41")), nil)
 				last().c.Close(tt.reason)
 				time.Sleep(tt.after)
 				synctest.Wait()
@@ -120,7 +120,7 @@ func TestLimitOfTheTimeToTakeTheLastPackets(t *testing.T) {
 // TestAClientAtFaultIsNotWaitedFor has a polling client sent away for what it did, or did not do, while it does
 // not poll, and while it does.
 func TestAClientAtFaultIsNotWaitedFor(t *testing.T) {
-	for _, reason := range []hub.Reason{hub.ReasonParseError, hub.ReasonForcedClose} {
+	for _, reason := range []engine.Reason{engine.ReasonParseError, engine.ReasonForcedClose} {
 		t.Run(string(reason), func(t *testing.T) {
 			inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 				url := pollingSession(h, last)
@@ -192,7 +192,7 @@ func TestLimitOfTheTimeOfAnUpgrade(t *testing.T) {
 					t.Errorf("closed after %v, want %v", got, tt.after)
 				}
 				ours.Close()
-				last().c.Send(hub.NewPacket([]byte("4still"), nil, false), nil)
+				last().c.Send(engine.NewPacket(engine.Terms{}, []byte("4still")), nil)
 				if status, body := pollOnce(h, url); status != 200 || body != "4still" {
 					t.Errorf("polling got %d %q", status, body)
 				}
@@ -233,7 +233,7 @@ func TestLimitOfTheTimeOfAPong(t *testing.T) {
 				if got := time.Since(start); got < 20*time.Second || got > after {
 					t.Errorf("closed after %v", got)
 				}
-				if got := <-last().closed; got != hub.ReasonPingTimeout {
+				if got := <-last().closed; got != engine.ReasonPingTimeout {
 					t.Errorf("closed for %q", got)
 				}
 				return
@@ -258,7 +258,7 @@ func TestLimitOfTheTimeOfAWrite(t *testing.T) {
 				t.Errorf("after %v the client had %d bytes, %v", after, n, err)
 			}
 			if !taken {
-				if got := <-last().closed; got != hub.ReasonServerClose {
+				if got := <-last().closed; got != engine.ReasonServerClose {
 					t.Errorf("closed for %q", got)
 				}
 			}

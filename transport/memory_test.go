@@ -19,6 +19,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
@@ -32,7 +33,7 @@ func TestIdleServer(t *testing.T) {
 		t.Skip("only a child process of BenchmarkIdleConnection runs it")
 	}
 	o := Options{PingInterval: time.Hour, Epoll: strings.HasPrefix(kind, "epoll")}
-	h := NewEngine(func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, nil }, o)
+	h := newEngine(func(engine.Conn, *http.Request) (engine.Receiver, error) { return deaf{}, nil }, o)
 	if strings.HasSuffix(kind, "hub") {
 		h = NewHandler(registering(t), o)
 	}
@@ -88,7 +89,7 @@ type deaf struct{}
 func (deaf) Text([]byte) error     { return nil }
 func (deaf) Binary([]byte) error   { return nil }
 func (deaf) Busy() <-chan struct{} { return nil }
-func (deaf) Closed(hub.Reason)     {}
+func (deaf) Closed(engine.Reason)  {}
 
 func residentBytes(t testing.TB) int {
 	b, err := os.ReadFile("/proc/self/status")

@@ -4,23 +4,14 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"tether/engine"
 )
 
 // The names of the transports, as they stand in the query of a request.
 const (
 	Polling   = "polling"
 	WebSocket = "websocket"
-)
-
-// Overflow says what becomes of a packet for a client whose queue is full, unless the packet says so
-// itself: [hub.Overflow]. Answers and packets of the protocol itself are never dropped: they may take a
-// quarter of QueueBytes more, and then the connection ends.
-type Overflow uint8
-
-const (
-	Close      Overflow = iota // the connection ends with hub.ReasonServerClose
-	DropNewest                 // the packet is dropped
-	DropOldest                 // packets that wait and have this policy are dropped, the oldest first, until it fits
 )
 
 // Options configure a [Handler]. The zero value is the documented default of every field.
@@ -70,8 +61,10 @@ type Options struct {
 	// longest. The first 4 KiB that wait for a client do not count. Default 256 MiB; negative: no limit.
 	TotalQueueBytes int
 
-	// Overflow is the policy for a full queue. Default [Close].
-	Overflow Overflow
+	// Overflow is the policy for a full queue, unless a packet says so itself. Answers, and packets of the
+	// protocol itself, are never dropped: they may take a quarter of QueueBytes more, and then the
+	// connection ends. Default [engine.CloseSlow].
+	Overflow engine.Overflow
 
 	// InboundBytes limits what has come of messages, and bodies of polling requests, that are not complete,
 	// of all clients together, in bytes of buffers. Past it, those that began first end with their
@@ -145,6 +138,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.TotalQueueBytes == 0 {
 		o.TotalQueueBytes = 256 << 20
+	}
+	if o.Overflow == engine.AsConfigured {
+		o.Overflow = engine.CloseSlow
 	}
 	if len(o.Transports) == 0 {
 		o.Transports = []string{Polling, WebSocket}

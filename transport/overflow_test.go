@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
 // termed is a packet of n bytes in the queue that begins with name.
-func termed(name string, n int, t hub.Terms) *hub.Packet {
+func termed(name string, n int, t engine.Terms) *engine.Packet {
 	text := "4" + name + "|"
-	return hub.NewPacketOn(t, []byte(text+strings.Repeat(".", n-len(text)-4)), nil)
+	return engine.NewPacket(t, []byte(text+strings.Repeat(".", n-len(text)-4)))
 }
 
 // named is the name of a packet that termed made.
@@ -34,7 +35,7 @@ func named(text string) string {
 // for its policy, "!" if it is an answer, and "=" with its key.
 var policies = []struct {
 	name      string
-	configure Overflow
+	configure engine.Overflow
 	sends     string
 	want      string // what arrives
 	refused   string
@@ -50,13 +51,13 @@ var policies = []struct {
 	{name: "what may be dropped gives way before the connection ends", sends: "0o 1 2o 3 4 5", want: "1 3 4 5"},
 	{name: "and then it ends", sends: "0o 1 2 3 4 5", refused: "5", closed: true},
 	{name: "and for one that would be dropped", sends: "0o 1 2 3 4n 5n", want: "1 2 3 4", refused: "5"},
-	{name: "close against the configuration", configure: DropNewest, sends: "0 1 2 3 4 5c", refused: "4 5", closed: true},
-	{name: "newest against the configuration", configure: DropOldest, sends: "0 1 2 3 4 5n", want: "2 3 4 5"},
-	{name: "newest is not dropped for the configured oldest", configure: DropOldest, sends: "0n 1n 2 3 4", want: "0 1 3 4"},
-	{name: "an answer is not dropped", configure: DropOldest, sends: "0! 1 2 3 4 5", want: "0 3 4 5"},
-	{name: "an answer has others dropped", configure: DropOldest, sends: "0 1 2 3 4! 5!", want: "2 3 4 5"},
-	{name: "an answer may pass the limit by a quarter", configure: DropNewest, sends: "0 1 2 3 4! 5", want: "0 1 2 3 4", refused: "5"},
-	{name: "and no further", configure: DropNewest, sends: "0 1 2 3 4! 5!", refused: "5", closed: true},
+	{name: "close against the configuration", configure: engine.DropNewest, sends: "0 1 2 3 4 5c", refused: "4 5", closed: true},
+	{name: "newest against the configuration", configure: engine.DropOldest, sends: "0 1 2 3 4 5n", want: "2 3 4 5"},
+	{name: "newest is not dropped for the configured oldest", configure: engine.DropOldest, sends: "0n 1n 2 3 4", want: "0 1 3 4"},
+	{name: "an answer is not dropped", configure: engine.DropOldest, sends: "0! 1 2 3 4 5", want: "0 3 4 5"},
+	{name: "an answer has others dropped", configure: engine.DropOldest, sends: "0 1 2 3 4! 5!", want: "2 3 4 5"},
+	{name: "an answer may pass the limit by a quarter", configure: engine.DropNewest, sends: "0 1 2 3 4! 5", want: "0 1 2 3 4", refused: "5"},
+	{name: "and no further", configure: engine.DropNewest, sends: "0 1 2 3 4! 5!", refused: "5", closed: true},
 	{name: "latest", sends: "0 1=a 2 3=a 4=b 5=a", want: "0 2 4 5", replaced: 2},
 	{name: "latest keeps the order", sends: "0=a 1=b 2=c 3=b", want: "0 2 3", replaced: 1},
 	{name: "latest in a full queue", sends: "0=a 1 2 3 4=a 5=a", want: "1 2 3 5", replaced: 2},
@@ -72,11 +73,11 @@ func (r *testTerms) parse(word string) {
 	for _, c := range name {
 		switch c {
 		case 'c':
-			r.t.Overflow = hub.CloseSlow
+			r.t.Overflow = engine.CloseSlow
 		case 'n':
-			r.t.Overflow = hub.DropNewest
+			r.t.Overflow = engine.DropNewest
 		case 'o':
-			r.t.Overflow = hub.DropOldest
+			r.t.Overflow = engine.DropOldest
 		case '!':
 			r.t.Control = true
 		default:
@@ -87,7 +88,7 @@ func (r *testTerms) parse(word string) {
 
 type testTerms struct {
 	name string
-	t    hub.Terms
+	t    engine.Terms
 }
 
 func TestEveryPacketHasItsPolicy(t *testing.T) {
@@ -107,7 +108,7 @@ func TestEveryPacketHasItsPolicy(t *testing.T) {
 				for word := range strings.FieldsSeq(row.sends) {
 					var p testTerms
 					p.parse(word)
-					if err := e.c.Send(termed(p.name, 1000, p.t), nil); errors.Is(err, hub.ErrSlowConsumer) {
+					if err := e.c.Send(termed(p.name, 1000, p.t), nil); errors.Is(err, engine.ErrSlowConsumer) {
 						refused = append(refused, p.name)
 					} else if err != nil {
 						t.Fatal(err)
@@ -119,7 +120,7 @@ func TestEveryPacketHasItsPolicy(t *testing.T) {
 				stats := s.h.Stats()
 				dropped := len(strings.Fields(row.sends)) - len(strings.Fields(row.want)) - int(row.replaced)
 				if row.closed {
-					if got := receive(t, e.closed); got != hub.ReasonServerClose || stats.Slow != 1 {
+					if got := receive(t, e.closed); got != engine.ReasonServerClose || stats.Slow != 1 {
 						t.Errorf("closed for %q, %d counted", got, stats.Slow)
 					}
 					return
@@ -134,7 +135,7 @@ func TestEveryPacketHasItsPolicy(t *testing.T) {
 				if got := strings.Join(arrived, " "); got != row.want {
 					t.Errorf("%q arrive, want %q", got, row.want)
 				}
-				if err := e.c.Send(termed("later", 1000, hub.Terms{}), nil); err != nil || got() != "later" {
+				if err := e.c.Send(termed("later", 1000, engine.Terms{}), nil); err != nil || got() != "later" {
 					t.Errorf("later: %v", err)
 				}
 			})
@@ -179,7 +180,7 @@ func fly(t *testing.T, e *echo) {
 	if e.c.Transport() == Polling {
 		return
 	}
-	if err := e.c.Send(termed(flying, 4<<20, hub.Terms{}), nil); err != nil {
+	if err := e.c.Send(termed(flying, 4<<20, engine.Terms{}), nil); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, e, func(s *session) bool { return s.writing && s.queue.empty() })
@@ -187,8 +188,8 @@ func fly(t *testing.T, e *echo) {
 
 // TestABinaryPacketIsDroppedAsAWhole drops and replaces packets with attachments, among others.
 func TestABinaryPacketIsDroppedAsAWhole(t *testing.T) {
-	binary := func(name string, t hub.Terms) *hub.Packet {
-		return hub.NewPacketOn(t, []byte("452-"+name), [][]byte{bytes.Repeat([]byte(name), 300), []byte(name)})
+	binary := func(name string, t engine.Terms) *engine.Packet {
+		return engine.NewPacket(t, []byte("452-"+name), bytes.Repeat([]byte(name), 300), []byte(name))
 	}
 	for _, transport := range []string{Polling, WebSocket} {
 		s := serve(t, Options{QueueBytes: 1000, WriteTimeout: wait})
@@ -224,9 +225,9 @@ func TestABinaryPacketIsDroppedAsAWhole(t *testing.T) {
 		e := s.session()
 		fly(t, e)
 		for i := range 5 {
-			e.c.Send(binary(fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest}), nil)
-			e.c.Send(binary("k"+fmt.Sprint(i), hub.Terms{Overflow: hub.DropOldest, Key: "k"}), nil)
-			e.c.Send(hub.NewPacket(fmt.Appendf(nil, "4t%d", i), nil, false), nil)
+			e.c.Send(binary(fmt.Sprint(i), engine.Terms{Overflow: engine.DropOldest}), nil)
+			e.c.Send(binary("k"+fmt.Sprint(i), engine.Terms{Overflow: engine.DropOldest, Key: "k"}), nil)
+			e.c.Send(engine.NewPacket(engine.Terms{}, fmt.Appendf(nil, "4t%d", i)), nil)
 		}
 		got := ""
 		for range 5 + 3 {
@@ -255,7 +256,7 @@ func TestAWorkersPolicyCountsAtTheClientsQueue(t *testing.T) {
 	worker := hub.NewEmitter(b, hub.EmitterOptions{})
 	arg := strings.Repeat(".", 900)
 	for i := range 100 {
-		for _, e := range []*hub.Emitter{worker.Latest("a"), worker.Latest("b"), worker.Overflow(hub.DropOldest)} {
+		for _, e := range []*hub.Emitter{worker.Latest("a"), worker.Latest("b"), worker.Overflow(engine.DropOldest)} {
 			if _, err := e.Emit(t.Context(), hub.Everyone, "e", i, arg); err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +280,7 @@ func TestAWorkersPolicyCountsAtTheClientsQueue(t *testing.T) {
 // slowQueue is a queue as plain as can be, of what TestAQueueIsWhatItSays compares.
 type slowQueue struct {
 	h    *Handler
-	list []*hub.Packet
+	list []*engine.Packet
 }
 
 func (q *slowQueue) size() (n int) {
@@ -295,20 +296,20 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 	for seed := range uint64(40) {
 		h := &Handler{o: Options{QueueBytes: 5000}}
 		r := rand.New(rand.NewPCG(seed, 0))
-		h.o.Overflow = Overflow(r.IntN(3))
+		h.o.Overflow = engine.CloseSlow + engine.Overflow(r.IntN(3))
 		var q queue
 		plain := slowQueue{h: h}
 		most, keys := 0, 1+r.IntN(8)
 		for range 2000 {
 			switch op := r.IntN(10); {
 			case op < 5:
-				terms := hub.Terms{Overflow: hub.Overflow(r.IntN(4)), Control: r.IntN(10) == 0}
+				terms := engine.Terms{Overflow: engine.Overflow(r.IntN(4)), Control: r.IntN(10) == 0}
 				if r.IntN(2) == 0 {
 					terms.Key = string('a' + rune(r.IntN(keys)))
 				}
 				p := termed("", 7+r.IntN(1200)+r.IntN(2)*r.IntN(2)*4000, terms)
 				old := q.find(terms.Key)
-				i := slices.IndexFunc(plain.list, func(o *hub.Packet) bool { return o.Key() == terms.Key && terms.Key != "" })
+				i := slices.IndexFunc(plain.list, func(o *engine.Packet) bool { return o.Key() == terms.Key && terms.Key != "" })
 				if (old == nil) != (i < 0) || i >= 0 && plain.list[i] != old {
 					t.Fatalf("seed %d: find(%q) finds another", seed, terms.Key)
 				}
@@ -319,7 +320,7 @@ func TestAQueueIsWhatItSays(t *testing.T) {
 				q.push(p, h)
 				plain.list = append(plain.list, p)
 			case op < 8:
-				var want *hub.Packet
+				var want *engine.Packet
 				if len(plain.list) > 0 {
 					want = plain.list[0]
 					plain.list = plain.list[1:]
@@ -371,7 +372,7 @@ func TestTheLogTellsOfSlowConsumersNowAndThen(t *testing.T) {
 	s.polling()
 	e := s.session()
 	for range 100 {
-		e.c.Send(termed("", 600, hub.Terms{Overflow: hub.DropNewest}), nil)
+		e.c.Send(termed("", 600, engine.Terms{Overflow: engine.DropNewest}), nil)
 	}
 	for deadline := time.Now().Add(wait); strings.Count(log.String(), "\n") == 0; {
 		if time.Now().After(deadline) {
@@ -379,7 +380,7 @@ func TestTheLogTellsOfSlowConsumersNowAndThen(t *testing.T) {
 		}
 	}
 	s.h.slow.told.Store(s.h.now() - int64(slowLogTime)) // it was ten seconds ago
-	e.c.Send(termed("", 600, hub.Terms{Overflow: hub.CloseSlow}), nil)
+	e.c.Send(termed("", 600, engine.Terms{Overflow: engine.CloseSlow}), nil)
 	receive(t, e.closed)
 	s.h.Close()
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
@@ -440,9 +441,9 @@ func TestWhoWaitsForRoomIsTold(t *testing.T) {
 			return c
 		}
 		behind(false)
-		e.c.Send(termed("a", 999, hub.Terms{}), nil)
+		e.c.Send(termed("a", 999, engine.Terms{}), nil)
 		behind(false)
-		e.c.Send(termed("b", 7, hub.Terms{}), nil)
+		e.c.Send(termed("b", 7, engine.Terms{}), nil)
 		told := []<-chan struct{}{behind(true), behind(true)}
 		next()
 		next()
@@ -452,12 +453,12 @@ func TestWhoWaitsForRoomIsTold(t *testing.T) {
 		behind(false)
 
 		for name, end := range map[string]func(){
-			"Close": func() { e.c.Close(hub.ReasonServerDisconnect) },
-			"slow":  func() { e.c.Send(termed("past", 1500, hub.Terms{}), nil) },
-			"fail":  func() { e.c.(*session).fail(hub.ReasonTransportError) },
+			"Close": func() { e.c.Close(engine.ReasonServerDisconnect) },
+			"slow":  func() { e.c.Send(termed("past", 1500, engine.Terms{}), nil) },
+			"fail":  func() { e.c.(*session).fail(engine.ReasonTransportError) },
 		} {
 			_, e = connect()
-			e.c.Send(termed("a", 1000, hub.Terms{}), nil)
+			e.c.Send(termed("a", 1000, engine.Terms{}), nil)
 			c := behind(true)
 			end()
 			receive(t, c)

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // idlers are what a client can send that carries nothing; each is one.
@@ -47,7 +47,7 @@ func TestWhatCarriesNothingHasABudget(t *testing.T) {
 				default:
 				}
 				c.conn.Write([]byte(frame)) // of some the header is enough
-				if got := <-e.closed; got != hub.ReasonTransportError {
+				if got := <-e.closed; got != engine.ReasonTransportError {
 					t.Errorf("closed for %q", got)
 				}
 			})
@@ -84,7 +84,7 @@ func TestTheBudgetCountsOnPollingToo(t *testing.T) {
 	}
 	c.want("4still here")
 	c.post(strings.Repeat("6\x1e", 2999) + "6")
-	if got := receive(t, s.session().closed); got != hub.ReasonTransportError {
+	if got := receive(t, s.session().closed); got != engine.ReasonTransportError {
 		t.Errorf("closed for %q", got)
 	}
 	c.wantEnd()

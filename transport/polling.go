@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 	"tether/internal/socketio"
 )
 
@@ -53,7 +53,7 @@ func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
 	}
 	s.start(nil)
 	if !h.writePayload(w, []byte(h.handshake(s.ID(), h.upgrades()))) {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 	}
 }
 
@@ -72,7 +72,7 @@ func (s *session) servePolling(w http.ResponseWriter, r *http.Request) {
 func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	if s.poll.waiting {
-		end := s.endLocked(hub.ReasonTransportError)
+		end := s.endLocked(engine.ReasonTransportError)
 		s.mu.Unlock()
 		end.do()
 		w.WriteHeader(http.StatusBadRequest)
@@ -91,7 +91,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-s.poll.wake:
 		case <-r.Context().Done():
-			s.fail(hub.ReasonTransportError)
+			s.fail(engine.ReasonTransportError)
 		}
 		s.mu.Lock()
 		s.poll.waiting = false
@@ -99,7 +99,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	body, rd := s.takePayload() // unlocks
 	s.stalls(body, round{})
 	if !s.h.writePayload(w, body) {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		return
 	}
 	s.mu.Lock()
@@ -121,7 +121,7 @@ func (s *session) pollableLocked() bool {
 func (s *session) takePayload() ([]byte, round) {
 	var (
 		rd      round
-		packets []*hub.Packet
+		packets []*engine.Packet
 		body    []byte
 	)
 	switch {
@@ -163,7 +163,7 @@ func (s *session) takePayload() ([]byte, round) {
 	return body, rd
 }
 
-func appendPayload(dst []byte, p *hub.Packet) []byte {
+func appendPayload(dst []byte, p *engine.Packet) []byte {
 	if text := p.Text(); len(text) > 0 {
 		dst = socketio.AppendText(dst, text)
 	}
@@ -217,13 +217,13 @@ func (c *counted) Read(p []byte) (int, error) {
 // servePost takes the packets of a POST.
 func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	s.mu.Lock()
 	if s.poll.posting {
-		end := s.endLocked(hub.ReasonTransportError)
+		end := s.endLocked(engine.ReasonTransportError)
 		s.mu.Unlock()
 		end.do()
 		w.WriteHeader(http.StatusBadRequest)
@@ -250,21 +250,21 @@ func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 // receivePost reads the body and delivers its packets. It returns the status of the answer.
 func (s *session) receivePost(w http.ResponseWriter, r *http.Request) int {
 	if r.ContentLength > int64(s.h.o.MaxPayload) {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		return http.StatusRequestEntityTooLarge
 	}
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(s.h.o.MessageTimeout)) // without it in a test recorder only
 	p := &partial{end: func() {
 		rc.SetReadDeadline(time.Now())
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 	}}
 	held := func(bytes int) { s.h.partials.hold(p, bytes) }
 	defer held(0)
 	var body bytes.Buffer
 	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), body: &body, hold: held})
 	if err != nil {
-		s.fail(hub.ReasonTransportError)
+		s.fail(engine.ReasonTransportError)
 		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
 			return http.StatusRequestEntityTooLarge
 		}
@@ -275,7 +275,7 @@ func (s *session) receivePost(w http.ResponseWriter, r *http.Request) int {
 	for p, err := range socketio.Payload(body.Bytes()) {
 		switch {
 		case err != nil:
-			s.shut(hub.ReasonParseError, 0)
+			s.shut(engine.ReasonParseError, 0)
 			return http.StatusOK // as the reference server has it
 		case p.Type != socketio.EngineMessage:
 			if !s.control([]byte{p.Type}) {

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // do makes a request with no session and returns the status, the headers and the body.
@@ -197,7 +197,7 @@ func TestASecondGETEndsTheSession(t *testing.T) {
 	if got := first(); got != "1" {
 		t.Fatalf("the first GET got %q, want 1", got)
 	}
-	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)
 	}
 	c.wantEnd()
@@ -230,7 +230,7 @@ func TestASecondPOSTEndsTheSession(t *testing.T) {
 	if status, body := c.post("4y"); status != 400 || body != "" {
 		t.Fatalf("the second POST got %d %q", status, body)
 	}
-	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)
 	}
 	c.wantEnd()
@@ -240,16 +240,16 @@ func TestPOSTsThatAreWrongEndTheSession(t *testing.T) {
 	for _, tt := range []struct {
 		name, contentType, body string
 		status                  int
-		reason                  hub.Reason
+		reason                  engine.Reason
 	}{
-		{"binary", "application/octet-stream", "4x", 400, hub.ReasonTransportError},
-		{"a byte past the limit", "text/plain", "4" + strings.Repeat("x", 1000), 413, hub.ReasonTransportError},
-		{"an unknown packet", "text/plain", "9", 200, hub.ReasonParseError},
-		{"nothing", "text/plain", "", 200, hub.ReasonParseError},
-		{"an empty packet", "text/plain", "4x\x1e", 200, hub.ReasonParseError},
-		{"bad base64", "text/plain", "b$$", 200, hub.ReasonParseError},
-		{"a ping", "text/plain", "2", 200, hub.ReasonTransportError},
-		{"a close", "text/plain", "1", 200, hub.ReasonTransportClose},
+		{"binary", "application/octet-stream", "4x", 400, engine.ReasonTransportError},
+		{"a byte past the limit", "text/plain", "4" + strings.Repeat("x", 1000), 413, engine.ReasonTransportError},
+		{"an unknown packet", "text/plain", "9", 200, engine.ReasonParseError},
+		{"nothing", "text/plain", "", 200, engine.ReasonParseError},
+		{"an empty packet", "text/plain", "4x\x1e", 200, engine.ReasonParseError},
+		{"bad base64", "text/plain", "b$$", 200, engine.ReasonParseError},
+		{"a ping", "text/plain", "2", 200, engine.ReasonTransportError},
+		{"a close", "text/plain", "1", 200, engine.ReasonTransportClose},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := serve(t, Options{MaxPayload: 1000})
@@ -296,7 +296,7 @@ func TestAClientThatAbortsItsPollIsGone(t *testing.T) {
 	fmt.Fprintf(conn, "GET /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\n\r\n", c.sid)
 	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
 	conn.Close()
-	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)
 	}
 	c.wantEnd()
@@ -310,7 +310,7 @@ func TestAClientThatAbortsItsPOSTIsGone(t *testing.T) {
 	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
 	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
 	conn.Close()
-	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)
 	}
 }
@@ -321,7 +321,7 @@ func TestAPOSTThatDoesNotCompleteEndsTheSession(t *testing.T) {
 	e := s.session()
 	conn := s.dial()
 	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
-	if got := receive(t, e.closed); got != hub.ReasonTransportError {
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)
 	}
 }
@@ -330,25 +330,25 @@ func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
 	e := s.session()
-	e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
-	e.c.Close(hub.ReasonServerDisconnect)
-	if err := e.c.Send(hub.NewPacket([]byte("4late"), nil, false), nil); err == nil {
+	e.c.Send(engine.NewPacket(engine.Terms{}, []byte("41")), nil)
+	e.c.Close(engine.ReasonServerDisconnect)
+	if err := e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4late")), nil); err == nil {
 		t.Error("a packet was taken after Close")
 	}
 	c.want("41")
 	c.want("1")
-	if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+	if got := receive(t, e.closed); got != engine.ReasonServerDisconnect {
 		t.Fatalf("closed for %q", got)
 	}
 	c.wantEnd()
 
 	c = s.polling() // a client that goes by itself then
 	e = s.session()
-	e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
-	e.c.Close(hub.ReasonServerDisconnect)
+	e.c.Send(engine.NewPacket(engine.Terms{}, []byte("41")), nil)
+	e.c.Close(engine.ReasonServerDisconnect)
 	c.want("41")
 	c.post("1")
-	if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+	if got := receive(t, e.closed); got != engine.ReasonServerDisconnect {
 		t.Fatalf("closed for %q", got)
 	}
 
@@ -356,7 +356,7 @@ func TestClosingAPollingClientTakesTheQueueAlong(t *testing.T) {
 	e = s.session()
 	get := background(t, func() string { _, b := c.get(); return b })
 	waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
-	e.c.Close(hub.ReasonServerClose)
+	e.c.Close(engine.ReasonServerClose)
 	if got := get(); got != "1" {
 		t.Fatalf("the pending GET got %q, want 1", got)
 	}
@@ -368,7 +368,7 @@ func TestAResponseHasAtMostSixteenPackets(t *testing.T) {
 	e := s.session()
 	var want []string
 	send := func(text string, attachments ...[]byte) {
-		e.c.Send(hub.NewPacket([]byte(text), attachments, false), nil)
+		e.c.Send(engine.NewPacket(engine.Terms{}, []byte(text), attachments...), nil)
 		want = append(want, text)
 		for range attachments {
 			want = append(want, "bAQ==")
@@ -451,12 +451,12 @@ func (lostAnswer) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 func TestAClientThatDoesNotGetWhatItPolledIsGone(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
 		url := pollingSession(h, last)
-		last().c.Send(hub.NewPacket([]byte("4lost"), nil, false), nil)
+		last().c.Send(engine.NewPacket(engine.Terms{}, []byte("4lost")), nil)
 		h.ServeHTTP(lostAnswer{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, url, nil))
 		synctest.Wait()
 		select {
 		case got := <-last().closed:
-			if got != hub.ReasonTransportError {
+			if got != engine.ReasonTransportError {
 				t.Errorf("closed for %q", got)
 			}
 		default:

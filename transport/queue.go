@@ -1,6 +1,6 @@
 package transport
 
-import "tether/hub"
+import "tether/engine"
 
 // queue holds the packets that wait for a client, in order. Empty it owns no memory, and with one
 // packet none but itself. It is guarded by its session's lock. Its packets are held in Handler.queued,
@@ -8,13 +8,13 @@ import "tether/hub"
 type queue struct {
 	more  *backlog // behind first; nil when there is nothing behind it
 	size  int      // bytes of packets, as Handler.weight has it
-	first *hub.Packet
+	first *engine.Packet
 }
 
 // backlog is at least one packet. Some may have gone out of turn: nil stands where they were, up to
 // half of what there is room for.
 type backlog struct {
-	packets []*hub.Packet
+	packets []*engine.Packet
 	head    int            // of packets that are gone; packets[head] is there
 	live    int            // packets that are there
 	keyed   map[string]int // where the packet with a key is; nil before the first
@@ -30,7 +30,7 @@ const maxBacklogKept = 256
 
 func (q *queue) empty() bool { return q.first == nil }
 
-func (q *queue) push(p *hub.Packet, h *Handler) {
+func (q *queue) push(p *engine.Packet, h *Handler) {
 	weight := h.weight(p)
 	q.size += weight
 	if q.first == nil {
@@ -43,7 +43,7 @@ func (q *queue) push(p *hub.Packet, h *Handler) {
 	p.Hold(&h.queued)
 	if q.more == nil {
 		if q.more, _ = h.backlogs.Get().(*backlog); q.more == nil {
-			q.more = &backlog{packets: make([]*hub.Packet, 0, 16)}
+			q.more = &backlog{packets: make([]*engine.Packet, 0, 16)}
 		}
 	}
 	b := q.more
@@ -86,7 +86,7 @@ func (b *backlog) compact() {
 }
 
 // pop takes the oldest packet, nil if there is none.
-func (q *queue) pop(h *Handler) *hub.Packet {
+func (q *queue) pop(h *Handler) *engine.Packet {
 	p := q.first
 	if p == nil {
 		return nil
@@ -132,7 +132,7 @@ func (q *queue) unlist(i int, h *Handler) {
 }
 
 // find is the packet with a key, nil if none waits, or the key is empty.
-func (q *queue) find(key string) *hub.Packet {
+func (q *queue) find(key string) *engine.Packet {
 	switch {
 	case key == "" || q.first == nil:
 		return nil
@@ -150,20 +150,20 @@ func (q *queue) find(key string) *hub.Packet {
 const maxPacketKept = 4 << 10
 
 // keep is p for a queue. One that is lent, and so for this queue alone, is copied into one that discard got.
-func (h *Handler) keep(p *hub.Packet) *hub.Packet {
+func (h *Handler) keep(p *engine.Packet) *engine.Packet {
 	if !p.Lent() {
 		return p
 	}
-	own, _ := h.packets.Get().(*hub.Packet)
+	own, _ := h.packets.Get().(*engine.Packet)
 	if own == nil {
-		own = new(hub.Packet)
+		own = new(engine.Packet)
 	}
 	p.KeepIn(own)
 	return own
 }
 
 // discard is called with packets that have left a queue, and whose bytes have been copied.
-func (h *Handler) discard(packets []*hub.Packet) {
+func (h *Handler) discard(packets []*engine.Packet) {
 	for _, p := range packets {
 		if p.Own() && p.Size() <= maxPacketKept {
 			h.packets.Put(p)
@@ -172,7 +172,7 @@ func (h *Handler) discard(packets []*hub.Packet) {
 }
 
 // cut takes out p, which find has found.
-func (q *queue) cut(p *hub.Packet, h *Handler) {
+func (q *queue) cut(p *engine.Packet, h *Handler) {
 	if p == q.first {
 		q.pop(h)
 		return
@@ -232,27 +232,22 @@ func (q *queue) clear(h *Handler) {
 
 // weight is what p counts in a queue. A packet that is larger than the queue is only taken when nothing
 // else waits; it does not count then, so that the packets that follow it still have their room.
-func (h *Handler) weight(p *hub.Packet) int {
+func (h *Handler) weight(p *engine.Packet) int {
 	if size := p.Size(); size <= h.o.QueueBytes {
 		return size
 	}
 	return 0
 }
 
-// policy is what becomes of p when a queue is full. It does not count for [hub.Packet.Control].
-func (h *Handler) policy(p *hub.Packet) Overflow {
-	switch p.Overflow() {
-	case hub.CloseSlow:
-		return Close
-	case hub.DropNewest:
-		return DropNewest
-	case hub.DropOldest:
-		return DropOldest
+// policy is what becomes of p when a queue is full. It does not count for [engine.Packet.Control].
+func (h *Handler) policy(p *engine.Packet) engine.Overflow {
+	if o := p.Overflow(); o != engine.AsConfigured {
+		return o
 	}
 	return h.o.Overflow
 }
 
 // yields reports whether p, while it waits, may be dropped to make room for another.
-func (h *Handler) yields(p *hub.Packet) bool {
-	return h.policy(p) == DropOldest && !p.Control()
+func (h *Handler) yields(p *engine.Packet) bool {
+	return h.policy(p) == engine.DropOldest && !p.Control()
 }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // The rows of TestRFC6455 follow the cases of the Autobahn suite's fuzzing client: row says which. What
@@ -496,16 +496,16 @@ func (c rfcCase) answer() int {
 }
 
 // reason is what the receiver is told.
-func (c rfcCase) reason() hub.Reason {
+func (c rfcCase) reason() engine.Reason {
 	switch {
 	case strings.HasPrefix(c.row, "7.7."), c.row == "7.3.1": // any code is good there, and is the client's
-		return hub.ReasonTransportClose
+		return engine.ReasonTransportClose
 	case c.code == noStatus:
-		return hub.ReasonParseError
+		return engine.ReasonParseError
 	case c.code == 1002, c.code == 1007, c.code == 1008, c.code == 1009:
-		return hub.ReasonTransportError
+		return engine.ReasonTransportError
 	}
-	return hub.ReasonTransportClose
+	return engine.ReasonTransportClose
 }
 
 // answers is what a server sent until the end of the stream.

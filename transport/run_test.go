@@ -4,7 +4,7 @@ import (
 	"runtime"
 	"testing"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // twoClients are connected to a handler whose flushers do not come, in the middle of a run of Sends.
@@ -56,7 +56,7 @@ func twoClients(t *testing.T) (h *Handler, a, b *echo, ca, cb *wsClient) {
 func say(t *testing.T, e *echo, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
-		if err := e.c.Send(hub.NewPacket([]byte(text), nil, false), nil); err != nil {
+		if err := e.c.Send(engine.NewPacket(engine.Terms{}, []byte(text)), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

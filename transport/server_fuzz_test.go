@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 )
 
@@ -87,7 +88,7 @@ func FuzzServer(f *testing.F) {
 	for _, epoll := range []bool{false, true} {
 		o.Epoll = epoll
 		h := fuzzHub(f, hub.Limits{})
-		servers[epoll] = serveWith(f, func(c hub.Conn, r *http.Request) (Receiver, error) { return h.Attach(c, r) }, o)
+		servers[epoll] = serveWith(f, func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return h.Attach(c, r) }, o)
 		bystanders[epoll] = newBystander(servers[epoll])
 	}
 	f.Fuzz(func(t *testing.T, in []byte, step uint16, epoll bool) {

@@ -5,7 +5,7 @@ import (
 	"math"
 	"sync"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // A session's life. It is closing while what was queued leaves, and takes nothing more then.
@@ -17,33 +17,14 @@ const (
 
 var errClosed = errors.New("transport: session is closed")
 
-// Receiver is what a session feeds. A [hub.Client] is one. Its methods are called for one message at
-// a time, on a goroutine that may not be kept: back-pressure is Busy's.
-type Receiver interface {
-	// Text receives a message without its Engine.IO type. It does not keep data. An error ends the
-	// session, for the reason that hub.ReasonOf finds in it.
-	Text(data []byte) error
-
-	// Binary receives a binary message, as Text does.
-	Binary(data []byte) error
-
-	// Busy is called after each message. While it returns a channel that is not closed, nothing is
-	// read from the client, nor is the client given up for a pong that may lie unread. A pause is
-	// at most PingInterval and PingTimeout long.
-	Busy() <-chan struct{}
-
-	// Closed is called once, after the last message, when the session has ended.
-	Closed(reason hub.Reason)
-}
-
 // session is an Engine.IO session: what a client is to the server, whatever carries it. It is the
-// [hub.Conn] of its receiver.
+// [engine.Conn] of its receiver.
 //
 // An idle session on WebSocket is held by the handler's registry and by the wheel, and owns nothing but
 // itself and its carrier, which on epoll lies behind it in the same piece of memory. Everything else here is
 // nil then. There are many of them, so the fields lie close together.
 type session struct {
-	receiver Receiver // set before the first carrier
+	receiver engine.Receiver // set before the first carrier
 	id       id
 	slot     int32  // guarded by wheel.mu
 	code     uint16 // guarded by mu: of the close frame, 0 for none
@@ -81,7 +62,7 @@ type extra struct {
 	stall             stall
 
 	room   chan struct{} // closed when there is room in the queue, or at the end; nil unless somebody waits for it
-	reason hub.Reason    // of the end; set with state
+	reason engine.Reason // of the end; set with state
 }
 
 func (s *session) extraLocked() *extra {
@@ -144,9 +125,9 @@ func (s *session) Transport() string {
 	return WebSocket
 }
 
-// Send implements [hub.Conn]. A packet for an idle connection is written at once, or queued so that the
+// Send implements [engine.Conn]. A packet for an idle connection is written at once, or queued so that the
 // packets of a burst share their writes: see run.
-func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
+func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 	if left := s.h.flushers.alone.Load(); left != nil && left != s {
 		s.h.flushLeft(left)
 	}
@@ -158,7 +139,7 @@ func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
 	}
 	if from.Shut() {
 		s.mu.Unlock()
-		return hub.ErrDisconnected
+		return engine.ErrDisconnected
 	}
 	if p.Volatile() && !s.readyLocked() {
 		s.mu.Unlock()
@@ -177,7 +158,7 @@ func (s *session) Send(p *hub.Packet, from *hub.Gate) error {
 		if !fits {
 			s.mu.Unlock()
 			end.do()
-			return hub.ErrSlowConsumer
+			return engine.ErrSlowConsumer
 		}
 	}
 	s.queue.push(s.h.keep(p), s.h)
@@ -316,7 +297,7 @@ func (s *session) tick() {
 		s.setDueLocked(now + int64(s.h.o.PingTimeout))
 	default:
 		s.mu.Unlock()
-		s.shut(hub.ReasonPingTimeout, 0)
+		s.shut(engine.ReasonPingTimeout, 0)
 		return
 	}
 	s.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // script is a session that a fuzzer drives, in fake time: what its client and its server do.
@@ -36,7 +36,7 @@ type script struct {
 
 // collector is a receiver that keeps what it is told.
 type collector struct {
-	c     hub.Conn
+	c     engine.Conn
 	mu    sync.Mutex
 	texts []string // guarded by mu
 	ended int      // guarded by mu
@@ -50,7 +50,7 @@ func (c *collector) Text(data []byte) error {
 }
 func (c *collector) Binary([]byte) error   { return nil }
 func (c *collector) Busy() <-chan struct{} { return nil }
-func (c *collector) Closed(hub.Reason) {
+func (c *collector) Closed(engine.Reason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended++
@@ -149,11 +149,11 @@ func (s *script) step(op byte, rest []byte) {
 		s.write(text("4" + part))
 	case 8, 9:
 		s.sent++
-		if s.e.c.Send(hub.NewPacket([]byte("4#"+strconv.Itoa(s.sent)), nil, false), nil) != nil {
+		if s.e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4#"+strconv.Itoa(s.sent))), nil) != nil {
 			s.sent--
 		}
 	case 10:
-		s.e.c.Close(hub.ReasonServerDisconnect)
+		s.e.c.Close(engine.ReasonServerDisconnect)
 	case 11:
 		if s.abort != nil {
 			s.abort()
@@ -200,7 +200,7 @@ func FuzzSession(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			s := &script{t: t, e: &collector{}}
-			s.h = NewEngine(func(c hub.Conn, _ *http.Request) (Receiver, error) {
+			s.h = newEngine(func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
 				s.e.c = c
 				return s.e, nil
 			}, Options{MaxPayload: 1000, Logger: slog.New(slog.DiscardHandler)})

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // slowLogTime is how often the log tells of slow consumers at most.
@@ -20,7 +20,7 @@ type slow struct {
 }
 
 // admitLocked makes room for p, of size bytes, behind what waits, or reports that there is none.
-func (s *session) admitLocked(p *hub.Packet, size int) (bool, ending) {
+func (s *session) admitLocked(p *engine.Packet, size int) (bool, ending) {
 	h, q := s.h, &s.queue
 	limit := h.o.QueueBytes
 	gain, all := q.yielding(h)
@@ -43,7 +43,7 @@ func (s *session) admitLocked(p *hub.Packet, size int) (bool, ending) {
 	switch {
 	case p.Control() && q.size+size <= limit+limit/4:
 		return true, ending{}
-	case p.Control() || h.policy(p) == Close:
+	case p.Control() || h.policy(p) == engine.CloseSlow:
 		return false, s.tooSlowLocked()
 	}
 	h.tellDropped()
@@ -57,7 +57,7 @@ func (s *session) behindLocked() bool {
 	return 2*q.size >= s.h.o.QueueBytes || q.first != nil && q.first.Size() > s.h.o.QueueBytes
 }
 
-// Behind implements [hub.Conn].
+// Behind implements [engine.Conn].
 func (s *session) Behind() (<-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +87,7 @@ func (s *session) roomLocked() {
 func (s *session) tooSlowLocked() ending {
 	s.h.slow.closed.Add(1)
 	s.h.tellSlow()
-	return s.endLocked(hub.ReasonServerClose)
+	return s.endLocked(engine.ReasonServerClose)
 }
 
 func (s *session) tooSlow() {

@@ -14,12 +14,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // packetOf is a packet of n bytes in the queue that begins with text.
-func packetOf(text string, n int) *hub.Packet {
-	return hub.NewPacket([]byte("4"+text+strings.Repeat("x", n-len(text)-1-4)), nil, false)
+func packetOf(text string, n int) *engine.Packet {
+	return engine.NewPacket(engine.Terms{}, []byte("4"+text+strings.Repeat("x", n-len(text)-1-4)))
 }
 
 // inFlight sends a packet of n bytes to a client that does not read, in a bubble, so that a writer has
@@ -42,10 +42,10 @@ func TestAFullQueueEndsTheConnection(t *testing.T) {
 				t.Fatalf("at the limit: %v", err)
 			}
 		}
-		if err := e.c.Send(hub.NewPacket(nil, [][]byte{nil}, false), nil); !errors.Is(err, hub.ErrSlowConsumer) {
-			t.Fatalf("past the limit: got %v, want %v", err, hub.ErrSlowConsumer)
+		if err := e.c.Send(engine.NewPacket(engine.Terms{}, nil, nil), nil); !errors.Is(err, engine.ErrSlowConsumer) {
+			t.Fatalf("past the limit: got %v, want %v", err, engine.ErrSlowConsumer)
 		}
-		if got := <-e.closed; got != hub.ReasonServerClose {
+		if got := <-e.closed; got != engine.ReasonServerClose {
 			t.Fatalf("closed for %q", got)
 		}
 		if err := e.c.Send(packetOf("late", 100), nil); err == nil {
@@ -55,9 +55,9 @@ func TestAFullQueueEndsTheConnection(t *testing.T) {
 }
 
 func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
-	for policy, want := range map[Overflow][]string{
-		DropNewest: {"flying", "0", "1", "2", "3", "later"},
-		DropOldest: {"flying", "2", "3", "4", "5", "later"},
+	for policy, want := range map[engine.Overflow][]string{
+		engine.DropNewest: {"flying", "0", "1", "2", "3", "later"},
+		engine.DropOldest: {"flying", "2", "3", "4", "5", "later"},
 	} {
 		inBubble(t, Options{QueueBytes: 4000, Overflow: policy}, func(t *testing.T, h *Handler, last func() *echo) {
 			c := pipe(t, h, "EIO=4&transport=websocket")
@@ -66,13 +66,13 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 			refused := 0
 			for i := range 6 {
 				switch err := e.c.Send(packetOf(strconv.Itoa(i), 1000), nil); {
-				case errors.Is(err, hub.ErrSlowConsumer):
+				case errors.Is(err, engine.ErrSlowConsumer):
 					refused++
 				case err != nil:
 					t.Fatal(err)
 				}
 			}
-			if want := map[Overflow]int{DropNewest: 2}[policy]; refused != want {
+			if want := map[engine.Overflow]int{engine.DropNewest: 2}[policy]; refused != want {
 				t.Errorf("%d packets were refused, want %d", refused, want)
 			}
 			var got []string
@@ -97,7 +97,7 @@ func TestAFullQueueDropsWhatThePolicySays(t *testing.T) {
 }
 
 func TestAClientThatStandsStillIsGoneAfterTheWriteTimeout(t *testing.T) {
-	for _, policy := range []Overflow{Close, DropNewest, DropOldest} {
+	for _, policy := range []engine.Overflow{engine.CloseSlow, engine.DropNewest, engine.DropOldest} {
 		inBubble(t, Options{Overflow: policy}, func(t *testing.T, h *Handler, last func() *echo) {
 			c := pipe(t, h, "EIO=4&transport=websocket")
 			e := last()
@@ -107,7 +107,7 @@ func TestAClientThatStandsStillIsGoneAfterTheWriteTimeout(t *testing.T) {
 				time.Sleep(4 * time.Second)
 				io.CopyN(io.Discard, c.br, drainChunk)
 			}
-			if got := <-e.closed; got != hub.ReasonServerClose {
+			if got := <-e.closed; got != engine.ReasonServerClose {
 				t.Fatalf("closed for %q", got)
 			}
 			if got := time.Since(start); got > 13*time.Second || got < 12*time.Second {
@@ -118,14 +118,14 @@ func TestAClientThatStandsStillIsGoneAfterTheWriteTimeout(t *testing.T) {
 }
 
 func TestAClientThatStopsReadingIsGoneWithinTheWriteTimeout(t *testing.T) {
-	for _, policy := range []Overflow{Close, DropNewest, DropOldest} {
+	for _, policy := range []engine.Overflow{engine.CloseSlow, engine.DropNewest, engine.DropOldest} {
 		s := serve(t, Options{WriteTimeout: 100 * time.Millisecond, Overflow: policy, QueueBytes: 16 << 20})
 		s.websocket()
 		e := s.session()
 		start := time.Now()
 		big := packetOf("big", 4<<20)
 		e.c.Send(big, nil)
-		if got := receive(t, e.closed); got != hub.ReasonServerClose {
+		if got := receive(t, e.closed); got != engine.ReasonServerClose {
 			t.Fatalf("closed for %q", got)
 		}
 		if took := time.Since(start); took > 5*time.Second {
@@ -156,38 +156,38 @@ func TestAPacketThatIsLargerThanTheQueueIsTakenWhenNothingWaits(t *testing.T) {
 // TestTheQueueHoldsWhatItsLimitSays goes to the limit and one byte past it, on polling, where nothing
 // moves until the client asks.
 func TestTheQueueHoldsWhatItsLimitSays(t *testing.T) {
-	for _, policy := range []Overflow{Close, DropNewest, DropOldest} {
+	for _, policy := range []engine.Overflow{engine.CloseSlow, engine.DropNewest, engine.DropOldest} {
 		s := serve(t, Options{QueueBytes: 1000, Overflow: policy})
 		c := s.polling()
 		e := s.session()
-		a := hub.NewPacket([]byte("4"+strings.Repeat("a", 495)), nil, false) // 500 with its header
+		a := engine.NewPacket(engine.Terms{}, []byte("4"+strings.Repeat("a", 495))) // 500 with its header
 		rest := 1000 - a.Size()
-		b := hub.NewPacket([]byte("4"+strings.Repeat("b", rest-5)), nil, false)
+		b := engine.NewPacket(engine.Terms{}, []byte("4"+strings.Repeat("b", rest-5)))
 		if b.Size() != rest {
 			t.Fatalf("a packet of %d bytes, want %d", b.Size(), rest)
 		}
-		for _, p := range []*hub.Packet{a, b} {
+		for _, p := range []*engine.Packet{a, b} {
 			if err := e.c.Send(p, nil); err != nil {
 				t.Fatalf("at the limit: %v", err)
 			}
 		}
-		past := hub.NewPacket([]byte("4"), nil, false)
+		past := engine.NewPacket(engine.Terms{}, []byte("4"))
 		err := e.c.Send(past, nil)
 		switch policy {
-		case Close:
-			if !errors.Is(err, hub.ErrSlowConsumer) {
+		case engine.CloseSlow:
+			if !errors.Is(err, engine.ErrSlowConsumer) {
 				t.Errorf("past the limit: %v", err)
 			}
-			if got := receive(t, e.closed); got != hub.ReasonServerClose {
+			if got := receive(t, e.closed); got != engine.ReasonServerClose {
 				t.Errorf("closed for %q", got)
 			}
 			c.wantEnd()
-		case DropNewest:
-			if !errors.Is(err, hub.ErrSlowConsumer) {
+		case engine.DropNewest:
+			if !errors.Is(err, engine.ErrSlowConsumer) {
 				t.Errorf("past the limit: %v", err)
 			}
 			c.want(string(a.Text()) + "\x1e" + string(b.Text()))
-		case DropOldest:
+		case engine.DropOldest:
 			if err != nil {
 				t.Errorf("past the limit: %v", err)
 			}
@@ -197,7 +197,9 @@ func TestTheQueueHoldsWhatItsLimitSays(t *testing.T) {
 }
 
 func TestVolatilePacketsAreDroppedWhenTheWireIsNotReady(t *testing.T) {
-	volatile := func(text string) *hub.Packet { return hub.NewPacket([]byte("4"+text), nil, true) }
+	volatile := func(text string) *engine.Packet {
+		return engine.NewPacket(engine.Terms{Volatile: true}, []byte("4"+text))
+	}
 	s := serve(t, Options{})
 	c := s.polling()
 	e := s.session()
@@ -232,11 +234,11 @@ func TestWhatIsQueuedLeavesBeforeTheClose(t *testing.T) {
 		c := s.websocket()
 		e := s.session()
 		for i := range n {
-			e.c.Send(hub.NewPacket([]byte("4"+strconv.Itoa(i)+strings.Repeat("x", 1000)), nil, false), nil)
+			e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4"+strconv.Itoa(i)+strings.Repeat("x", 1000))), nil)
 		}
-		e.c.Send(hub.NewPacket([]byte("41"), nil, false), nil)
-		e.c.Close(hub.ReasonServerDisconnect)
-		e.c.Close(hub.ReasonShutdown) // the first counts
+		e.c.Send(engine.NewPacket(engine.Terms{}, []byte("41")), nil)
+		e.c.Close(engine.ReasonServerDisconnect)
+		e.c.Close(engine.ReasonShutdown) // the first counts
 		c.write(bytes.Repeat(textFrame("4late"), 10))
 		for i := range n {
 			if got := c.text(); !strings.HasPrefix(got, "4"+strconv.Itoa(i)+"x") {
@@ -245,7 +247,7 @@ func TestWhatIsQueuedLeavesBeforeTheClose(t *testing.T) {
 		}
 		c.wantText("41")
 		c.wantClose(0)
-		if got := receive(t, e.closed); got != hub.ReasonServerDisconnect {
+		if got := receive(t, e.closed); got != engine.ReasonServerDisconnect {
 			t.Fatalf("closed for %q", got)
 		}
 	}
@@ -265,7 +267,7 @@ func TestManyWritersKeepTheirOrder(t *testing.T) {
 					if i%97 == 0 {
 						text = append(text, bytes.Repeat([]byte{'x'}, 100_000)...)
 					}
-					if err := e.c.Send(hub.NewPacket(text, nil, false), nil); err != nil {
+					if err := e.c.Send(engine.NewPacket(engine.Terms{}, text), nil); err != nil {
 						t.Error(err)
 						return
 					}
@@ -291,7 +293,7 @@ func TestManyWritersKeepTheirOrder(t *testing.T) {
 
 func TestSessionsAreRefusedWhenThereIsNoRoom(t *testing.T) {
 	refuse := error(nil)
-	s := serveWith(t, func(hub.Conn, *http.Request) (Receiver, error) { return deaf{}, refuse }, Options{MaxConns: 2})
+	s := serveWith(t, func(engine.Conn, *http.Request) (engine.Receiver, error) { return deaf{}, refuse }, Options{MaxConns: 2})
 	c := s.websocket()
 	s.polling()
 	if status, h, _ := s.do("GET", "EIO=4&transport=polling", ""); status != 503 || h.Get("Retry-After") == "" {
@@ -306,7 +308,7 @@ func TestSessionsAreRefusedWhenThereIsNoRoom(t *testing.T) {
 			t.Fatal("a place does not become free")
 		}
 	}
-	for err, want := range map[error]int{hub.ErrFull: 503, hub.ErrDraining: 503, errors.New("other"): 403} {
+	for err, want := range map[error]int{engine.ErrDraining: 503, errors.New("other"): 403} {
 		refuse = fmt.Errorf("wrapped: %w", err)
 		if status, _, _ := s.do("GET", "EIO=4&transport=polling", ""); status != want {
 			t.Errorf("%v: got %d, want %d", err, status, want)
@@ -326,7 +328,7 @@ func TestClosingTheHandlerEndsEverySession(t *testing.T) {
 	all := []*echo{s.session(), s.session(), s.session()}
 	get := background(t, func() string { _, b := waiting.get(); return b })
 	waitFor(t, all[2], func(ss *session) bool { return ss.poll.waiting })
-	all[0].c.Send(hub.NewPacket([]byte("4last"), nil, false), nil)
+	all[0].c.Send(engine.NewPacket(engine.Terms{}, []byte("4last")), nil)
 	closed := background(t, func() error { return s.h.Close() })
 	ws.wantText("4last")
 	ws.wantClose(0)
@@ -338,7 +340,7 @@ func TestClosingTheHandlerEndsEverySession(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range all {
-		if got := receive(t, e.closed); got != hub.ReasonShutdown {
+		if got := receive(t, e.closed); got != engine.ReasonShutdown {
 			t.Errorf("closed for %q", got)
 		}
 	}
@@ -352,16 +354,16 @@ func TestClosingTheHandlerEndsEverySession(t *testing.T) {
 }
 
 // wild is a receiver that panics.
-type wild struct{ closed chan hub.Reason }
+type wild struct{ closed chan engine.Reason }
 
-func (wild) Text(data []byte) error { panic("text") }
-func (wild) Binary([]byte) error    { return errors.New("no binary") }
-func (wild) Busy() <-chan struct{}  { return nil }
-func (w wild) Closed(r hub.Reason)  { w.closed <- r; panic("closed") }
+func (wild) Text(data []byte) error   { panic("text") }
+func (wild) Binary([]byte) error      { return errors.New("no binary") }
+func (wild) Busy() <-chan struct{}    { return nil }
+func (w wild) Closed(r engine.Reason) { w.closed <- r; panic("closed") }
 
 func TestAPanicOfTheReceiverEndsItsConnectionOnly(t *testing.T) {
-	w := wild{make(chan hub.Reason, 1)}
-	s := serveWith(t, func(_ hub.Conn, r *http.Request) (Receiver, error) {
+	w := wild{make(chan engine.Reason, 1)}
+	s := serveWith(t, func(_ engine.Conn, r *http.Request) (engine.Receiver, error) {
 		if r.Header.Get("X-Panic") != "" {
 			panic("accept")
 		}
@@ -381,7 +383,7 @@ func TestAPanicOfTheReceiverEndsItsConnectionOnly(t *testing.T) {
 	c = s.websocket()
 	c.write(clientFrame(bitFin|opBinary, []byte{1}))
 	c.wantClose(0)
-	if got := receive(t, w.closed); got != hub.ReasonParseError {
+	if got := receive(t, w.closed); got != engine.ReasonParseError {
 		t.Fatalf("closed for %q", got)
 	}
 }

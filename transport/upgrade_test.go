@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // TestNothingIsLostOrReorderedWhileClientsUpgrade has the server emit numbered packets throughout the
@@ -25,9 +25,9 @@ func TestNothingIsLostOrReorderedWhileClientsUpgrade(t *testing.T) {
 		e := s.session()
 		wg.Go(func() { // the server's packets
 			for i := range packets {
-				p := hub.NewPacket([]byte("4s"+strconv.Itoa(i)), nil, false)
+				p := engine.NewPacket(engine.Terms{}, []byte("4s"+strconv.Itoa(i)))
 				if i%100 == 0 { // with an attachment, which must stay behind its text
-					p = hub.NewPacket([]byte("4s"+strconv.Itoa(i)), [][]byte{[]byte(strconv.Itoa(i))}, false)
+					p = engine.NewPacket(engine.Terms{}, []byte("4s"+strconv.Itoa(i)), []byte(strconv.Itoa(i)))
 				}
 				if err := e.c.Send(p, nil); err != nil {
 					t.Errorf("packet %d: %v", i, err)

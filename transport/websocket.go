@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 const (
@@ -142,17 +142,17 @@ func (w *websocket) left(h *Handler) {
 	var f fault
 	switch {
 	case w.end == errPeerClosed:
-		w.s.shut(hub.ReasonTransportClose, w.code)
+		w.s.shut(engine.ReasonTransportClose, w.code)
 	case errors.As(w.end, &f):
-		w.s.shut(hub.ReasonTransportError, uint16(f))
+		w.s.shut(engine.ReasonTransportError, uint16(f))
 	case errors.Is(w.end, os.ErrDeadlineExceeded): // a message that did not complete
-		w.s.shut(hub.ReasonTransportError, 0)
+		w.s.shut(engine.ReasonTransportError, 0)
 	case w.end != errStopped:
-		w.s.fail(hub.ReasonTransportClose)
+		w.s.fail(engine.ReasonTransportClose)
 		return
 	}
 	w.discard(h)
-	w.s.fail(hub.ReasonTransportClose) // the client has gone before all was written
+	w.s.fail(engine.ReasonTransportClose) // the client has gone before all was written
 }
 
 // refuse sends a close frame and waits a moment for the client's.
@@ -395,7 +395,7 @@ func (w *websocket) note() {
 //go:noinline
 func (w *websocket) hold(bytes int) {
 	if w.partial == nil {
-		w.partial = &partial{end: func() { w.s.fail(hub.ReasonTransportError) }}
+		w.partial = &partial{end: func() { w.s.fail(engine.ReasonTransportError) }}
 	}
 	w.s.h.partials.hold(w.partial, bytes)
 }
@@ -520,7 +520,7 @@ func (w *websocket) drainAll(rest []byte, r round) {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					s.tooSlow()
 				} else {
-					s.fail(hub.ReasonTransportError)
+					s.fail(engine.ReasonTransportError)
 				}
 				return
 			}

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 )
 
 // The benchmarks of bursts and broadcasts report the CPU time, user and system, that a delivery of 256 bytes costs
@@ -81,7 +81,7 @@ func startSink(b *testing.B, addr string, n int, kind string) {
 func sessions(b *testing.B, n int) []*session {
 	var all []*session
 	got := make(chan *session)
-	s := serveWith(b, func(c hub.Conn, _ *http.Request) (Receiver, error) {
+	s := serveWith(b, func(c engine.Conn, _ *http.Request) (engine.Receiver, error) {
 		got <- c.(*session)
 		return deaf{}, nil
 	}, Options{QueueBytes: 64 << 20, PingInterval: time.Hour})
@@ -176,7 +176,7 @@ func measure(b *testing.B, each int, pace time.Duration, send func(), done func(
 }
 
 func benchmarkWrites(b *testing.B, clients, burst int, pace time.Duration) {
-	p := hub.NewPacket(append([]byte("42"), make([]byte, 254)...), nil, false)
+	p := engine.NewPacket(engine.Terms{}, append([]byte("42"), make([]byte, 254)...))
 	b.Run("raw", func(b *testing.B) {
 		fds := plain(b, clients)
 		all := bytes.Repeat(p.Frames(), burst)
@@ -208,7 +208,7 @@ func benchmarkWrites(b *testing.B, clients, burst int, pace time.Duration) {
 // BenchmarkTargeted reports the median time of one Send that is alone, 20,000 a second at most. Its
 // write is part of it, so that time is CPU time.
 func BenchmarkTargeted(b *testing.B) {
-	p := hub.NewPacket(append([]byte("42"), make([]byte, 254)...), nil, false)
+	p := engine.NewPacket(engine.Terms{}, append([]byte("42"), make([]byte, 254)...))
 	median := func(b *testing.B, send func()) {
 		b.ReportAllocs()
 		var took []time.Duration

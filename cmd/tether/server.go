@@ -169,7 +169,6 @@ func hubOptions(c *Config, log *slog.Logger) hub.Options {
 func hubLimits(c *Config) hub.Limits {
 	l := &c.Limits
 	return hub.Limits{
-		Connections: c.Client.MaxConnections,
 		Namespaces:  l.Namespaces,
 		Namespace:   l.Namespace,
 		Auth:        l.Auth,
@@ -207,8 +206,8 @@ func (s *server) transportOptions(c *Config) transport.Options {
 		KernelBuffer:    c.Client.KernelBuffer,
 		ControlRate:     c.Client.ControlRate,
 		MessageRate:     c.Client.MessageRate,
-		Overflow: map[string]transport.Overflow{
-			"close": transport.Close, "drop-newest": transport.DropNewest, "drop-oldest": transport.DropOldest,
+		Overflow: map[string]hub.Overflow{
+			"close": hub.CloseSlow, "drop-newest": hub.DropNewest, "drop-oldest": hub.DropOldest,
 		}[c.Client.Overflow],
 		Compress: c.Client.Compress,
 		Epoll:    c.Client.Epoll,

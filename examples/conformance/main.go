@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tether/broker/drivers"
+	"tether/engine"
 	"tether/examples/internal/serve"
 	"tether/hub"
 	"tether/internal/conformance"
@@ -135,15 +136,15 @@ func (o options) run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	engine, app := handlers(h, o, keys)
-	return serve.Serve(ctx, ln, h, engine, app)
+	sockets, app := handlers(h, o, keys)
+	return serve.Serve(ctx, ln, h, sockets, app)
 }
 
 func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler) {
 	if o.engine {
 		o.transport.Path = "/engine.io/"
-		engine := transport.NewEngine(echoEngine, o.transport)
-		return engine, engine
+		echo := transport.NewHandler(engine.AttachFunc(echoEngine), o.transport)
+		return echo, echo
 	}
 	if o.suite {
 		conformance.InstallSuite(h)

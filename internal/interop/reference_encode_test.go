@@ -9,19 +9,20 @@ import (
 	"strconv"
 	"testing"
 
+	"tether/engine"
 	"tether/hub"
 	"tether/internal/socketio"
 )
 
 // wire is a connection without a client: it keeps what the hub sends.
-type wire struct{ packets chan *hub.Packet }
+type wire struct{ packets chan *engine.Packet }
 
-func (w *wire) ID() string        { return "secret" }
-func (w *wire) Transport() string { return "websocket" }
-func (w *wire) Close(hub.Reason)  {}
+func (w *wire) ID() string          { return "secret" }
+func (w *wire) Transport() string   { return "websocket" }
+func (w *wire) Close(engine.Reason) {}
 
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
-func (w *wire) Send(p *hub.Packet, _ *hub.Gate) error {
+func (w *wire) Send(p *engine.Packet, _ *engine.Gate) error {
 	w.packets <- p.Keep()
 	return nil
 }
@@ -94,7 +95,7 @@ func TestTheReferenceReadsWhatIsEmitted(t *testing.T) {
 	g := newGenerator(2)
 	var ask []question
 	var want []reply
-	expect := func(p *hub.Packet, r reply) {
+	expect := func(p *engine.Packet, r reply) {
 		q := question{Ask: "packet", Text: p.Text()[1:], Attachments: [][]byte{}}
 		for i := range p.Attachments() {
 			q.Attachments = append(q.Attachments, p.Attachment(i))
@@ -111,12 +112,12 @@ func TestTheReferenceReadsWhatIsEmitted(t *testing.T) {
 		}
 		h.Of("/refuses").Use(func(context.Context, *hub.Socket) error { return hub.Refuse("no: \"é\"", refusal) })
 	}})
-	w := &wire{make(chan *hub.Packet, 16)}
+	w := &wire{make(chan *engine.Packet, 16)}
 	c, err := n.hub.Attach(w, httptest.NewRequest("GET", "/socket.io/?EIO=4&transport=websocket", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Closed(hub.ReasonTransportClose)
+	defer c.Closed(engine.ReasonTransportClose)
 	say := func(text string) {
 		t.Helper()
 		if err := c.Text([]byte(text)); err != nil {

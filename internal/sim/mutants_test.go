@@ -53,7 +53,7 @@ var mutants = []mutant{
 		"	case stateGone:\n		return ErrDisconnected\n	}\n	return s.conn.Send(p, &s.gate)",
 	}, {
 		"what was held is let go after what comes later", "connect.go",
-		"	s.gate.state.Store(stateWelcome)\n", "	s.gate.state.Store(stateConnected)\n",
+		"	s.gate.Set(stateWelcome)\n", "	s.gate.Set(stateConnected)\n",
 	}, {
 		"what was held is forgotten", "connect.go",
 		"		for _, p := range held {\n			s.conn.Send(p, nil)\n		}", "		clear(held)",
@@ -100,7 +100,7 @@ var mutants = []mutant{
 		"a connection that has ended stays in the roster", "client.go",
 		"	for _, s := range c.all() {\n		s.leave(reason)\n	}\n	c.hub.detach(c)", "	for _, s := range c.all() {\n		s.leave(reason)\n	}",
 	}, {
-		"attachments are cut off", "envelope.go",
+		"attachments are cut off", "../engine/packet.go",
 		"		binary = append(binary, attachment)", "		binary = append(binary, attachment)[:1]\n		binary[0].to--",
 	}, {
 		"events are handled each by a goroutine of its own", "inbox.go",

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 	"tether/internal/ledger"
 	"tether/transport"
 )
@@ -49,7 +49,7 @@ func (n *network) Addr() net.Addr { return &net.TCPAddr{} }
 // listen gives the node a transport. It returns what ends it.
 func (n *node) listen() (end func()) {
 	n.network = &network{conns: make(chan net.Conn), gone: make(chan struct{})}
-	handler := transport.NewEngine(n.accept, transport.Options{
+	handler := transport.NewHandler(engine.AttachFunc(n.accept), transport.Options{
 		QueueBytes: 8 << 10, // so that clients that stall can have too much
 		Logger:     slog.New(slog.DiscardHandler),
 	})
@@ -65,7 +65,7 @@ func (n *node) listen() (end func()) {
 }
 
 // accept is what the transport calls with a new session.
-func (n *node) accept(c hub.Conn, r *http.Request) (transport.Receiver, error) {
+func (n *node) accept(c engine.Conn, r *http.Request) (engine.Receiver, error) {
 	number, err := strconv.Atoi(r.URL.Query().Get("wire"))
 	if err != nil {
 		return nil, err
@@ -74,13 +74,13 @@ func (n *node) accept(c hub.Conn, r *http.Request) (transport.Receiver, error) {
 	k := n.w.dialed[number]
 	n.w.mu.Unlock()
 	k.inner.Store(c)
-	var conn hub.Conn = k
+	var conn engine.Conn = k
 	if n.w.plan.Conn != nil {
 		conn = n.w.plan.Conn(conn)
 	}
 	if k.hc, err = n.hub.Attach(conn, r); err != nil {
 		k.mu.Lock()
-		k.closeLocked(hub.ReasonTransportError)
+		k.closeLocked(engine.ReasonTransportError)
 		k.mu.Unlock()
 		close(k.told) // the node may end before the client has read that it is refused
 		return nil, err
@@ -100,7 +100,7 @@ func (n *node) strandedFor(d time.Duration) bool {
 	return !since.IsZero() && time.Since(since) >= d
 }
 
-// receiver is a hub.Client that is watched.
+// receiver is the hub's, watched.
 type receiver struct{ k *wire }
 
 func (r receiver) Text(data []byte) error {
@@ -121,12 +121,12 @@ func (r receiver) Text(data []byte) error {
 func (r receiver) Binary(data []byte) error { return r.k.hc.Binary(data) }
 func (r receiver) Busy() <-chan struct{}    { return r.k.hc.Busy() }
 
-func (r receiver) Closed(reason hub.Reason) {
+func (r receiver) Closed(reason engine.Reason) {
 	k := r.k
 	k.mu.Lock()
 	switch reason {
-	case hub.ReasonPingTimeout, hub.ReasonParseError:
-		if reason == hub.ReasonPingTimeout && k.node.strandedFor(maxPause) {
+	case engine.ReasonPingTimeout, engine.ReasonParseError:
+		if reason == engine.ReasonPingTimeout && k.node.strandedFor(maxPause) {
 			break // a handler waits for the broker, and the client is read no more
 		}
 		k.w.violate("%v: a connection ended for %q, and its client did nothing wrong", k.clients, reason)
@@ -156,18 +156,18 @@ func (w *world) attachReal(k *wire) *wire {
 }
 
 // sendReal hands a packet to the session. The lock is held, so that what is due is in order.
-func (w *wire) sendReal(p *hub.Packet, from *hub.Gate, now ledger.Moment) error {
+func (w *wire) sendReal(p *engine.Packet, from *engine.Gate, now ledger.Moment) error {
 	w.due = append(w.due, sent{p.Keep(), crc32.ChecksumIEEE(p.Frames()), now})
-	err := w.inner.Load().(hub.Conn).Send(p, from)
+	err := w.inner.Load().(engine.Conn).Send(p, from)
 	if err == nil {
 		return nil
 	}
 	w.due = w.due[:len(w.due)-1]
-	if errors.Is(err, hub.ErrSlowConsumer) {
-		w.breakLocked(hub.ReasonServerClose)
+	if errors.Is(err, engine.ErrSlowConsumer) {
+		w.breakLocked(engine.ReasonServerClose)
 		return err
 	}
-	return hub.ErrDisconnected
+	return engine.ErrDisconnected
 }
 
 // speakReal writes what the client has to say.
@@ -233,7 +233,7 @@ func (w *wire) readReal(server net.Conn) {
 	}
 	if w.inner.Load() == nil || refused {
 		w.mu.Lock()
-		w.closeLocked(hub.ReasonTransportError)
+		w.closeLocked(engine.ReasonTransportError)
 		w.mu.Unlock()
 	} else {
 		<-w.told

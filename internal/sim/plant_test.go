@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"tether/broker"
-	"tether/hub"
+	"tether/engine"
 )
 
 // plant is a fault between the hub and one of its ports. The simulator has to find each.
 type plant struct {
 	name   string
 	broker func(broker.Broker) broker.Broker
-	conn   func(hub.Conn) hub.Conn
+	conn   func(engine.Conn) engine.Conn
 }
 
 // faulty is a broker with some of its methods replaced; nil: as they are.
@@ -273,19 +273,19 @@ var brokerPlants = []plant{
 
 // faultyConn is a connection with some of its methods replaced; nil: as they are.
 type faultyConn struct {
-	hub.Conn
-	send  func(p *hub.Packet, from *hub.Gate) error
-	close func(r hub.Reason)
+	engine.Conn
+	send  func(p *engine.Packet, from *engine.Gate) error
+	close func(r engine.Reason)
 }
 
-func (f *faultyConn) Send(p *hub.Packet, from *hub.Gate) error {
+func (f *faultyConn) Send(p *engine.Packet, from *engine.Gate) error {
 	if f.send != nil {
 		return f.send(p, from)
 	}
 	return f.Conn.Send(p, from)
 }
 
-func (f *faultyConn) Close(r hub.Reason) {
+func (f *faultyConn) Close(r engine.Reason) {
 	if f.close != nil {
 		f.close(r)
 		return
@@ -294,16 +294,16 @@ func (f *faultyConn) Close(r hub.Reason) {
 }
 
 var connPlants = []plant{
-	{name: "DISCONNECT is dropped", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+	{name: "DISCONNECT is dropped", conn: func(c engine.Conn) engine.Conn {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("41")) {
 				return nil
 			}
 			return c.Send(p, from)
 		}}
 	}},
-	{name: "DISCONNECT comes after the close", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+	{name: "DISCONNECT comes after the close", conn: func(c engine.Conn) engine.Conn {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("41")) {
 				p = p.Keep()
 				go func() {
@@ -315,8 +315,8 @@ var connPlants = []plant{
 			return c.Send(p, from)
 		}}
 	}},
-	{name: "Close throws away what is queued", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, close: func(r hub.Reason) {
+	{name: "Close throws away what is queued", conn: func(c engine.Conn) engine.Conn {
+		return &faultyConn{Conn: c, close: func(r engine.Reason) {
 			for w := c.(*wire); ; {
 				select {
 				case <-w.queue:
@@ -328,12 +328,12 @@ var connPlants = []plant{
 			}
 		}}
 	}},
-	{name: "Close does nothing", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, close: func(hub.Reason) {}}
+	{name: "Close does nothing", conn: func(c engine.Conn) engine.Conn {
+		return &faultyConn{Conn: c, close: func(engine.Reason) {}}
 	}},
-	{name: "two packets change places", conn: func(c hub.Conn) hub.Conn {
+	{name: "two packets change places", conn: func(c engine.Conn) engine.Conn {
 		now := every(10)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if now() {
 				p = p.Keep()
 				go func() {
@@ -345,26 +345,26 @@ var connPlants = []plant{
 			return c.Send(p, from)
 		}}
 	}},
-	{name: "a packet is sent twice", conn: func(c hub.Conn) hub.Conn {
+	{name: "a packet is sent twice", conn: func(c engine.Conn) engine.Conn {
 		now := every(20)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if now() {
 				c.Send(p, from)
 			}
 			return c.Send(p, from)
 		}}
 	}},
-	{name: "an answer is dropped", conn: func(c hub.Conn) hub.Conn {
+	{name: "an answer is dropped", conn: func(c engine.Conn) engine.Conn {
 		now := every(20)
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if bytes.HasPrefix(p.Text(), []byte("43")) && now() {
 				return nil
 			}
 			return c.Send(p, from)
 		}}
 	}},
-	{name: "every packet is taken for volatile when others wait", conn: func(c hub.Conn) hub.Conn {
-		return &faultyConn{Conn: c, send: func(p *hub.Packet, from *hub.Gate) error {
+	{name: "every packet is taken for volatile when others wait", conn: func(c engine.Conn) engine.Conn {
+		return &faultyConn{Conn: c, send: func(p *engine.Packet, from *engine.Gate) error {
 			if len(c.(*wire).queue) > 0 && bytes.HasPrefix(p.Text(), []byte("42")) {
 				return nil
 			}

@@ -16,17 +16,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"tether/hub"
+	"tether/engine"
 	"tether/internal/ledger"
 )
 
 // wire is a connection: a bounded queue, a reader that takes its time, and a writer that waits while
-// the hub is busy. It is the hub.Conn of a transport that keeps its promises. A connection has a client
+// the hub is busy. It is the engine.Conn of a transport that keeps its promises. A connection has a client
 // for each namespace.
 type wire struct {
 	w          *world
 	node       *node
-	hc         *hub.Client
+	hc         engine.Receiver
 	hesitation time.Duration // of the hub's goroutine, before the answer to CONNECT
 	attached   time.Time
 	queue      chan sent
@@ -36,7 +36,7 @@ type wire struct {
 
 	// In a run with the real transport; see network.go.
 	number   int           // among the wires
-	inner    atomic.Value  // hub.Conn: the session
+	inner    atomic.Value  // engine.Conn: the session
 	pipe     net.Conn      // the client's end
 	told     chan struct{} // closed when the hub has been told of the end
 	open     chan struct{} // closed when the client knows the session
@@ -46,7 +46,7 @@ type wire struct {
 
 	mu       sync.Mutex
 	rng      *rand.Rand               // guarded by mu
-	reason   hub.Reason               // guarded by mu; "" while open
+	reason   engine.Reason            // guarded by mu; "" while open
 	broken   bool                     // guarded by mu; what is queued does not arrive
 	head     ledger.Moment            // guarded by mu; when the oldest packet that is not read was sent
 	stall    time.Duration            // guarded by mu; that it will not read for
@@ -66,7 +66,7 @@ type wire struct {
 
 // sent is a packet in the queue, and what it looked like.
 type sent struct {
-	p   *hub.Packet
+	p   *engine.Packet
 	sum uint32
 	at  ledger.Moment
 }
@@ -96,7 +96,7 @@ func (w *world) attach(n *node) *wire {
 		return w.attachReal(k)
 	}
 	k.hesitation = time.Duration(k.rng.IntN(3)) * maxHesitation / 2
-	var conn hub.Conn = k
+	var conn engine.Conn = k
 	if w.plan.Conn != nil {
 		conn = w.plan.Conn(conn)
 	}
@@ -148,7 +148,7 @@ func (w *wire) letGo(namespace string) {
 	}
 }
 
-func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
+func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	text := p.Text()
 	if bytes.HasPrefix(text, []byte("41")) { // the hub has let go of it already
 		w.letGo(namespaceOf(text))
@@ -161,7 +161,7 @@ func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.reason != "" || from.Shut() {
-		return hub.ErrDisconnected
+		return engine.ErrDisconnected
 	}
 	now, namespace := w.w.book.Now(), namespaceOf(text)
 	c := w.serving[namespace]
@@ -205,8 +205,8 @@ func (w *wire) Send(p *hub.Packet, from *hub.Gate) error {
 		return nil
 	default:
 	}
-	w.breakLocked(hub.ReasonServerClose)
-	return hub.ErrSlowConsumer
+	w.breakLocked(engine.ReasonServerClose)
+	return engine.ErrSlowConsumer
 }
 
 // hesitates is true for one packet in eight.
@@ -231,23 +231,23 @@ func (w *wire) partLocked(c *client) {
 	}
 }
 
-func (w *wire) Close(reason hub.Reason) {
+func (w *wire) Close(reason engine.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.byHub = w.byHub || w.reason == ""
 	w.closeLocked(reason)
-	if inner, ok := w.inner.Load().(hub.Conn); ok {
+	if inner, ok := w.inner.Load().(engine.Conn); ok {
 		inner.Close(reason)
 	}
 }
 
-func (w *wire) closeLocked(reason hub.Reason) {
+func (w *wire) closeLocked(reason engine.Reason) {
 	if w.reason != "" {
 		return
 	}
 	w.reason = reason
 	for _, c := range w.clients {
-		if reason == hub.ReasonShutdown {
+		if reason == engine.ReasonShutdown {
 			c.rec.SentAway()
 		}
 	}
@@ -255,23 +255,23 @@ func (w *wire) closeLocked(reason hub.Reason) {
 	for _, c := range w.clients {
 		c.rec.Leave("*", now)
 	}
-	if reason == hub.ReasonForcedClose && (w.idle.IsZero() || time.Since(w.idle) < joinTimeout-time.Second) {
+	if reason == engine.ReasonForcedClose && (w.idle.IsZero() || time.Since(w.idle) < joinTimeout-time.Second) {
 		w.w.violate("a connection to %s was given up after %v, idle since %v: %v", w.node.name, time.Since(w.attached), w.idle, w.clients)
 	}
-	if reason == hub.ReasonShutdown {
+	if reason == engine.ReasonShutdown {
 		w.node.closes()
 	}
 	close(w.closed)
 }
 
 // breakOff loses the connection and everything that is queued.
-func (w *wire) breakOff(reason hub.Reason) {
+func (w *wire) breakOff(reason engine.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.breakLocked(reason)
 }
 
-func (w *wire) breakLocked(reason hub.Reason) {
+func (w *wire) breakLocked(reason engine.Reason) {
 	w.broken = true
 	if w.pipe != nil {
 		w.pipe.Close()
@@ -293,7 +293,7 @@ func (w *wire) isBroken() bool {
 	return w.broken
 }
 
-func (w *wire) closedFor() hub.Reason {
+func (w *wire) closedFor() engine.Reason {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.reason
@@ -361,7 +361,7 @@ func (w *wire) speak() {
 			if w.closedFor() == "" {
 				w.w.violate("a packet to %s was refused: %v", w.node.name, err)
 			}
-			w.Close(hub.ReasonOf(err))
+			w.Close(engine.ReasonOf(err))
 			return
 		}
 		for busy := w.hc.Busy(); busy != nil; busy = w.hc.Busy() {
@@ -468,7 +468,7 @@ func (w *wire) read() {
 	reason := w.closedFor()
 	w.turn <- struct{}{}
 	w.hc.Closed(reason)
-	w.hc.Closed(hub.ReasonParseError) // only the first call counts
+	w.hc.Closed(engine.ReasonParseError) // only the first call counts
 	for _, c := range w.all() {
 		c.ended(reason)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/engine"
 	"tether/hub"
 	"tether/internal/ledger"
 )
@@ -24,7 +25,7 @@ type Plan struct {
 
 	// Planted faults, between the hub and its ports. Nil: none.
 	Broker func(broker.Broker) broker.Broker
-	Conn   func(hub.Conn) hub.Conn
+	Conn   func(engine.Conn) engine.Conn
 }
 
 // Report is what a run has come to.
@@ -363,7 +364,7 @@ func (w *world) end() {
 	}
 	w.jobs.Wait()
 	for _, k := range w.wires {
-		k.Close(hub.ReasonTransportClose) // only those of killed nodes can still be open
+		k.Close(engine.ReasonTransportClose) // only those of killed nodes can still be open
 	}
 	w.readers.Wait()
 	for _, n := range w.nodes {
