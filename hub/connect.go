@@ -52,7 +52,7 @@ func (c *client) connect(p socketio.Packet) error {
 		}
 		return nil
 	}
-	if !c.hub.work.begin() {
+	if !c.hub.work.Begin() {
 		s.end(false)
 		return nil
 	}
@@ -86,7 +86,7 @@ type hookKey struct{}
 
 // admit runs the hooks of a CONNECT and answers it.
 func (c *client) admit(ctx context.Context, s *Socket) {
-	defer c.hub.work.done()
+	defer c.hub.work.End()
 	overdue := time.AfterFunc(c.hub.options.HookTimeout, func() {
 		if !errors.Is(ctx.Err(), context.Canceled) { // even if the hook does not care
 			c.hub.counters.timedOut.Add(1)

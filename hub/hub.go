@@ -12,6 +12,7 @@ import (
 
 	"tether/broker"
 	"tether/engine"
+	"tether/internal/group"
 	"tether/internal/socketio"
 )
 
@@ -45,7 +46,7 @@ type Hub struct {
 	halves     halves             // these packets
 	expiring   deadlines[*Socket]
 
-	work     work
+	work     group.Group // the goroutines that run handlers and hooks
 	started  atomic.Bool
 	draining atomic.Bool
 	watched  atomic.Bool           // there are functions of OnAnyOutgoing

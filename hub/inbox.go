@@ -42,7 +42,7 @@ func (c *client) enqueue(t task) error {
 	start := c.inbox == nil
 	c.inbox = in
 	c.mu.Unlock()
-	if start && c.hub.work.begin() {
+	if start && c.hub.work.Begin() {
 		go c.dispatch(in) // Hub.Run waits for it
 	}
 	return nil
@@ -60,7 +60,7 @@ func (c *client) Busy() <-chan struct{} {
 
 // dispatch works off the inbox, and ends with it.
 func (c *client) dispatch(in *inbox) {
-	defer c.hub.work.done()
+	defer c.hub.work.End()
 	for {
 		c.mu.Lock()
 		tasks := in.tasks

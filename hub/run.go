@@ -68,8 +68,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.draining.Store(true)
 	h.drain(window, limit)
 	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
-	if waited := h.work.end(patience); waited != nil && err == nil {
-		err = fmt.Errorf("hub: %d handlers still run %v after the last connection", h.work.n.Load(), h.options.HookTimeout)
+	h.work.Close()
+	if waited := h.work.WaitFor(patience); waited != nil && err == nil {
+		err = fmt.Errorf("hub: %d handlers still run %v after the last connection", h.work.Len(), h.options.HookTimeout)
 	}
 	cancel()
 	h.endHandlers()
