@@ -36,25 +36,6 @@ type Message struct {
 	Data []byte
 }
 
-// Bound says how far a [Reach] can be trusted.
-type Bound uint8
-
-const (
-	Exact   Bound = iota // Nodes is the number of nodes that took the message
-	AtLeast              // Nodes or more took the message; zero is exact
-	Unknown              // the backend cannot tell; Nodes is 0 and means nothing
-)
-
-// Reach says how many nodes took a message. To take is to have been subscribed and connected when
-// the backend passed the message on; it is not to have delivered it to anybody.
-type Reach struct {
-	Nodes int
-	Bound Bound
-}
-
-// Nobody reports whether it is certain that no node took the message.
-func (r Reach) Nobody() bool { return r.Nodes == 0 && r.Bound != Unknown }
-
 // Gap is a time in which messages may have been missed by this node.
 type Gap struct {
 	From, To time.Time // From: the last moment that is known to be good
@@ -85,15 +66,15 @@ type Handler struct {
 // publisher is one Broker whose calls of Publish do not overlap. All methods may be called
 // concurrently. A driver that was given the application's own client does not close that client.
 type Broker interface {
-	// Publish sends msgs in order, pipelined, and returns a Reach for each, in the same order. It
+	// Publish sends msgs in order, pipelined, and returns a Receipt for each, in the same order. It
 	// needs no Run. Concurrent calls share pipelines. The error is ErrUnavailable, ErrTooLarge,
-	// ErrClosed or the context's; with an error the reaches of the messages that the backend took
+	// ErrClosed or the context's; with an error the receipts of the messages that the backend took
 	// are still good, and those of the others are Unknown. A message is sent at most once. The slice
 	// itself, but for what is in it, is the caller's again afterwards.
 	//
 	// A node is counted while it is subscribed, and no longer than about five seconds after it died,
 	// froze or was cut off.
-	Publish(ctx context.Context, msgs ...Message) ([]Reach, error)
+	Publish(ctx context.Context, msgs ...Message) ([]Receipt, error)
 
 	// Subscribe returns once the subjects are live: a message published afterwards, by anyone, will
 	// be delivered. It waits for Run to be running. Subscribing twice is subscribing once. On an
@@ -123,5 +104,5 @@ type Lender interface {
 
 	// Lend is Publish of messages whose Data is used again by the caller once Lend has returned, with an
 	// error or without.
-	Lend(ctx context.Context, msgs ...Message) ([]Reach, error)
+	Lend(ctx context.Context, msgs ...Message) ([]Receipt, error)
 }

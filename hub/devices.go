@@ -194,7 +194,7 @@ func (d *devices) ask(ctx context.Context, h *Hub, c *census) error {
 }
 
 // collect waits for the answers.
-func (d *devices) collect(ctx context.Context, c *census, reach broker.Reach) {
+func (d *devices) collect(ctx context.Context, c *census, reach broker.Receipt) {
 	for {
 		d.mu.Lock()
 		complete := reach.Bound == broker.Exact && c.nodes >= reach.Nodes

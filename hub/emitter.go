@@ -146,7 +146,7 @@ func (e *Emitter) EmitUnion(ctx context.Context, to []Room, event string, args .
 	err := e.emit(ctx, to, receipts, true, event, args)
 	var all Receipt
 	for _, r := range receipts {
-		all = all.either(r)
+		all = either(all, r)
 	}
 	return all, err
 }
@@ -229,14 +229,14 @@ func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error
 	if e.local {
 		return m.sendLocal(to, receipts, msgs)
 	}
-	reach, err := m.publish(ctx, msgs)
-	if len(reach) == len(msgs) { // else nothing is known of any
+	taken, err := m.publish(ctx, msgs)
+	if len(taken) == len(msgs) { // else nothing is known of any
 		next := 0
 		for i, r := range to {
-			receipts[i] = Receipt(reach[next])
+			receipts[i] = taken[next]
 			next++
 			if isID(string(r)) {
-				receipts[i] = receipts[i].either(Receipt(reach[next]))
+				receipts[i] = either(receipts[i], taken[next])
 				next++
 			}
 		}
@@ -252,7 +252,7 @@ func (m *mailing) lends() bool {
 	return m.encoder != nil && (m.emitter.local || m.emitter.post.lender != nil)
 }
 
-func (m *mailing) publish(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+func (m *mailing) publish(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 	if m.lends() {
 		return m.emitter.post.lender.Lend(ctx, msgs...)
 	}

@@ -153,7 +153,7 @@ func TestReceipts(t *testing.T) {
 		{{}, unknown, unknown},
 		{unknown, {Nodes: 1}, {Nodes: 1, Bound: broker.AtLeast}},
 	} {
-		if a, b := c[0].either(c[1]), c[1].either(c[0]); a != c[2] || b != c[2] {
+		if a, b := either(c[0], c[1]), either(c[1], c[0]); a != c[2] || b != c[2] {
 			t.Errorf("%#v or %#v is %#v and %#v, want %#v", c[0], c[1], a, b, c[2])
 		}
 	}

@@ -159,15 +159,15 @@ func (p *peer) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	reach := make([]broker.Reach, len(msgs))
+func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
+	reach := make([]broker.Receipt, len(msgs))
 	for i := range reach {
 		reach[i].Bound = broker.Unknown
 	}
 	if err := p.through(ctx, publishFails); err != nil {
 		return reach, err
 	}
-	taken := make([]broker.Reach, len(msgs))
+	taken := make([]broker.Receipt, len(msgs))
 	p.c.mu.Lock()
 	for i, m := range msgs {
 		taken[i] = p.c.passLocked(m)
@@ -186,7 +186,7 @@ func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 }
 
 // passLocked is the backend: one message to every node that it knows to be subscribed.
-func (c *cluster) passLocked(m broker.Message) broker.Reach {
+func (c *cluster) passLocked(m broker.Message) broker.Receipt {
 	n := 0
 	for _, p := range c.peers {
 		if !p.session || !p.subs[m.Subject] {
@@ -197,11 +197,11 @@ func (c *cluster) passLocked(m broker.Message) broker.Reach {
 	}
 	switch c.bound {
 	case broker.Unknown:
-		return broker.Reach{Bound: broker.Unknown}
+		return broker.Receipt{Bound: broker.Unknown}
 	case broker.AtLeast:
-		return broker.Reach{Nodes: min(n, 1), Bound: broker.AtLeast}
+		return broker.Receipt{Nodes: min(n, 1), Bound: broker.AtLeast}
 	}
-	return broker.Reach{Nodes: n}
+	return broker.Receipt{Nodes: n}
 }
 
 func (p *peer) queueLocked(m broker.Message) {

@@ -81,8 +81,8 @@ var mutants = []mutant{
 		"	if s == nil || !s.is(id) {", "	if s == nil {",
 	}, {
 		"Emit tries again", "emitter.go",
-		"	reach, err := m.publish(ctx, msgs)\n",
-		"	reach, err := m.publish(ctx, msgs)\n	if err != nil {\n		reach, err = m.publish(ctx, msgs)\n	}\n",
+		"	taken, err := m.publish(ctx, msgs)\n",
+		"	taken, err := m.publish(ctx, msgs)\n	if err != nil {\n		taken, err = m.publish(ctx, msgs)\n	}\n",
 	}, {
 		"Emit hides the broker's error", "emitter.go",
 		"		return fmt.Errorf(\"hub: emit: %w\", err)\n", "		_ = fmt.Errorf\n",

@@ -254,7 +254,7 @@ func (k *watch) travel() {
 	}
 }
 
-func (k *watch) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+func (k *watch) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	k.travel()
 	reach, err := k.Broker.Publish(ctx, msgs...)
 	k.travel()
@@ -325,7 +325,7 @@ func (s *stutter) again() bool {
 }
 
 // Lend implements [broker.Lender].
-func (s *stutter) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+func (s *stutter) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	kept := slices.Clone(msgs)
 	for i := range kept {
 		kept[i].Data = bytes.Clone(kept[i].Data)

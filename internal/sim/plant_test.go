@@ -26,13 +26,13 @@ type plant struct {
 // faulty is a broker with some of its methods replaced; nil: as they are.
 type faulty struct {
 	broker.Broker
-	publish     func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error)
+	publish     func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error)
 	subscribe   func(ctx context.Context, subjects []string) error
 	unsubscribe func(ctx context.Context, subjects []string) error
 	handler     func(broker.Handler) broker.Handler
 }
 
-func (f *faulty) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+func (f *faulty) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	if f.publish != nil {
 		return f.publish(ctx, msgs)
 	}
@@ -215,7 +215,7 @@ var brokerPlants = []plant{
 		}
 	})},
 	{name: "Publish is repeated when there is no answer", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 			reach, err := b.Publish(ctx, msgs...)
 			if errors.Is(err, broker.ErrUnavailable) {
 				time.Sleep(200 * time.Millisecond)
@@ -228,7 +228,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "Publish fails in silence", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 			reach, err := b.Publish(ctx, msgs...)
 			if errors.Is(err, broker.ErrUnavailable) {
 				err = nil
@@ -237,7 +237,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "Publish waits for the broker to come back", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 			for {
 				reach, err := b.Publish(ctx, msgs...)
 				if !errors.Is(err, broker.ErrUnavailable) || ctx.Err() != nil {
@@ -248,7 +248,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "receipts say that nobody is there", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 			reach, err := b.Publish(ctx, msgs...)
 			for i := range reach {
 				if reach[i].Bound == broker.Exact {
@@ -259,7 +259,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "receipts count who has gone", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Reach, error) {
+		return &faulty{Broker: b, publish: func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
 			reach, err := b.Publish(ctx, msgs...)
 			for i := range reach {
 				if reach[i].Bound == broker.Exact && reach[i].Nodes == 0 {
