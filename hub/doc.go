@@ -15,8 +15,9 @@
 //		}
 //		return s.Register(ctx, user)
 //	})
-//	go h.Run(ctx)
-//	http.Handle("/socket.io/", transport.NewHandler(h, transport.Options{}))
+//	sockets := transport.NewHandler(h, transport.Options{})
+//	mux.Handle("/socket.io/", sockets)
+//	return sockets.Serve(ctx, listener, mux, h, transport.ServeOptions{}) // runs h, too
 //
 // Any process with the same broker then reaches the user, wherever and on however many devices:
 //
@@ -65,8 +66,8 @@
 //
 // # Shutdown
 //
-// There is one order: cancel the context of [Hub.Run]. [Hub.Attach] refuses from then on, connections
-// are closed evenly over Options.DrainWindow, handlers are waited for, the subscriptions end, the
-// broker's Run ends, Hub.Run returns. Then shut the HTTP server down, close the transport, and close
-// the broker.
+// There is one order, which transport.Handler.Serve keeps. When the context of [Hub.Run] is done,
+// [Hub.Attach] refuses, connections are closed evenly over Options.DrainWindow, handlers are waited for, the
+// subscriptions end, the broker's Run ends, and Hub.Run returns. Then the HTTP server is shut down, the
+// transport is closed, and the caller closes the broker.
 package hub

@@ -36,8 +36,8 @@ type Options struct {
 	// AttachmentTimeout is how long the attachments of a packet may take. Default 10 s.
 	AttachmentTimeout time.Duration
 
-	// DrainWindow is the time over which Run closes connections once its context is done. Default
-	// 10 s; negative: all at once.
+	// DrainWindow is the time over which Run closes connections once its context is done. Default: 10 ms for
+	// each connection, and at most 10 s. Negative: all at once.
 	DrainWindow time.Duration
 
 	// Greeting is what a socket gets when it is registered.
@@ -168,9 +168,6 @@ func (o Options) withDefaults() Options {
 	orDuration(&o.ConnectTimeout, 45*time.Second)
 	orDuration(&o.HookTimeout, 10*time.Second)
 	orDuration(&o.AttachmentTimeout, 10*time.Second)
-	if o.DrainWindow == 0 {
-		o.DrainWindow = 10 * time.Second
-	}
 	if o.Greeting.Event == "" {
 		o.Greeting.Event = defaultGreeting
 	}

@@ -19,12 +19,15 @@ const (
 	sweepInterval = 100 * time.Millisecond
 	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
 	drainStep     = 50 * time.Millisecond  // between two batches of connections
+	drainPace     = 10 * time.Millisecond  // of the default window, for each connection
 	drainGrace    = 5 * time.Second        // for connections to end, after the window
 	withdrawLimit = 3 * time.Second        // for its subscriptions to end: by then a silent broker has been noticed
 	welcomeLimit  = time.Second            // of it for sockets that are connecting
 	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
 	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
 	maxLiveRetry  = 2 * time.Second
+
+	maxDrainWindow = 10 * time.Second // by default
 )
 
 var errFrozen = errors.New("hub: this process was frozen")
@@ -53,7 +56,6 @@ func (h *Hub) Run(ctx context.Context) error {
 	wg.Go(func() { h.sweeper(inner) })
 	wg.Go(func() { h.devices.run(inner, h) })
 
-	window, limit := h.options.DrainWindow, withdrawLimit
 	err := h.start(ctx, ended)
 	if err == nil {
 		select {
@@ -62,6 +64,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			err = h.brokerEnded(err)
 		}
 	}
+	window, limit := h.drainWindow(), withdrawLimit
 	if err != nil {
 		window, limit = 0, 0
 	}
@@ -187,6 +190,14 @@ func (h *Hub) tick(last, now time.Time) {
 		}
 	}
 	h.sweep(now)
+}
+
+// drainWindow is Options.DrainWindow, or its default for as many connections as there are.
+func (h *Hub) drainWindow() time.Duration {
+	if h.options.DrainWindow != 0 {
+		return h.options.DrainWindow
+	}
+	return min(time.Duration(h.clients.len())*drainPace, maxDrainWindow)
 }
 
 // drain closes the connections over the window, and waits until they have ended. Their subscriptions may

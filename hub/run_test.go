@@ -181,6 +181,26 @@ func TestADrainIsSpreadOverItsWindow(t *testing.T) {
 	})
 }
 
+// By default few clients are sent away at once: if they come back together, that is no load.
+func TestTheDefaultWindowOfADrainGrowsWithTheConnections(t *testing.T) {
+	for n, want := range map[int]time.Duration{1: 0, 300: 3 * time.Second, 2000: 10 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			h, stop := startStoppable(t, memory.NewBus().Broker(), Options{})
+			h.options.DrainWindow = 0 // which the helper does not take for the default
+			for range n {
+				connect(t, h)
+			}
+			begin := time.Now()
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(begin); took < want-time.Second/2 || took > want+time.Second/2 {
+				t.Errorf("the drain of %d connections took %v, want %v", n, took, want)
+			}
+		})
+	}
+}
+
 func TestADrainWithoutConnectionsIsImmediate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, stop := startStoppable(t, memory.NewBus().Broker(), Options{DrainWindow: time.Hour})

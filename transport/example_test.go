@@ -2,12 +2,11 @@ package transport_test
 
 import (
 	"context"
-	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"time"
 
 	"tether/broker/memory"
 	"tether/engine"
@@ -15,35 +14,28 @@ import (
 	"tether/transport"
 )
 
-// A server of one node, with the order in which it ends.
+// A server of one node, until Ctrl-C.
 func Example() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	b := memory.NewBus().Broker()
 	defer b.Close()
 	h, err := hub.New(b, hub.Options{})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return
+		log.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:3000")
+	if err != nil {
+		log.Fatal(err)
 	}
 	sockets := transport.NewHandler(h, transport.Options{
 		CORS: transport.CORS{Origins: []string{"https://app.example"}},
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
-	srv := transport.NewServer("", mux)
-	l, err := net.Listen("tcp", "127.0.0.1:3000")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return
+	if err := sockets.Serve(ctx, ln, mux, h, transport.ServeOptions{}); err != nil {
+		log.Fatal(err)
 	}
-	go srv.Serve(transport.Listener(l)) // Shutdown ends it
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	h.Run(ctx) // returns when the clients were told and have gone
-	grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	srv.Shutdown(grace)
-	sockets.Close()
 }
 
 // shouter is a receiver for Engine.IO without Socket.IO.

@@ -2,8 +2,9 @@
 // WebSocket, the upgrade from one to the other, heartbeats, and a bounded queue for every client.
 // What the messages mean is the business of an [engine.Receiver]; package hub has one that speaks Socket.IO.
 //
-// A [Handler] is an [http.Handler]. It works with any [http.Server]; one made by [NewServer], on a
-// [Listener], also bounds what a client can do before its request has been read.
+// A [Handler] is an [http.Handler]. [Handler.Serve] serves it together with the rest of an application, and
+// ends everything in the right order. It works with any other [http.Server] too; one made by [NewServer], on
+// a [Listener], also bounds what a client can do before its request has been read.
 //
 // Limits, all of them options but the fragments: a message or body of 1 MB, 1,024 fragments a message,
 // 10 s for a message to complete, 1 MiB of queue, 5 s for the connection of a client to move, 45 s without
@@ -252,7 +253,7 @@ func (h *Handler) upgrades() bool {
 // Close ends all sessions for engine.ReasonShutdown, after what is queued for them, and waits until
 // their receivers were told and every goroutine of the handler has ended. It takes at most
 // WriteTimeout and a moment. New sessions are refused with 503 from then on. Shut the hub down
-// before, so that clients are told and spread; this is what remains.
+// before, so that clients are told and spread; this is what remains. [Handler.Serve] does all of it.
 func (h *Handler) Close() error {
 	h.mu.Lock()
 	h.closed = true

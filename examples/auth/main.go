@@ -61,8 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer b.Close()
 
 	h, err := hub.New(b, hub.Options{
-		Logger:      slog.New(slog.NewTextHandler(stderr, nil)),
-		DrainWindow: time.Second, // enough for a few clients
+		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
 		OnStart: func(context.Context, *hub.Hub) error {
 			_, err := fmt.Fprintf(stdout, "listening on http://%s; log in as alice or bob, password \"secret\"\n", ln.Addr())
 			return err
@@ -78,11 +77,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		h.Of("/").OnConnect(s.connect)
 	}
 
-	engine := transport.NewHandler(h, transport.Options{})
+	sockets := transport.NewHandler(h, transport.Options{})
 	app := http.NewServeMux()
-	app.Handle("/socket.io/", engine)
+	app.Handle("/socket.io/", sockets)
 	s.mount(app)
-	return serve.Serve(ctx, ln, h, engine, app)
+	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }
 
 // loadKeys makes the keyring of the key that seals and the one that sealed before it, if there is

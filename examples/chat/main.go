@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"time"
 
 	"tether/broker/drivers"
 	"tether/examples/internal/serve"
@@ -53,8 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer b.Close()
 
 	h, err := hub.New(b, hub.Options{
-		Logger:      slog.New(slog.NewTextHandler(stderr, nil)),
-		DrainWindow: time.Second, // enough for a few clients
+		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
 		OnStart: func(context.Context, *hub.Hub) error {
 			_, err := fmt.Fprintf(stdout, "listening on http://%s\n", ln.Addr())
 			return err
@@ -65,12 +63,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	installChat(h.Of("/"))
 
-	engine := transport.NewHandler(h, transport.Options{})
+	sockets := transport.NewHandler(h, transport.Options{})
 	app := http.NewServeMux()
-	app.Handle("/socket.io/", engine)
+	app.Handle("/socket.io/", sockets)
 	app.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)
 	})
-	return serve.Serve(ctx, ln, h, engine, app)
+	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }

@@ -137,7 +137,7 @@ func (o options) run(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	sockets, app := handlers(h, o, keys)
-	return serve.Serve(ctx, ln, h, sockets, app)
+	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }
 
 func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler) {
@@ -151,9 +151,9 @@ func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, h
 	} else {
 		conformance.Install(h, conformance.Options{Keys: keys})
 	}
-	engine := transport.NewHandler(h, o.transport)
+	sockets := transport.NewHandler(h, o.transport)
 	mux := http.NewServeMux()
-	mux.Handle("/socket.io/", engine)
+	mux.Handle("/socket.io/", sockets)
 	mux.Handle("/", conformance.Endpoints(h))
-	return engine, mux
+	return sockets, mux
 }

@@ -24,8 +24,10 @@ var UserPing = hub.NewEvent[Ping]("/users/ping")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends at once
+	context.AfterFunc(ctx, func() {
+		stop()
+		log.Print("Ctrl-C again ends the program at once")
+	})
 	ln, err := net.Listen("tcp", cmp.Or(os.Getenv("ADDR"), "127.0.0.1:3000"))
 	if err != nil {
 		log.Fatal(err)
@@ -53,16 +55,12 @@ func serve(ctx context.Context, ln net.Listener, brokerURL string) error {
 		}
 		return s.Register(ctx, auth.User) // a real service opens a token: docs/registering.md
 	})
-	sockets := transport.NewHandler(h, transport.Options{})
-	defer sockets.Close()
 
+	sockets := transport.NewHandler(h, transport.Options{})
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	mux.HandleFunc("POST /ping/{user}", ping(h.Emitter()))
-	server := transport.NewServer("", mux)
-	go server.Serve(transport.Listener(ln)) // until Close
-	defer server.Close()
-	return h.Run(ctx) // until Ctrl-C: then the clients are sent elsewhere, spread over ten seconds
+	return sockets.Serve(ctx, ln, mux, h, transport.ServeOptions{}) // until Ctrl-C, which sends the clients elsewhere first
 }
 
 func ping(e *hub.Emitter) http.HandlerFunc {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"time"
 
-	"tether/examples/internal/serve"
 	"tether/hub"
 	"tether/token"
 	"tether/transport"
@@ -21,9 +19,8 @@ func (c *cluster) node(ctx context.Context, i int, started func()) error {
 	defer b.Close()
 
 	h, err := hub.New(b, hub.Options{
-		Node:        c.name(i),
-		Logger:      c.log,
-		DrainWindow: time.Second,
+		Node:   c.name(i),
+		Logger: c.log,
 		OnStart: func(context.Context, *hub.Hub) error {
 			started()
 			return nil
@@ -34,11 +31,11 @@ func (c *cluster) node(ctx context.Context, i int, started func()) error {
 	}
 	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return register(ctx, s, c.keys) })
 
-	engine := transport.NewHandler(h, transport.Options{Logger: c.log})
+	sockets := transport.NewHandler(h, transport.Options{Logger: c.log})
 	app := http.NewServeMux()
-	app.Handle("/socket.io/", engine)
+	app.Handle("/socket.io/", sockets)
 	c.mountPage(app, i, h.Emitter())
-	return serve.Serve(ctx, c.listeners[i], h, engine, app)
+	return sockets.Serve(ctx, c.listeners[i], app, h, transport.ServeOptions{})
 }
 
 // register makes the socket one of the user's that its token names.

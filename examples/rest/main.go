@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -40,7 +39,7 @@ func main() {
 	key := flag.String("key", "", "key of the tokens, in base64; empty: one for this process")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	listener, err := net.Listen("tcp", *addr)
 	if err == nil {
 		err = run(ctx, listener, *brokerURL, cmp.Or(*key, token.GenerateKey()))
@@ -62,7 +61,7 @@ func run(ctx context.Context, listener net.Listener, brokerURL, key string) erro
 		return err
 	}
 	defer b.Close()
-	h, err := hub.New(b, hub.Options{Logger: slog.Default(), DrainWindow: 2 * time.Second})
+	h, err := hub.New(b, hub.Options{Logger: slog.Default()})
 	if err != nil {
 		return err
 	}
@@ -70,25 +69,11 @@ func run(ctx context.Context, listener net.Listener, brokerURL, key string) erro
 	h.Of("/").OnConnect(s.connect)
 
 	sockets := transport.NewHandler(h, transport.Options{})
-	defer sockets.Close()
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /orders", s.placeOrder)
-	server := transport.NewServer("", mux)
-
-	hubEnded := make(chan error, 1)
-	go func() { hubEnded <- h.Run(ctx) }() // ends with ctx, once the clients have been told
-	serverEnded := make(chan error, 1)
-	go func() { serverEnded <- server.Serve(listener) }() // ends with Shutdown
-	select {
-	case err = <-hubEnded:
-	case err = <-serverEnded:
-		return err
-	}
-	grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	return errors.Join(err, server.Shutdown(grace))
+	return sockets.Serve(ctx, listener, mux, h, transport.ServeOptions{})
 }
 
 type service struct {

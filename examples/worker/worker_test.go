@@ -41,10 +41,10 @@ func serveUsers(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
 		return s.Register(ctx, s.Handshake().Query.Get("user"))
 	})
-	engine := transport.NewHandler(h, transport.Options{})
+	sockets := transport.NewHandler(h, transport.Options{})
 	app := http.NewServeMux()
-	app.Handle("/socket.io/", engine)
-	return serve.Serve(ctx, ln, h, engine, app)
+	app.Handle("/socket.io/", sockets)
+	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }
 
 func TestTheWorkerReachesUsersOfAHub(t *testing.T) {
