@@ -108,7 +108,7 @@ func echo(_ context.Context, _ *hub.Socket, m *hub.Message) error {
 // sender emits as an application would: the payload is a string. The rooms of so many users are
 // made beforehand, because an application knows whom it emits to.
 func sender(e *hub.Emitter, users int) emit.Sender {
-	rooms := make([]hub.Room, users)
+	rooms := make([]hub.Target, users)
 	for i := range rooms {
 		rooms[i] = room(uint32(i))
 	}
@@ -132,7 +132,7 @@ func sender(e *hub.Emitter, users int) emit.Sender {
 	}}
 }
 
-func room(user uint32) hub.Room { return hub.User(fmt.Sprintf("u%d", user)) }
+func room(user uint32) hub.Target { return hub.User(fmt.Sprintf("u%d", user)) }
 
 // emitterTarget is a worker process: it emits and has no connections.
 func emitterTarget(ctx context.Context, o serveOptions) (*target, error) {

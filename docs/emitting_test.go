@@ -30,30 +30,30 @@ func emittersOfAHub(h *hub.Hub) []*hub.Emitter {
 
 func emitFromAHandler(h *hub.Hub) {
 	h.Of("/").On("typing", func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
-		_, err := s.Broadcast().Volatile().Emit(ctx, "chat:lobby", "typing", s.ID())
+		_, err := s.Broadcast().Volatile().Emit(ctx, hub.Room("lobby"), "typing", s.ID())
 		return err
 	})
 }
 
 func registerAsAnotherKind(ctx context.Context, s *hub.Socket, id string) error {
-	return s.RegisterAs(ctx, hub.Kind("admin-user").Room(id))
+	return s.RegisterAs(ctx, hub.Kind("admin-user").User(id))
 }
 
 func emitToSeveral(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
 	// To several rooms, each socket once.
-	receipt, err := emitter.EmitUnion(ctx, []hub.Room{"staff", "editors"}, "build", "done")
+	receipt, err := emitter.EmitUnion(ctx, []hub.Target{hub.Room("staff"), hub.Room("editors")}, "build", "done")
 	return receipt, err
 }
 
 func emitToEveryoneBut(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
 	// To everyone but some.
-	receipt, err := emitter.Except(hub.User("42"), "muted").Emit(ctx, hub.Everyone, "news", "hello")
+	receipt, err := emitter.Except(hub.User("42"), hub.Room("muted")).Emit(ctx, hub.Everyone, "news", "hello")
 	return receipt, err
 }
 
 func emitPrices(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
 	prices := emitter.Latest("price:EURUSD").Overflow(hub.DropNewest)
-	receipt, err := prices.Emit(ctx, "quotes", "price", 1.0842)
+	receipt, err := prices.Emit(ctx, hub.Room("quotes"), "price", 1.0842)
 	return receipt, err
 }
 

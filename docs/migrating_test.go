@@ -31,7 +31,7 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	emitter.Emit(ctx, hub.User(userID), "/users/ping", ping)
 	_ = hub.NewEmitter(b, hub.EmitterOptions{Events: []string{"/users/ping"}})
 	_ = hub.NewEvent[Ping]("/users/ping")
-	_ = s.RegisterAs(ctx, hub.Kind("admin-user").Room(userID))
+	_ = s.RegisterAs(ctx, hub.Kind("admin-user").User(userID))
 	h.Of("/").OnConnect(connect)
 	_ = hub.Options{Devices: hub.Devices{Max: 3, Exceed: hub.EndOldest}}
 
@@ -49,19 +49,19 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	_ = m.Ack("ok")
 	_ = m.Bind(&ping)
 	emitter.Emit(ctx, hub.Everyone, "hello", ping)
-	emitter.Emit(ctx, "room", "hello", ping)
-	emitter.EmitUnion(ctx, []hub.Room{"a", "b"}, "hello")
-	emitter.Except("muted").Emit(ctx, "room", "hello")
-	s.Broadcast().Emit(ctx, "room", "hello")
-	emitter.Emit(ctx, s.Room(), "hello")
-	emitter.Local().Emit(ctx, "room", "hello")
-	_ = s.Join(ctx, "room")
-	s.Leave("room")
+	emitter.Emit(ctx, hub.Room("room"), "hello", ping)
+	emitter.EmitUnion(ctx, []hub.Target{hub.Room("a"), hub.Room("b")}, "hello")
+	emitter.Except(hub.Room("muted")).Emit(ctx, hub.Room("room"), "hello")
+	s.Broadcast().Emit(ctx, hub.Room("room"), "hello")
+	emitter.Emit(ctx, s.Target(), "hello")
+	emitter.Local().Emit(ctx, hub.Room("room"), "hello")
+	_ = s.Join(ctx, hub.Room("room"))
+	s.Leave(hub.Room("room"))
 	_ = s.Rooms()
 	_ = s.Handshake().Auth
 	s.SetData(ping)
 	s.Disconnect(true)
-	emitter.Disconnect(ctx, "room", true)
+	emitter.Disconnect(ctx, hub.Room("room"), true)
 	for range h.Of("/").Sockets() {
 	}
 	_ = h.Stats().Connections

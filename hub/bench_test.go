@@ -69,7 +69,7 @@ func make256() []byte {
 	return b
 }
 
-func eventFor(b *testing.B, h *Hub, to Room) broker.Message {
+func eventFor(b *testing.B, h *Hub, to Target) broker.Message {
 	e := h.Emitter()
 	enc := newEncoder()
 	defer enc.free()
@@ -77,7 +77,7 @@ func eventFor(b *testing.B, h *Hub, to Room) broker.Message {
 		b.Fatal(err)
 	}
 	m := mailing{emitter: e, kind: kindEvent, encoder: enc}
-	return m.messages([]Room{to})[0]
+	return m.messages([]Target{to})[0]
 }
 
 func BenchmarkDeliverToOneOf10000(b *testing.B) {
@@ -106,7 +106,7 @@ func BenchmarkDeliverTo10000(b *testing.B) {
 
 func BenchmarkDeliverTo10000ExceptARoom(b *testing.B) {
 	h, sockets := crowded(b, 10_000, bareRequest())
-	data := appendEnvelope(nil, kindEvent, 0, "", []Room{"user:1"})
+	data := appendEnvelope(nil, kindEvent, 0, "", []Target{Room("user:1")})
 	data = append(data, engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames()...)
 	m := broker.Message{Subject: roomSubject("tether", "/", Everyone), Data: data}
 	b.ReportAllocs()
@@ -136,7 +136,7 @@ func BenchmarkEncode(b *testing.B) {
 					b.Fatal(err)
 				}
 				m := mailing{emitter: e, kind: kindEvent, encoder: enc}
-				m.messages([]Room{"user:1"})
+				m.messages([]Target{Room("user:1")})
 				enc.free()
 			}
 		})
@@ -145,7 +145,7 @@ func BenchmarkEncode(b *testing.B) {
 
 func BenchmarkEmitThroughMemory(b *testing.B) {
 	h := start(b, memory.NewBus().Broker(), Options{})
-	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, "room") })
+	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, Room("room")) })
 	c, err := h.attach(&sink{}, bareRequest())
 	if err != nil {
 		b.Fatal(err)
@@ -157,7 +157,7 @@ func BenchmarkEmitThroughMemory(b *testing.B) {
 	e := h.Emitter()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := e.Emit(context.Background(), "room", "/users/ping", payload); err != nil {
+		if _, err := e.Emit(context.Background(), Room("room"), "/users/ping", payload); err != nil {
 			b.Fatal(err)
 		}
 	}

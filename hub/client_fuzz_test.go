@@ -27,7 +27,7 @@ func FuzzClient(f *testing.F) {
 	f.Cleanup(func() { cancel(); <-ended })
 	for _, name := range []string{"/", "/a"} {
 		n := h.Of(name)
-		n.OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, "room") })
+		n.OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, Room("room")) })
 		n.OnAny(func(ctx context.Context, s *Socket, m *Message) error {
 			var v any
 			for i := range m.Len() {
@@ -41,7 +41,7 @@ func FuzzClient(f *testing.F) {
 			return m.Ack(m.Args()...)
 		})
 		n.On("bye", func(_ context.Context, s *Socket, _ *Message) error { s.Disconnect(false); return nil })
-		n.On("leave", func(_ context.Context, s *Socket, _ *Message) error { s.Leave("room"); return nil })
+		n.On("leave", func(_ context.Context, s *Socket, _ *Message) error { s.Leave(Room("room")); return nil })
 	}
 	h.Match(func(name string) bool { return len(name) > 4 })
 

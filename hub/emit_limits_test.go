@@ -12,11 +12,11 @@ import (
 func TestLimitOfTargets(t *testing.T) {
 	h := alone(t, Options{})
 	p, s := connect(t, h)
-	if err := s.Join(t.Context(), "here"); err != nil {
+	if err := s.Join(t.Context(), Room("here")); err != nil {
 		t.Fatal(err)
 	}
-	rooms := func(n int) []Room {
-		all := make([]Room, n)
+	rooms := func(n int) []Target {
+		all := make([]Target, n)
 		for i := range all {
 			all[i] = Room(fmt.Sprint("room ", i))
 		}
@@ -24,16 +24,16 @@ func TestLimitOfTargets(t *testing.T) {
 	}
 	for name, emit := range map[string]func(n int) error{
 		"excepted": func(n int) error {
-			return second(h.Emitter().Except(rooms(n)...).Emit(t.Context(), "here", "e"))
+			return second(h.Emitter().Except(rooms(n)...).Emit(t.Context(), Room("here"), "e"))
 		},
 		"of a union": func(n int) error {
-			return second(h.Emitter().EmitUnion(t.Context(), append(rooms(n-1), "here"), "e"))
+			return second(h.Emitter().EmitUnion(t.Context(), append(rooms(n-1), Room("here")), "e"))
 		},
 		"of both": func(n int) error {
-			return second(h.Emitter().Except(rooms(n-2)...).EmitUnion(t.Context(), []Room{"here", "there"}, "e"))
+			return second(h.Emitter().Except(rooms(n-2)...).EmitUnion(t.Context(), []Target{Room("here"), Room("there")}, "e"))
 		},
 		"of a kick": func(n int) error {
-			return second(h.Emitter().Except(append(rooms(n-1), "here")...).Disconnect(t.Context(), Everyone, false))
+			return second(h.Emitter().Except(append(rooms(n-1), Room("here"))...).Disconnect(t.Context(), Everyone, false))
 		},
 	} {
 		if err := emit(MaxTargets); err != nil {

@@ -10,7 +10,7 @@ import (
 	"tether/internal/socketio"
 )
 
-// Emitter emits events to rooms, on whatever nodes their sockets are. It is immutable and may be used
+// Emitter emits events to a [Target], on whatever nodes its sockets are. It is immutable and may be used
 // concurrently; its methods return changed copies.
 //
 // Events that one emitter's process emits to one room in the order of the calls arrive in that order
@@ -20,7 +20,7 @@ import (
 type Emitter struct {
 	post      *post
 	namespace string
-	except    []Room
+	except    []Target
 	terms     engine.Terms
 	local     bool
 }
@@ -83,11 +83,10 @@ func (e *Emitter) In(namespace string) *Emitter {
 	return &c
 }
 
-// Except leaves out the sockets that are in one of the rooms when the event arrives at their node. The
-// ID of a socket is a room too.
-func (e *Emitter) Except(rooms ...Room) *Emitter {
+// Except leaves out the sockets that are among the targets when the event arrives at their node.
+func (e *Emitter) Except(targets ...Target) *Emitter {
 	c := *e
-	c.except = append(slices.Clip(c.except), rooms...)
+	c.except = append(slices.Clip(c.except), targets...)
 	return &c
 }
 
@@ -127,19 +126,19 @@ func (e *Emitter) Local() *Emitter {
 	return &c
 }
 
-// Emit emits an event to a room; the ID of a socket is one. For args see [Socket.Emit]. The errors are
-// those of Socket.Emit, ErrNamespace, ErrTooManyRooms, ErrTerms, the context's, and the broker's, wrapped.
-func (e *Emitter) Emit(ctx context.Context, to Room, event string, args ...any) (Receipt, error) {
-	rooms, receipts := [1]Room{to}, [1]Receipt{}
-	err := e.emit(ctx, rooms[:], receipts[:], false, event, args)
+// Emit emits an event. For args see [Socket.Emit]. The errors are those of Socket.Emit, ErrTarget,
+// ErrNamespace, ErrTooManyRooms, ErrTerms, the context's, and the broker's, wrapped.
+func (e *Emitter) Emit(ctx context.Context, to Target, event string, args ...any) (Receipt, error) {
+	targets, receipts := [1]Target{to}, [1]Receipt{}
+	err := e.emit(ctx, targets[:], receipts[:], false, event, args)
 	return receipts[0], err
 }
 
-// EmitUnion emits an event to each socket that is in one of the rooms, once. The receipt's nodes are
-// those of the room with the most.
-func (e *Emitter) EmitUnion(ctx context.Context, to []Room, event string, args ...any) (Receipt, error) {
-	if slices.Contains(to, Everyone) {
-		to = []Room{Everyone}
+// EmitUnion emits an event to each socket that is among the targets, once. The receipt's nodes are those
+// of the target with the most.
+func (e *Emitter) EmitUnion(ctx context.Context, to []Target, event string, args ...any) (Receipt, error) {
+	if slices.Contains(to, Everyone) && !slices.Contains(to, Target{}) {
+		to = []Target{Everyone}
 	}
 	to = distinct(to)
 	receipts := make([]Receipt, len(to))
@@ -151,29 +150,29 @@ func (e *Emitter) EmitUnion(ctx context.Context, to []Room, event string, args .
 	return all, err
 }
 
-// EmitMany emits an event to each of the rooms, in one pipeline, and returns a receipt for each: also
-// with an error, for those that the broker took. A socket that is in several gets it several times.
-func (e *Emitter) EmitMany(ctx context.Context, to []Room, event string, args ...any) ([]Receipt, error) {
+// EmitMany emits an event to each of the targets, in one pipeline, and returns a receipt for each: also
+// with an error, for those that the broker took. A socket that is among several gets it several times.
+func (e *Emitter) EmitMany(ctx context.Context, to []Target, event string, args ...any) ([]Receipt, error) {
 	receipts := make([]Receipt, len(to))
 	err := e.emit(ctx, to, receipts, false, event, args)
 	return receipts, err
 }
 
-// Disconnect disconnects the sockets of a room on all nodes, as [Socket.Disconnect] does. It returns
-// when the broker has taken it.
-func (e *Emitter) Disconnect(ctx context.Context, to Room, closeConnections bool) (Receipt, error) {
+// Disconnect disconnects sockets on all nodes, as [Socket.Disconnect] does. It returns when the broker has
+// taken it.
+func (e *Emitter) Disconnect(ctx context.Context, to Target, closeConnections bool) (Receipt, error) {
 	var f flags
 	if closeConnections {
 		f = flagClose
 	}
-	rooms, receipts := [1]Room{to}, [1]Receipt{{Bound: broker.Unknown}}
+	targets, receipts := [1]Target{to}, [1]Receipt{{Bound: broker.Unknown}}
 	m := mailing{emitter: e, kind: kindDisconnect, flags: f}
-	err := m.send(ctx, rooms[:], receipts[:])
+	err := m.send(ctx, targets[:], receipts[:])
 	return receipts[0], err
 }
 
-// emit emits one event to each room and writes a receipt for each.
-func (e *Emitter) emit(ctx context.Context, to []Room, receipts []Receipt, union bool, event string, args []any) error {
+// emit emits one event to each target and writes a receipt for each.
+func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, union bool, event string, args []any) error {
 	for i := range receipts {
 		receipts[i].Bound = broker.Unknown
 	}
@@ -211,10 +210,9 @@ type mailing struct {
 	scratch []broker.Message // what messages returned; its memory is used again
 }
 
-// send sends one message to each room; to a room that could be a socket's ID a second one, to the
-// node that such a socket would be on. It sets the receipts, which are unknown, of those that the
+// send sends one message to each target. It sets the receipts, which are unknown, of those that the
 // broker took.
-func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error {
+func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) error {
 	e := m.emitter
 	if !socketio.ValidNamespace(e.namespace) {
 		return ErrNamespace
@@ -222,24 +220,19 @@ func (m *mailing) send(ctx context.Context, to []Room, receipts []Receipt) error
 	if len(e.except) > MaxTargets || m.union && len(e.except)+len(to) > MaxTargets {
 		return ErrTooManyRooms
 	}
+	if slices.Contains(to, Target{}) || slices.Contains(e.except, Target{}) {
+		return ErrTarget
+	}
 	if len(to) == 0 {
 		return nil
 	}
 	msgs := m.messages(to)
 	if e.local {
-		return m.sendLocal(to, receipts, msgs)
+		return m.sendLocal(receipts, msgs)
 	}
 	taken, err := m.publish(ctx, msgs)
 	if len(taken) == len(msgs) { // else nothing is known of any
-		next := 0
-		for i, r := range to {
-			receipts[i] = taken[next]
-			next++
-			if isID(string(r)) {
-				receipts[i] = either(receipts[i], taken[next])
-				next++
-			}
-		}
+		copy(receipts, taken)
 	}
 	if err != nil {
 		return fmt.Errorf("hub: emit: %w", err)
@@ -260,7 +253,7 @@ func (m *mailing) publish(ctx context.Context, msgs []broker.Message) ([]broker.
 }
 
 // sendLocal delivers messages to this node alone.
-func (m *mailing) sendLocal(to []Room, receipts []Receipt, msgs []broker.Message) error {
+func (m *mailing) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 	h := m.emitter.post.hub
 	if h == nil {
 		return ErrNoHub
@@ -269,47 +262,41 @@ func (m *mailing) sendLocal(to []Room, receipts []Receipt, msgs []broker.Message
 	if m.lends() {
 		route = h.routeLent
 	}
-	next := 0
-	for i, r := range to {
-		n := route(msgs[next])
-		next++
-		if isID(string(r)) {
-			n += route(msgs[next])
-			next++
-		}
-		receipts[i] = Receipt{Nodes: min(n, 1)}
+	for i := range msgs {
+		receipts[i] = Receipt{Nodes: min(route(msgs[i]), 1)}
 	}
 	return nil
 }
 
-func (m *mailing) messages(to []Room) []broker.Message {
+// messages are one for each target. What is for a single socket goes to the node of that socket.
+func (m *mailing) messages(to []Target) []broker.Message {
 	e := m.emitter
 	msgs := slices.Grow(m.scratch[:0], len(to))
 	var shared []byte // the envelope of rooms with the same exceptions
-	for i, r := range to {
-		subject := roomSubject(e.post.prefix, e.namespace, r)
+	for i, t := range to {
+		subject := roomSubject(e.post.prefix, e.namespace, t)
 		except := e.except
 		if m.union { // who is in an earlier room gets it there
 			except = append(slices.Clip(except), to[:i]...)
 			shared = nil
 		}
+		if t.kind == single {
+			msgs = append(msgs, broker.Message{
+				Subject: nodeSubject(e.post.prefix, t.name[:tagLength]),
+				Data:    m.envelope(subject, except),
+			})
+			continue
+		}
 		if shared == nil {
 			shared = m.envelope("", except)
 		}
 		msgs = append(msgs, broker.Message{Subject: subject, Data: shared})
-		if isID(string(r)) {
-			tag := string(r[:tagLength])
-			msgs = append(msgs, broker.Message{
-				Subject: nodeSubject(e.post.prefix, tag),
-				Data:    m.envelope(subject, except),
-			})
-		}
 	}
 	m.scratch = msgs
 	return msgs
 }
 
-func (m *mailing) envelope(target string, except []Room) []byte {
+func (m *mailing) envelope(target string, except []Target) []byte {
 	head := socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace}
 	size := envelopeSize(target, except)
 	if m.encoder != nil {
@@ -334,11 +321,11 @@ func (m *mailing) envelope(target string, except []Room) []byte {
 	return data
 }
 
-func distinct(rooms []Room) []Room {
-	seen := make(map[Room]bool, len(rooms))
-	return slices.DeleteFunc(slices.Clone(rooms), func(r Room) bool {
-		was := seen[r]
-		seen[r] = true
+func distinct(targets []Target) []Target {
+	seen := make(map[Target]bool, len(targets))
+	return slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
+		was := seen[t]
+		seen[t] = true
 		return was
 	})
 }

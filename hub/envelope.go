@@ -56,8 +56,7 @@ const (
 const (
 	envelopeVersion = 1
 
-	// MaxTargets is the number of rooms that an [Emitter] may except, together with the rooms of an
-	// EmitUnion.
+	// MaxTargets is how many targets an [Emitter] may except, together with those of an EmitUnion.
 	MaxTargets = 256
 
 	maxText = 1 << 20 // bytes of a room in an envelope
@@ -74,12 +73,12 @@ const (
 )
 
 // appendEnvelope appends everything but the body.
-func appendEnvelope(dst []byte, k kind, f flags, target string, except []Room) []byte {
+func appendEnvelope(dst []byte, k kind, f flags, target string, except []Target) []byte {
 	dst = append(dst, envelopeVersion, byte(k), byte(f))
 	dst = appendText(dst, target)
 	dst = binary.AppendUvarint(dst, uint64(len(except)))
-	for _, r := range except {
-		dst = appendText(dst, string(r))
+	for _, t := range except {
+		dst = appendText(dst, t.name)
 	}
 	return dst
 }
@@ -111,10 +110,10 @@ func (e *envelope) readTerms(namespace string) (t engine.Terms, ok bool) {
 }
 
 // envelopeSize is what appendEnvelope appends.
-func envelopeSize(target string, except []Room) int {
+func envelopeSize(target string, except []Target) int {
 	n := 3 + textSize(len(target)) + varintSize(len(except))
-	for _, r := range except {
-		n += textSize(len(r))
+	for _, t := range except {
+		n += textSize(len(t.name))
 	}
 	return n
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"tether/broker"
@@ -18,13 +19,13 @@ func TestEnvelopesComeBackAsTheyWere(t *testing.T) {
 		kind   kind
 		flags  flags
 		target string
-		except []Room
+		except []Target
 		body   string
 	}{
 		{kindEvent, 0, "", nil, "body"},
-		{kindEvent, flagVolatile, "tether:/,id", []Room{"a", "", "ü"}, "body"},
-		{kindDisconnect, flagClose, "", make([]Room, MaxTargets), ""},
-		{kindAnswer, 0, "", []Room{Room(bytes.Repeat([]byte("x"), 5000))}, "\x00"},
+		{kindEvent, flagVolatile, "tether:/,id", []Target{Room("a"), Everyone, User("ü")}, "body"},
+		{kindDisconnect, flagClose, "", slices.Repeat([]Target{Everyone}, MaxTargets), ""},
+		{kindAnswer, 0, "", []Target{Room(strings.Repeat("x", 5000))}, "\x00"},
 	} {
 		data := appendEnvelope(nil, c.kind, c.flags, c.target, c.except)
 		if size := envelopeSize(c.target, c.except); len(data) > size {
@@ -35,9 +36,9 @@ func TestEnvelopesComeBackAsTheyWere(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		var except []Room
+		var except []Target
 		for text := range e.exceptions() {
-			except = append(except, Room(text))
+			except = append(except, targetOf(string(text)))
 		}
 		if e.kind != c.kind || e.flags != c.flags || string(e.target) != c.target ||
 			!slices.Equal(except, c.except) || string(e.body) != c.body {
@@ -82,9 +83,9 @@ func TestMessagesThatCannotBeReadAreCountedAndDropped(t *testing.T) {
 		"late answer":          {h.subject, append(appendEnvelope(nil, kindAnswer, 0, "", nil), 1, 0), 0, 0},
 		"event for nobody":     {h.subject, event(frame), 0, 0},
 		"census of a node": {h.subject, appendEnvelope(nil, kindCensus, 0,
-			roomSubject("tether", "/", s.Room()), nil), 1, 0},
+			roomSubject("tether", "/", s.Target()), nil), 1, 0},
 		"event without frame": {h.subject, appendEnvelope(nil, kindEvent, 0,
-			roomSubject("tether", "/", s.Room()), nil), 1, 0},
+			roomSubject("tether", "/", s.Target()), nil), 1, 0},
 	} {
 		before := h.Stats()
 		h.deliver(broker.Message{Subject: c.subject, Data: c.data})
@@ -111,7 +112,7 @@ func FuzzDeliver(f *testing.F) {
 		f.Fatal(err)
 	}
 	s := c.newSocket(h.Of("/"), "")
-	room := h.interest.join(roomSubject("tether", "/", "room"), s)
+	room := h.interest.join(roomSubject("tether", "/", Room("room")), s)
 	s.seats = []seat{{room, 1}}
 	s.gate.Set(stateConnected)
 
@@ -119,10 +120,10 @@ func FuzzDeliver(f *testing.F) {
 	binaries := engine.NewPacket(engine.Terms{}, []byte(`452-["x"]`), []byte{1}, bytes.Repeat([]byte{2}, 200)).Frames()
 	target := room.room.subject[:len(room.room.subject)-4] + s.ID()
 	f.Add(false, append(appendEnvelope(nil, kindEvent, 0, "", nil), text...))
-	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Room{"room", Room(s.ID())}), binaries...))
+	f.Add(false, append(appendEnvelope(nil, kindEvent, flagVolatile, "", []Target{Room("room"), Room(s.ID())}), binaries...))
 	f.Add(false, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, "", nil), DropOldest, "key"), text...))
 	f.Add(true, append(appendTerms(appendEnvelope(nil, kindEvent, flagTerms, target, nil), 99, "key"), text...))
-	f.Add(true, append(appendEnvelope(nil, kindEvent, 0, target, []Room{"other"}), text...))
+	f.Add(true, append(appendEnvelope(nil, kindEvent, 0, target, []Target{Room("other")}), text...))
 	f.Add(false, appendEnvelope(nil, kindCensus, 0, "", nil))
 	census := binary.AppendUvarint(appendEnvelope(nil, kindCensus, 0, "", nil), 7)
 	f.Add(false, binary.AppendVarint(appendText(appendText(census, h.tag), s.ID()), 1))

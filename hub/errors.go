@@ -30,8 +30,12 @@ var (
 	// ErrTooManyAcks is returned by [Socket.EmitAck] when Limits.Acks answers are awaited.
 	ErrTooManyAcks = errors.New("hub: too many acknowledgements are awaited")
 
+	// ErrTarget is returned for a [Target] that names nobody, and by calls that are for targets of another
+	// kind.
+	ErrTarget = errors.New("hub: no such target: a name is empty, or the ID of no socket")
+
 	// ErrTooManyRooms is returned by [Socket.Join] past Limits.Rooms, and by an [Emitter] when the
-	// rooms that it excepts, and those of an EmitUnion, are more than MaxTargets together.
+	// targets that it excepts, and those of an EmitUnion, are more than MaxTargets together.
 	ErrTooManyRooms = errors.New("hub: too many rooms")
 
 	// ErrTooManyDevices is returned by [Socket.Register] when Options.Devices refuses the socket.

@@ -15,14 +15,14 @@ func NewEvent[T any](name string) Event[T] { return Event[T]{name} }
 // Name is the event's name.
 func (e Event[T]) Name() string { return e.name }
 
-// Emit emits the event to a room: see [Emitter.Emit].
-func (e Event[T]) Emit(ctx context.Context, to *Emitter, room Room, v T) (Receipt, error) {
-	return to.Emit(ctx, room, e.name, v)
+// Emit emits the event: see [Emitter.Emit].
+func (e Event[T]) Emit(ctx context.Context, by *Emitter, to Target, v T) (Receipt, error) {
+	return by.Emit(ctx, to, e.name, v)
 }
 
-// EmitMany emits the event to each of the rooms: see [Emitter.EmitMany].
-func (e Event[T]) EmitMany(ctx context.Context, to *Emitter, rooms []Room, v T) ([]Receipt, error) {
-	return to.EmitMany(ctx, rooms, e.name, v)
+// EmitMany emits the event to each of the targets: see [Emitter.EmitMany].
+func (e Event[T]) EmitMany(ctx context.Context, by *Emitter, to []Target, v T) ([]Receipt, error) {
+	return by.EmitMany(ctx, to, e.name, v)
 }
 
 // EmitTo emits the event to one socket of this node: see [Socket.Emit].

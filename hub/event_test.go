@@ -91,8 +91,8 @@ func TestOutgoingEventsAreSeen(t *testing.T) {
 	if err := s.Emit("one", 1); err != nil {
 		t.Error(err)
 	}
-	mustEmit(t, h.Emitter(), s.Room(), "two", 2.5)
-	mustEmit(t, h.Emitter().Except(other.Room()), Everyone, "three", map[string]any{"a": "b"})
+	mustEmit(t, h.Emitter(), s.Target(), "two", 2.5)
+	mustEmit(t, h.Emitter().Except(other.Target()), Everyone, "three", map[string]any{"a": "b"})
 	mustEmit(t, h.Emitter(), Everyone, "four")
 	s.Emit("panic")
 	<-p.ended
@@ -287,8 +287,8 @@ func TestEventNamesThatMayNotBeEmitted(t *testing.T) {
 	call := NewCall[int, int]("connect")
 	for name, err := range map[string]error{
 		"emitter": second(h.Emitter().Emit(ctx, Everyone, "disconnect")),
-		"union":   second(h.Emitter().EmitUnion(ctx, []Room{"a"}, "disconnecting")),
-		"many":    second(h.Emitter().EmitMany(ctx, []Room{"a"}, "newListener")),
+		"union":   second(h.Emitter().EmitUnion(ctx, []Target{Room("a")}, "disconnecting")),
+		"many":    second(h.Emitter().EmitMany(ctx, []Target{Room("a")}, "newListener")),
 		"socket":  s.Emit("connect_error"),
 		"ack":     second(s.EmitAck(ctx, "removeListener")),
 		"call":    second(call.Call(ctx, s, 1)),
@@ -424,7 +424,7 @@ func TestTypedEventsAndCalls(t *testing.T) {
 	if r, err := move.Emit(t.Context(), h.Emitter(), Everyone, point{3, 4}); err != nil || r.Nodes != 1 {
 		t.Error(r, err)
 	}
-	if _, err := move.EmitMany(t.Context(), h.Emitter(), []Room{s.Room()}, point{5, 6}); err != nil {
+	if _, err := move.EmitMany(t.Context(), h.Emitter(), []Target{s.Target()}, point{5, 6}); err != nil {
 		t.Error(err)
 	}
 	if err := move.EmitTo(s, point{7, 8}); err != nil {

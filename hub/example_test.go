@@ -140,7 +140,7 @@ func ExampleNewEvent() {
 
 func ExampleKind() {
 	fmt.Println(hub.User("7"))
-	fmt.Println(hub.Kind("admin-user").Room("7"))
+	fmt.Println(hub.Kind("admin-user").User("7"))
 	// Output:
 	// user:7
 	// admin-user:7

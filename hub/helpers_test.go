@@ -258,7 +258,7 @@ func alone(t testing.TB, o Options) *Hub {
 	return cluster(t, 1, o)[0]
 }
 
-func mustEmit(t testing.TB, e *Emitter, to Room, event string, args ...any) Receipt {
+func mustEmit(t testing.TB, e *Emitter, to Target, event string, args ...any) Receipt {
 	t.Helper()
 	r, err := e.Emit(context.Background(), to, event, args...)
 	if err != nil {

@@ -31,18 +31,18 @@ func TestLimitOfRooms(t *testing.T) {
 	h := alone(t, Options{Limits: Limits{Rooms: 2}})
 	inHook := make(chan error, 2)
 	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
-		inHook <- s.Join(ctx, "a", "b", "a")
-		inHook <- s.Join(ctx, "c")
+		inHook <- s.Join(ctx, Room("a"), Room("b"), Room("a"))
+		inHook <- s.Join(ctx, Room("c"))
 		return nil
 	})
 	_, s := connect(t, h)
 	if a, b := <-inHook, <-inHook; a != nil || !errors.Is(b, ErrTooManyRooms) {
 		t.Errorf("in the hook: %v, %v", a, b)
 	}
-	if err := s.Join(t.Context(), "c"); !errors.Is(err, ErrTooManyRooms) {
+	if err := s.Join(t.Context(), Room("c")); !errors.Is(err, ErrTooManyRooms) {
 		t.Errorf("third room: %v", err)
 	}
-	s.Leave("a")
+	s.Leave(Room("a"))
 	if err := s.Register(t.Context(), "c"); err != nil {
 		t.Error(err)
 	}

@@ -28,34 +28,34 @@ func TestTermsReachTheConnection(t *testing.T) {
 	p, s := connect(t, there)
 	p.say("0/admin,")
 	admin := p.joined("/admin")
-	if err := s.Join(t.Context(), "room"); err != nil {
+	if err := s.Join(t.Context(), Room("room")); err != nil {
 		t.Fatal(err)
 	}
-	emit := func(e *Emitter, to Room) func() error {
+	emit := func(e *Emitter, to Target) func() error {
 		return func() error { _, err := e.Emit(t.Context(), to, "e", 1); return err }
 	}
 	for name, c := range map[string]struct {
 		emit func() error
 		want engine.Terms
 	}{
-		"a worker, a room":     {emit(worker.Overflow(DropOldest), "room"), engine.Terms{Overflow: DropOldest}},
-		"a worker, with a key": {emit(worker.Latest("k"), "room"), engine.Terms{Key: "/,k"}},
-		"a worker, a socket":   {emit(worker.Overflow(DropNewest).Latest("k"), s.Room()), engine.Terms{Key: "/,k", Overflow: DropNewest}},
-		"a namespace":          {emit(worker.In("admin").Latest("k").Except("x"), admin.Room()), engine.Terms{Key: "/admin,k"}},
+		"a worker, a room":     {emit(worker.Overflow(DropOldest), Room("room")), engine.Terms{Overflow: DropOldest}},
+		"a worker, with a key": {emit(worker.Latest("k"), Room("room")), engine.Terms{Key: "/,k"}},
+		"a worker, a socket":   {emit(worker.Overflow(DropNewest).Latest("k"), s.Target()), engine.Terms{Key: "/,k", Overflow: DropNewest}},
+		"a namespace":          {emit(worker.In("admin").Latest("k").Except(Room("x")), admin.Target()), engine.Terms{Key: "/admin,k"}},
 		"another node":         {emit(here.Emitter().Overflow(CloseSlow), Everyone), engine.Terms{Overflow: CloseSlow}},
 		"volatile":             {emit(here.Emitter().Latest("k").Volatile(), Everyone), engine.Terms{Key: "/,k", Volatile: true}},
 		"local":                {emit(there.Emitter().Latest("k").Local(), Everyone), engine.Terms{Key: "/,k"}},
-		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(AsConfigured), "room"), engine.Terms{}},
+		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(AsConfigured), Room("room")), engine.Terms{}},
 		"a union": {func() error {
-			_, err := worker.Latest("k").EmitUnion(t.Context(), []Room{"x", "room"}, "e")
+			_, err := worker.Latest("k").EmitUnion(t.Context(), []Target{Room("x"), Room("room")}, "e")
 			return err
 		}, engine.Terms{Key: "/,k"}},
 		"the socket":             {func() error { return s.Overflow(DropOldest).Latest("k").Emit("e") }, engine.Terms{Key: "/,k", Overflow: DropOldest}},
 		"the socket in /admin":   {func() error { return admin.Latest("k").Overflow(DropNewest).Emit("e") }, engine.Terms{Key: "/admin,k", Overflow: DropNewest}},
 		"the socket, without":    {func() error { return s.Emit("e") }, engine.Terms{}},
 		"the socket, volatile":   {func() error { return s.EmitVolatile("e") }, engine.Terms{Volatile: true}},
-		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), "room"), engine.Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
-		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), "room"), engine.Terms{Key: "/,\x00,\xff"}},
+		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), Room("room")), engine.Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
+		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), Room("room")), engine.Terms{Key: "/,\x00,\xff"}},
 	} {
 		if err := c.emit(); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -66,7 +66,7 @@ func TestTermsReachTheConnection(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		emit(worker.Latest(strings.Repeat("k", MaxKey+1)), "room")(), emit(worker.Overflow(DropOldest+1), "room")(),
+		emit(worker.Latest(strings.Repeat("k", MaxKey+1)), Room("room"))(), emit(worker.Overflow(DropOldest+1), Room("room"))(),
 		s.Latest(strings.Repeat("k", MaxKey+1)).Emit("e"), s.Overflow(255).Emit("e"),
 	} {
 		if !errors.Is(err, ErrTerms) {

@@ -149,7 +149,7 @@ func TestWhatIsEmittedDuringTheHooksFollowsTheAnswer(t *testing.T) {
 	hubs := cluster(t, 2, Options{})
 	other := hubs[1].Emitter()
 	hubs[0].Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
-		if err := s.Join(ctx, "room"); err != nil {
+		if err := s.Join(ctx, Room("room")); err != nil {
 			return err
 		}
 		if err := s.Emit("one"); err != nil {
@@ -158,10 +158,10 @@ func TestWhatIsEmittedDuringTheHooksFollowsTheAnswer(t *testing.T) {
 		if err := s.EmitVolatile("worth nothing later"); err != nil {
 			return err
 		}
-		if r, err := other.Emit(ctx, "room", "two"); err != nil || r.Nodes != 1 {
+		if r, err := other.Emit(ctx, Room("room"), "two"); err != nil || r.Nodes != 1 {
 			return fmt.Errorf("%v %w", r, err)
 		}
-		_, err := other.Emit(ctx, s.Room(), "three")
+		_, err := other.Emit(ctx, s.Target(), "three")
 		return err
 	})
 	p, _ := connect(t, hubs[0])
@@ -186,7 +186,7 @@ func TestTheHooksContextEndsWithTheClient(t *testing.T) {
 	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
 		running <- struct{}{}
 		<-ctx.Done()
-		done <- s.Join(context.Background(), "room")
+		done <- s.Join(context.Background(), Room("room"))
 		return ctx.Err()
 	})
 	h.Of("/").OnDisconnect(func(*Socket, Reason) { t.Error("OnDisconnect of a socket that never connected") })
@@ -341,7 +341,7 @@ func TestReasonsOfTheEnd(t *testing.T) {
 		{func(p *peer, _ *Socket) { p.end(ReasonPingTimeout) }, ReasonPingTimeout, nil, false},
 	} {
 		p, s := connect(t, h)
-		if err := s.Join(t.Context(), "a", "b"); err != nil {
+		if err := s.Join(t.Context(), Room("a"), Room("b")); err != nil {
 			t.Fatal(err)
 		}
 		c.do(p, s)
@@ -355,10 +355,10 @@ func TestReasonsOfTheEnd(t *testing.T) {
 		if err := s.Emit("x"); !errors.Is(err, ErrDisconnected) {
 			t.Errorf("emit afterwards: %v", err)
 		}
-		if err := s.Join(t.Context(), "c"); !errors.Is(err, ErrDisconnected) {
+		if err := s.Join(t.Context(), Room("c")); !errors.Is(err, ErrDisconnected) {
 			t.Errorf("join afterwards: %v", err)
 		}
-		s.Leave("a")
+		s.Leave(Room("a"))
 		s.Disconnect(false)
 		p.end(ReasonTransportClose)
 	}

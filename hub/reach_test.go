@@ -59,7 +59,7 @@ func TestWhoKnowsThatItIsConnectedIsReached(t *testing.T) {
 				user := strconv.Itoa(i)
 				p.say(`0{"user":"` + user + `"}`)
 				s := p.joined("/")
-				to := []Room{User(user), Everyone, s.Room()}[i%3]
+				to := []Target{User(user), Everyone, s.Target()}[i%3]
 				event := "e" + user
 				if r, err := other.Emit(t.Context(), to, event); err != nil || r.Nobody() {
 					lost.Add(1)
@@ -179,7 +179,7 @@ func TestEventsOfOneEmitterArriveInOrder(t *testing.T) {
 	var peers []*peer
 	for _, h := range hubs {
 		p, s := connect(t, h)
-		if err := s.Join(t.Context(), "room"); err != nil {
+		if err := s.Join(t.Context(), Room("room")); err != nil {
 			t.Fatal(err)
 		}
 		peers = append(peers, p)
@@ -189,7 +189,7 @@ func TestEventsOfOneEmitterArriveInOrder(t *testing.T) {
 		wg.Go(func() {
 			e := hubs[i%3].Emitter()
 			for n := range events {
-				if _, err := e.Emit(t.Context(), "room", "e", i, n); err != nil {
+				if _, err := e.Emit(t.Context(), Room("room"), "e", i, n); err != nil {
 					t.Error(err)
 				}
 			}
@@ -216,10 +216,10 @@ func TestEventsOfOneEmitterArriveInOrder(t *testing.T) {
 func TestEverythingAtOnce(t *testing.T) {
 	hubs := cluster(t, 2, Options{Devices: Devices{Max: 3, Exceed: EndOldest}})
 	for _, h := range hubs {
-		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, "a", "b") })
+		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, Room("a"), Room("b")) })
 		h.Of("/").On("x", func(ctx context.Context, s *Socket, m *Message) error {
-			s.Leave("a")
-			if err := s.Join(ctx, "c"); err != nil {
+			s.Leave(Room("a"))
+			if err := s.Join(ctx, Room("c")); err != nil {
 				return err
 			}
 			return m.Ack(m.Args()...)
@@ -247,9 +247,9 @@ func TestEverythingAtOnce(t *testing.T) {
 						s.Disconnect(i%2 == 0)
 					}
 				}
-				h.Emitter().Except("b").EmitUnion(t.Context(), []Room{"a", "c"}, "u")
+				h.Emitter().Except(Room("b")).EmitUnion(t.Context(), []Target{Room("a"), Room("c")}, "u")
 				if i%11 == 0 {
-					h.Emitter().Disconnect(t.Context(), "c", true)
+					h.Emitter().Disconnect(t.Context(), Room("c"), true)
 				}
 				p.client.Text([]byte(`20["x",1]`))
 				p.end(ReasonTransportClose)

@@ -43,7 +43,7 @@ func TestToRegisterTwiceIsToRegisterOnce(t *testing.T) {
 func TestRegistrationsOfSeveralKinds(t *testing.T) {
 	h := alone(t, Options{Greeting: Greeting{Event: "hi", Message: "there"}})
 	p, s := connect(t, h)
-	admin := Kind("admin-user").Room("7")
+	admin := Kind("admin-user").User("7")
 	ctx := t.Context()
 	if err := errors.Join(s.Join(ctx, User("7")), s.RegisterAs(ctx, admin), s.Register(ctx, "7"), s.Register(ctx, "8")); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestRegistrationsOfSeveralKinds(t *testing.T) {
 	if got := s.Users(); !slices.Equal(got, []string{"7", "8"}) {
 		t.Errorf("users are %v", got)
 	}
-	if got := s.Registrations(); !slices.Equal(got, []Room{User("7"), admin, User("8")}) {
+	if got := s.Registrations(); !slices.Equal(got, []Target{User("7"), admin, User("8")}) {
 		t.Errorf("registrations are %v", got)
 	}
 	mustEmit(t, h.Emitter(), admin, "x")
@@ -85,7 +85,7 @@ func TestARegistrationThatFailsLeavesNothing(t *testing.T) {
 		t.Errorf("rooms are %v", got)
 	}
 	p.wantNothing()
-	if err := s.Join(ctx, "room:unwilling"); !errors.Is(err, context.DeadlineExceeded) {
+	if err := s.Join(ctx, Room("room:unwilling")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v", err)
 	}
 	if got := s.Rooms(); len(got) != 2 {
@@ -201,7 +201,7 @@ func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
 		{"by a newer one", 6, "!", true},
 	} {
 		cs := h.devices.open(s, room, 5)
-		if _, err := s.join(t.Context(), 5, "user:1"); err != nil {
+		if _, err := s.join(t.Context(), 5, User("1")); err != nil {
 			t.Fatal(err)
 		}
 		if got := h.devices.evict(s, room, h.index.lookup(room), c.stamp, c.id); got != c.want {
@@ -211,7 +211,7 @@ func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
 			t.Errorf("%s, and what it hears: %v", c.name, err)
 		}
 		h.devices.close(cs)
-		s.Leave("user:1")
+		s.Leave(User("1"))
 	}
 	if h.devices.evict(s, room, h.index.lookup(room), 9, "z") {
 		t.Error("a socket that is not registered has to go")

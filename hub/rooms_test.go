@@ -14,55 +14,67 @@ import (
 // Six sockets on two nodes, and who gets what.
 func TestWhoGetsAnEvent(t *testing.T) {
 	hubs := cluster(t, 2, Options{})
-	members := map[string][]Room{
-		"a0": {"a"}, "b0": {"b"}, "ab0": {"a", "b"},
-		"a1": {"a"}, "ab1": {"b", "a"}, "none1": nil,
+	members := map[string][]Target{
+		"a0": {Room("a")}, "b0": {Room("b")}, "ab0": {Room("a"), Room("b")},
+		"a1": {Room("a")}, "ab1": {Room("b"), Room("a")}, "none1": nil,
 	}
 	peers := map[string]*peer{}
-	ids := map[string]Room{}
+	ids := map[string]Target{}
 	for name, rooms := range members {
 		p, s := connect(t, hubs[name[len(name)-1]-'0'])
 		if err := s.Join(t.Context(), rooms...); err != nil {
 			t.Fatal(err)
 		}
 		waitFor(t, func() bool { return s.gate.State() == stateConnected }, "the socket is held up") // till then packets wait
-		peers[name], ids[name] = p, s.Room()
+		peers[name], ids[name] = p, s.Target()
 	}
-	id := func(name string) Room { return ids[name] }
+	id := func(name string) Target { return ids[name] }
 	e := hubs[0].Emitter()
 	for i, c := range []struct {
 		emit func(event string) error
 		want string // each name as often as it gets the event
 	}{
 		{func(ev string) error { return second(e.Emit(t.Context(), Everyone, ev)) }, "a0 a1 ab0 ab1 b0 none1"},
-		{func(ev string) error { return second(e.Emit(t.Context(), "a", ev)) }, "a0 a1 ab0 ab1"},
-		{func(ev string) error { return second(e.Emit(t.Context(), "c", ev)) }, ""},
+		{func(ev string) error { return second(e.Emit(t.Context(), Room("a"), ev)) }, "a0 a1 ab0 ab1"},
+		{func(ev string) error { return second(e.Emit(t.Context(), Room("c"), ev)) }, ""},
 		{func(ev string) error { return second(e.Emit(t.Context(), id("none1"), ev)) }, "none1"},
 		{func(ev string) error { return second(e.Emit(t.Context(), id("a0"), ev)) }, "a0"},
-		{func(ev string) error { return second(e.Except("b").Emit(t.Context(), "a", ev)) }, "a0 a1"},
-		{func(ev string) error { return second(e.Except("b", id("a1")).Emit(t.Context(), "a", ev)) }, "a0"},
-		{func(ev string) error { return second(e.Except("a").Except("b").Emit(t.Context(), Everyone, ev)) }, "none1"},
+		{func(ev string) error { return second(e.Except(Room("b")).Emit(t.Context(), Room("a"), ev)) }, "a0 a1"},
+		{func(ev string) error { return second(e.Except(Room("b"), id("a1")).Emit(t.Context(), Room("a"), ev)) }, "a0"},
+		{func(ev string) error {
+			return second(e.Except(Room("a")).Except(Room("b")).Emit(t.Context(), Everyone, ev))
+		}, "none1"},
 		{func(ev string) error { return second(e.Except(id("a0")).Emit(t.Context(), id("a0"), ev)) }, ""},
-		{func(ev string) error { return second(e.Except("a").Emit(t.Context(), id("a0"), ev)) }, ""},
-		{func(ev string) error { return second(e.Except(Everyone).Emit(t.Context(), "a", ev)) }, ""},
-		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Room{"a", "b"}, ev)) }, "a0 a1 ab0 ab1 b0"},
-		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Room{"b", "a", "b", "c"}, ev)) }, "a0 a1 ab0 ab1 b0"},
-		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Room{"a", id("a0"), id("none1")}, ev)) }, "a0 a1 ab0 ab1 none1"},
-		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Room{id("ab1"), id("ab1"), "b"}, ev)) }, "ab0 ab1 b0"},
-		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Room{"a", Everyone}, ev)) }, "a0 a1 ab0 ab1 b0 none1"},
-		{func(ev string) error { return second(e.Except("b").EmitUnion(t.Context(), []Room{"a", id("b0")}, ev)) }, "a0 a1"},
+		{func(ev string) error { return second(e.Except(Room("a")).Emit(t.Context(), id("a0"), ev)) }, ""},
+		{func(ev string) error { return second(e.Except(Everyone).Emit(t.Context(), Room("a"), ev)) }, ""},
+		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Target{Room("a"), Room("b")}, ev)) }, "a0 a1 ab0 ab1 b0"},
+		{func(ev string) error {
+			return second(e.EmitUnion(t.Context(), []Target{Room("b"), Room("a"), Room("b"), Room("c")}, ev))
+		}, "a0 a1 ab0 ab1 b0"},
+		{func(ev string) error {
+			return second(e.EmitUnion(t.Context(), []Target{Room("a"), id("a0"), id("none1")}, ev))
+		}, "a0 a1 ab0 ab1 none1"},
+		{func(ev string) error {
+			return second(e.EmitUnion(t.Context(), []Target{id("ab1"), id("ab1"), Room("b")}, ev))
+		}, "ab0 ab1 b0"},
+		{func(ev string) error { return second(e.EmitUnion(t.Context(), []Target{Room("a"), Everyone}, ev)) }, "a0 a1 ab0 ab1 b0 none1"},
+		{func(ev string) error {
+			return second(e.Except(Room("b")).EmitUnion(t.Context(), []Target{Room("a"), id("b0")}, ev))
+		}, "a0 a1"},
 		{func(ev string) error { return second(e.EmitUnion(t.Context(), nil, ev)) }, ""},
-		{func(ev string) error { return second(e.EmitMany(t.Context(), []Room{"a", "b"}, ev)) }, "a0 a1 ab0 ab0 ab1 ab1 b0"},
+		{func(ev string) error { return second(e.EmitMany(t.Context(), []Target{Room("a"), Room("b")}, ev)) }, "a0 a1 ab0 ab0 ab1 ab1 b0"},
 		{func(ev string) error { return second(e.EmitMany(t.Context(), nil, ev)) }, ""},
 		{func(ev string) error { return second(e.Local().Emit(t.Context(), Everyone, ev)) }, "a0 ab0 b0"},
 		{func(ev string) error { return second(e.Local().Emit(t.Context(), id("a0"), ev)) }, "a0"},
 		{func(ev string) error { return second(e.Local().Emit(t.Context(), id("a1"), ev)) }, ""},
-		{func(ev string) error { return second(e.Local().EmitUnion(t.Context(), []Room{"a", "b"}, ev)) }, "a0 ab0 b0"},
-		{func(ev string) error { return second(e.Volatile().Emit(t.Context(), "b", ev)) }, "ab0 ab1 b0"},
+		{func(ev string) error {
+			return second(e.Local().EmitUnion(t.Context(), []Target{Room("a"), Room("b")}, ev))
+		}, "a0 ab0 b0"},
+		{func(ev string) error { return second(e.Volatile().Emit(t.Context(), Room("b"), ev)) }, "ab0 ab1 b0"},
 		{func(ev string) error { return second(e.In("/other").Emit(t.Context(), Everyone, ev)) }, ""},
 		{func(ev string) error { return second(e.In("/other").Emit(t.Context(), id("a1"), ev)) }, ""},
 		{func(ev string) error {
-			return second(peers["a0"].client.find("/").Broadcast().Emit(t.Context(), "a", ev))
+			return second(peers["a0"].client.find("/").Broadcast().Emit(t.Context(), Room("a"), ev))
 		}, "a1 ab0 ab1"},
 	} {
 		event := fmt.Sprint("event-", i)
@@ -86,37 +98,108 @@ func TestWhoGetsAnEvent(t *testing.T) {
 	}
 }
 
-func TestARoomThatLooksLikeAnID(t *testing.T) {
+// A client that chooses the name of a room gets nothing that is meant for a user, or for a single socket.
+func TestTheNameOfARoomIsNoOneElses(t *testing.T) {
 	hubs := cluster(t, 2, Options{})
 	owner, s := connect(t, hubs[0])
+	if err := s.RegisterAs(t.Context(), User("42")); err != nil {
+		t.Fatal(err)
+	}
+	owner.next() // the greeting
 	guest, g := connect(t, hubs[1])
-	plain := Room("exactly-20-chars-ABC")
-	if err := g.Join(t.Context(), s.Room(), plain); err != nil {
+	look := []Target{Room(s.ID()), Room("user:42"), Room("exactly-20-chars-ABC")}
+	if err := g.Join(t.Context(), look...); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Join(t.Context(), s.Room(), Everyone); err != nil {
-		t.Fatal(err)
+	one := Receipt{Nodes: 1}
+	for i, to := range []Target{s.Target(), SocketID(s.ID()), User("42")} {
+		if r := mustEmit(t, hubs[1].Emitter(), to, "x", i); r != one {
+			t.Errorf("receipt is %v", r)
+		}
+		owner.want(fmt.Sprintf(`42["x",%d]`, i))
 	}
-	r := mustEmit(t, hubs[0].Emitter(), s.Room(), "x")
-	owner.want(`42["x"]`)
-	guest.want(`42["x"]`)
-	if want := (Receipt{Nodes: 1, Bound: broker.AtLeast}); r != want {
-		t.Errorf("receipt is %v, want %v", r, want)
+	for i, to := range look {
+		if r := mustEmit(t, hubs[0].Emitter(), to, "y", i); r != one {
+			t.Errorf("receipt is %v", r)
+		}
+		guest.want(fmt.Sprintf(`42["y",%d]`, i))
 	}
-	if r := mustEmit(t, hubs[0].Emitter(), plain, "y"); r != (Receipt{Nodes: 1}) {
-		t.Errorf("receipt is %v", r)
+	s.Leave(s.Target(), Everyone)
+	if err := s.Join(t.Context(), s.Target(), Everyone); err != nil {
+		t.Error(err)
 	}
-	guest.want(`42["y"]`)
-	s.Leave(s.Room(), Everyone)
 	mustEmit(t, hubs[1].Emitter(), Everyone, "z")
 	owner.want(`42["z"]`)
 	guest.want(`42["z"]`)
 	owner.wantNothing()
 	guest.wantNothing()
 	owner.end(ReasonTransportClose)
-	mustEmit(t, hubs[1].Emitter(), s.Room(), "gone")
+	mustEmit(t, hubs[1].Emitter(), s.Target(), "gone")
 	if got := hubs[0].Stats().Wasted; got != 1 {
 		t.Errorf("%d messages were wasted, want 1", got)
+	}
+}
+
+// A call for nobody fails, and is not one for everyone.
+func TestATargetThatNamesNobodyIsAnError(t *testing.T) {
+	h := alone(t, Options{})
+	p, s := connect(t, h)
+	_, other := connect(t, h)
+	e, ctx := h.Emitter(), t.Context()
+	for _, to := range []Target{{}, Room(""), User(""), Kind("").User("1"), Kind("admin").User(""), SocketID("42"), SocketID("")} {
+		for name, err := range map[string]error{
+			"emit":         second(e.Emit(ctx, to, "x")),
+			"emit to many": second(e.EmitMany(ctx, []Target{Everyone, to}, "x")),
+			"union":        second(e.EmitUnion(ctx, []Target{Everyone, to}, "x")),
+			"except":       second(e.Except(to).Emit(ctx, Everyone, "x")),
+			"local":        second(e.Local().Emit(ctx, to, "x")),
+			"disconnect":   second(e.Disconnect(ctx, to, true)),
+			"join":         s.Join(ctx, to),
+			"register":     s.RegisterAs(ctx, to),
+		} {
+			if !errors.Is(err, ErrTarget) {
+				t.Errorf("%s %v: %v", name, to, err)
+			}
+		}
+		s.Leave(to)
+	}
+	for name, err := range map[string]error{
+		"register nobody":         s.Register(ctx, ""),
+		"register a room":         s.RegisterAs(ctx, Room("42")),
+		"register everyone":       s.RegisterAs(ctx, Everyone),
+		"register a socket":       s.RegisterAs(ctx, s.Target()),
+		"join what is no room":    s.Join(ctx, other.Target()),
+		"join one, and no others": s.Join(ctx, Room("a"), other.Target()),
+	} {
+		if !errors.Is(err, ErrTarget) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := s.Rooms(); !slices.Equal(got, []Target{s.Target()}) {
+		t.Errorf("rooms are %v", got)
+	}
+	p.wantNothing()
+}
+
+func TestTargetsSayWhatTheyWereMadeOf(t *testing.T) {
+	id := "exactly-20-chars-ABC"
+	for _, c := range []struct {
+		target     Target
+		name, text string
+	}{
+		{Target{}, "", "nobody"},
+		{Everyone, "", "everyone"},
+		{Room("a:b"), "a:b", "room:a:b"},
+		{User("a:b"), "a:b", "user:a:b"},
+		{Kind("x:y").User("z"), "z", "x%3Ay:z"},
+		{SocketID(id), id, "socket:" + id},
+	} {
+		if c.target.Name() != c.name || c.target.String() != c.text {
+			t.Errorf("%q is named %q", c.target, c.target.Name())
+		}
+		if again := targetOf(c.target.name); c.target != (Target{}) && again != c.target {
+			t.Errorf("%q comes back as %q", c.target, again)
+		}
 	}
 }
 
@@ -125,12 +208,12 @@ func TestReceipts(t *testing.T) {
 	for i, h := range hubs {
 		for range i {
 			_, s := connect(t, h)
-			if err := s.Join(t.Context(), "all", Room(fmt.Sprint("only-", i))); err != nil {
+			if err := s.Join(t.Context(), Room("all"), Room(fmt.Sprint("only-", i))); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	got, err := hubs[0].Emitter().EmitMany(t.Context(), []Room{"none", "only-1", "all", "only-2"}, "x")
+	got, err := hubs[0].Emitter().EmitMany(t.Context(), []Target{Room("none"), Room("only-1"), Room("all"), Room("only-2")}, "x")
 	if want := []Receipt{{}, {Nodes: 1}, {Nodes: 2}, {Nodes: 1}}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -180,7 +263,7 @@ func TestAnEmitterNeedsNoHub(t *testing.T) {
 		"undeclared": second(e.Emit(t.Context(), Everyone, "y")),
 		"local":      second(e.Local().Emit(t.Context(), Everyone, "x")),
 		"namespace":  second(e.In("/a,b").Emit(t.Context(), Everyone, "x")),
-		"rooms":      second(e.Except(make([]Room, MaxTargets+1)...).Emit(t.Context(), Everyone, "x")),
+		"rooms":      second(e.Except(make([]Target, MaxTargets+1)...).Emit(t.Context(), Everyone, "x")),
 	} {
 		want := map[string]error{"undeclared": ErrUndeclaredEvent, "local": ErrNoHub, "namespace": ErrNamespace, "rooms": ErrTooManyRooms}[name]
 		if !errors.Is(err, want) {
@@ -206,14 +289,14 @@ func TestAKickReachesEveryNode(t *testing.T) {
 			}
 			p.next()
 			if i == 0 {
-				if err := s.Join(t.Context(), "kept"); err != nil {
+				if err := s.Join(t.Context(), Room("kept")); err != nil {
 					t.Fatal(err)
 				}
 			}
 			peers = append(peers, p)
 		}
 	}
-	r, err := hubs[0].Emitter().Except("kept").Disconnect(t.Context(), User("42"), true)
+	r, err := hubs[0].Emitter().Except(Room("kept")).Disconnect(t.Context(), User("42"), true)
 	if err != nil || r.Nodes != 2 {
 		t.Errorf("receipt is %v, %v", r, err)
 	}
@@ -221,7 +304,7 @@ func TestAKickReachesEveryNode(t *testing.T) {
 		p.want("41")
 		<-p.ended
 	}
-	if _, err := hubs[1].Emitter().Disconnect(t.Context(), peers[0].client.find("/").Room(), false); err != nil {
+	if _, err := hubs[1].Emitter().Disconnect(t.Context(), peers[0].client.find("/").Target(), false); err != nil {
 		t.Error(err)
 	}
 	peers[0].want("41")
@@ -230,7 +313,7 @@ func TestAKickReachesEveryNode(t *testing.T) {
 			t.Errorf("reason is %q", got)
 		}
 	}
-	subject := peers[1].client.find("/").ns.subject + string(User("42"))
+	subject := peers[1].client.find("/").ns.subject + User("42").name
 	waitFor(t, func() bool { return hubs[1].index.lookup(subject) == nil }, "the room stays")
 	if r := mustEmit(t, hubs[1].Emitter(), User("42"), "x"); r.Nodes != 1 {
 		t.Errorf("receipt is %v", r)
@@ -240,8 +323,8 @@ func TestAKickReachesEveryNode(t *testing.T) {
 
 func TestHostileRoomNames(t *testing.T) {
 	hubs := cluster(t, 2, Options{})
-	names := []Room{"*", ">", "a.b", " ", "\r\n", ",", "/,", "user:1", "é\x00", Room(strings.Repeat("x", 5000)),
-		Kind("a:b").Room("c"), Kind("a").Room("b:c"), Kind("a%3Ab").Room("c"), User(":"), User("")}
+	names := []Target{Room("*"), Room(">"), Room("a.b"), Room(" "), Room("\r\n"), Room(","), Room("/,"), Room("user:1"), Room("é\x00"), Room(strings.Repeat("x", 5000)),
+		Kind("a:b").User("c"), Kind("a").User("b:c"), Kind("a%3Ab").User("c"), User(":"), User("1"), Room("exactly-20-chars-ABC")}
 	peers := make([]*peer, len(names))
 	for i, name := range names {
 		p, s := connect(t, hubs[i%2])
@@ -271,15 +354,15 @@ func TestNamespacesShareNothing(t *testing.T) {
 	p.say("0/a,")
 	a := p.joined("/a")
 	for _, s := range []*Socket{root, a} {
-		if err := s.Join(t.Context(), "room"); err != nil {
+		if err := s.Join(t.Context(), Room("room")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustEmit(t, h.Of("/a").Emitter(), "room", "x")
+	mustEmit(t, h.Of("/a").Emitter(), Room("room"), "x")
 	p.want(`42/a,["x"]`)
-	mustEmit(t, h.Of("/").Local(), "room", "y")
+	mustEmit(t, h.Of("/").Local(), Room("room"), "y")
 	p.want(`42["y"]`)
-	mustEmit(t, h.Of("/a").Emitter().Except(root.Room()), Everyone, "z")
+	mustEmit(t, h.Of("/a").Emitter().Except(root.Target()), Everyone, "z")
 	p.want(`42/a,["z"]`)
 	p.wantNothing()
 	if h.Of("/").Len() != 1 || h.Of("/a").Len() != 1 || len(slices.Collect(h.Of("/a").Sockets())) != 1 {

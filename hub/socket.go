@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -89,8 +90,8 @@ func (s *Socket) is(id string) bool {
 	return string(s.appendID(own[:0])) == id
 }
 
-// Room is the room that only this socket is in.
-func (s *Socket) Room() Room { return Room(s.ID()) }
+// Target is this socket alone.
+func (s *Socket) Target() Target { return Target{single, s.ID()} }
 
 // Namespace is the socket's namespace. For one that [Hub.Match] matched it is that one, by name.
 func (s *Socket) Namespace() *Namespace { return s.ns }
@@ -138,20 +139,25 @@ func (s *Socket) SetData(v any) {
 // Join puts the socket into rooms and returns once everything that is emitted to them from then on,
 // by any node, reaches it. It waits for the broker where this node has no other socket of a room yet.
 // If ctx ends first, or the hub, the socket is in the rooms all the same and will be reached when
-// the broker is there again; Leave undoes that. To join the own room or Everyone does nothing.
-func (s *Socket) Join(ctx context.Context, rooms ...Room) error {
+// the broker is there again; Leave undoes that. To join Everyone, or the socket itself, does nothing. The
+// error is ErrTarget for another socket, and for a target that names nobody.
+func (s *Socket) Join(ctx context.Context, rooms ...Target) error {
 	rooms = slices.DeleteFunc(slices.Clone(rooms), s.isFixed)
+	if slices.ContainsFunc(rooms, func(t Target) bool { return !t.joinable() }) {
+		return fmt.Errorf("hub: join: %w", ErrTarget)
+	}
 	_, err := s.join(ctx, 0, rooms...)
 	return err
 }
 
-func (s *Socket) isFixed(r Room) bool {
-	return r == Everyone || len(r) == idLength && s.is(string(r))
+// isFixed reports whether the socket is always in t.
+func (s *Socket) isFixed(t Target) bool {
+	return t.kind == everyone || t.kind == single && s.is(t.name)
 }
 
 // join takes seats; since is not 0 for a registration. It reports whether one of them is new, or
 // newly a registration.
-func (s *Socket) join(ctx context.Context, since int64, rooms ...Room) (fresh bool, err error) {
+func (s *Socket) join(ctx context.Context, since int64, rooms ...Target) (fresh bool, err error) {
 	h := s.client.hub
 	memberships := make([]membership, len(rooms))
 	s.mu.Lock()
@@ -160,7 +166,7 @@ func (s *Socket) join(ctx context.Context, since int64, rooms ...Room) (fresh bo
 			err = ErrDisconnected
 			break
 		}
-		subject := s.ns.subject + string(r)
+		subject := s.ns.subject + r.name
 		at := s.seatLocked(subject)
 		if at < 0 {
 			if r != Everyone && s.joinedLocked() >= h.options.Limits.Rooms {
@@ -215,8 +221,8 @@ func (s *Socket) in(r *room) bool {
 }
 
 // Leave takes the socket out of rooms, and ends a registration. What was emitted before may still
-// arrive. Everyone and the own room cannot be left.
-func (s *Socket) Leave(rooms ...Room) {
+// arrive. Everyone, and the socket itself, cannot be left.
+func (s *Socket) Leave(rooms ...Target) {
 	h := s.client.hub
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,33 +230,33 @@ func (s *Socket) Leave(rooms ...Room) {
 		return
 	}
 	for _, r := range rooms {
-		if s.isFixed(r) {
+		if !r.joinable() {
 			continue
 		}
-		if i := s.seatLocked(s.ns.subject + string(r)); i >= 0 {
+		if i := s.seatLocked(s.ns.subject + r.name); i >= 0 {
 			h.interest.leave(s.seats[i].membership)
 			s.seats = slices.Delete(s.seats, i, i+1)
 		}
 	}
 }
 
-// Rooms are the rooms that the socket is in, its own first. After the disconnect they are those that
-// it was in.
-func (s *Socket) Rooms() []Room {
+// Rooms are the targets that the socket is among, except Everyone: itself first, then the rooms that it has
+// joined, and the users that it is registered for. After the disconnect they are those that it was among.
+func (s *Socket) Rooms() []Target {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rooms := make([]Room, 1, len(s.seats)+1)
-	rooms[0] = s.Room()
+	rooms := make([]Target, 1, len(s.seats)+1)
+	rooms[0] = s.Target()
 	for i := range s.seats {
-		if r := s.roomAt(i); r != Everyone {
+		if r := s.targetAt(i); r != Everyone {
 			rooms = append(rooms, r)
 		}
 	}
 	return rooms
 }
 
-func (s *Socket) roomAt(i int) Room {
-	return Room(strings.TrimPrefix(s.seats[i].room.subject, s.ns.subject))
+func (s *Socket) targetAt(i int) Target {
+	return targetOf(strings.TrimPrefix(s.seats[i].room.subject, s.ns.subject))
 }
 
 // Emit sends an event to this socket. Before the client has been told that it is connected, the event
@@ -300,7 +306,7 @@ func (s *Socket) push(p *engine.Packet) error {
 }
 
 // Broadcast returns an emitter of the socket's namespace that leaves this socket out.
-func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Room()) }
+func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Target()) }
 
 // ExpireAt disconnects the socket at t, as Disconnect(false) does: when its token expires, say. The
 // time is kept to a quarter of a second. It is one of the wall clock: when that is set, the expiry comes

@@ -39,16 +39,16 @@ func TestADrainEndsSubscriptionsBeforeConnections(t *testing.T) {
 		b := &leaving{bus.Broker(), make(chan []string), make(chan struct{})}
 		h, stop := startStoppable(t, b, Options{})
 		c, s := connect(t, h)
-		if err := s.Join(t.Context(), "room"); err != nil {
+		if err := s.Join(t.Context(), Room("room")); err != nil {
 			t.Fatal(err)
 		}
 		e := NewEmitter(bus.Broker(), EmitterOptions{})
 		go stop() // the test's cleanup waits for it
 		ending := <-b.subscribed
-		if want := s.ns.subject + "room"; !slices.Contains(ending, want) {
+		if want := s.ns.subject + ":room"; !slices.Contains(ending, want) {
 			t.Errorf("%q end, not %q", ending, want)
 		}
-		mustEmit(t, e, "room", "counted")
+		mustEmit(t, e, Room("room"), "counted")
 		time.Sleep(time.Second)
 		if len(c.packets) != 1 || c.closedFor() != "" {
 			t.Errorf("%d packets have arrived, closed for %q", len(c.packets), c.closedFor())
@@ -58,7 +58,7 @@ func TestADrainEndsSubscriptionsBeforeConnections(t *testing.T) {
 		if c.closedFor() != ReasonShutdown {
 			t.Errorf("closed for %q", c.closedFor())
 		}
-		if r, err := e.Emit(t.Context(), "room", "late"); err != nil || !r.Nobody() {
+		if r, err := e.Emit(t.Context(), Room("room"), "late"); err != nil || !r.Nobody() {
 			t.Errorf("after the end: %+v, %v", r, err)
 		}
 	})
@@ -126,12 +126,12 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		var peers []*peer
 		for range 3 {
 			p, s := connect(t, h)
-			if err := s.Join(ctx, "room"); err != nil {
+			if err := s.Join(ctx, Room("room")); err != nil {
 				t.Fatal(err)
 			}
 			all, peers = append(all, s), append(peers, p)
 		}
-		subject := all[0].ns.subject + "room"
+		subject := all[0].ns.subject + ":room"
 		r := h.index.lookup(subject)
 		for _, s := range all[:2] {
 			if s.client.withdraw(false); h.index.lookup(subject) != r || !r.subscribed {
@@ -146,17 +146,17 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		if h.index.lookup(subject) != r || !all[1].in(r) {
 			t.Error("the room is gone, and its members are not")
 		}
-		if err := all[0].Join(ctx, "other"); err != nil { // it may still do so
+		if err := all[0].Join(ctx, Room("other")); err != nil { // it may still do so
 			t.Error(err)
 		}
 		if all[0].client.withdraw(false) {
 			t.Error("what was joined later is not withdrawn")
 		}
 		_, late := connect(t, h)
-		if err := late.Join(ctx, "room"); err != nil {
+		if err := late.Join(ctx, Room("room")); err != nil {
 			t.Fatal(err)
 		}
-		mustEmit(t, h.Emitter(), "room", "to all four")
+		mustEmit(t, h.Emitter(), Room("room"), "to all four")
 		for i, p := range peers {
 			if len(p.packets) != 1 {
 				t.Errorf("member %d got %d packets", i, len(p.packets))
@@ -171,7 +171,7 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		if h.index.lookup(subject) != r || !r.subscribed || r.n != 1 {
 			t.Errorf("%d members, subscribed %t", r.n, r.subscribed)
 		}
-		late.Leave("room")
+		late.Leave(Room("room"))
 		synctest.Wait()
 		if h.index.lookup(subject) != nil {
 			t.Error("the empty room is still there")

@@ -13,7 +13,7 @@ import (
 )
 
 // onBoth runs f with a server of a hub on each carrier.
-func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(room hub.Room) *wsClient)) {
+func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(room hub.Target) *wsClient)) {
 	for _, carrier := range []string{"portable", "epoll"} {
 		t.Run(carrier, func(t *testing.T) {
 			h := running(t, memory.NewBus().Broker())
@@ -24,7 +24,7 @@ func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(
 			})
 			o.Epoll = carrier == "epoll"
 			s := serveWith(t, func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return h.Attach(c, r) }, o)
-			f(t, h, func(room hub.Room) *wsClient {
+			f(t, h, func(room hub.Target) *wsClient {
 				c := s.websocket()
 				c.send("40")
 				if got := c.text(); !strings.HasPrefix(got, "40") {
@@ -48,15 +48,15 @@ func onBoth(t *testing.T, o Options, f func(t *testing.T, h *hub.Hub, join func(
 func TestWhatASlowClientGetsIsWhatWasEmitted(t *testing.T) {
 	const events, size = 40, 40_000
 	o := Options{QueueBytes: 2 * events * size}
-	onBoth(t, o, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
-		c := join("room")
+	onBoth(t, o, func(t *testing.T, h *hub.Hub, join func(hub.Target) *wsClient) {
+		c := join(hub.Room("room"))
 		text := func(i int) string { return fmt.Sprintf("%02d", i) + strings.Repeat(string(rune('a'+i%26)), size) }
 		for i := range events {
 			e := h.Emitter()
 			if i%2 == 1 {
 				e = e.Local()
 			}
-			if _, err := e.Emit(t.Context(), "room", "m", text(i)); err != nil {
+			if _, err := e.Emit(t.Context(), hub.Room("room"), "m", text(i)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -70,12 +70,12 @@ func TestWhatASlowClientGetsIsWhatWasEmitted(t *testing.T) {
 // has left one queue is used again for what enters the other while it is being written. All of them fit into a queue.
 func TestBurstsAreWhatWasEmitted(t *testing.T) {
 	const bursts, burst = 300, 16
-	onBoth(t, Options{QueueBytes: 16 << 20}, func(t *testing.T, h *hub.Hub, join func(hub.Room) *wsClient) {
-		text := func(room hub.Room, i int) string {
-			return fmt.Sprintf("%s%d", room, i) + strings.Repeat(string(room), 10+i%500)
+	onBoth(t, Options{QueueBytes: 16 << 20}, func(t *testing.T, h *hub.Hub, join func(hub.Target) *wsClient) {
+		text := func(room hub.Target, i int) string {
+			return fmt.Sprintf("%s%d", room, i) + strings.Repeat(room.Name(), 10+i%500)
 		}
 		var ends []func() error
-		for _, rooms := range [][]hub.Room{{"a", "b"}, {"c", "d"}} {
+		for _, rooms := range [][]hub.Target{{hub.Room("a"), hub.Room("b")}, {hub.Room("c"), hub.Room("d")}} {
 			clients := []*wsClient{join(rooms[0]), join(rooms[1])}
 			ends = append(ends, background(t, func() error {
 				for i := range bursts * burst {

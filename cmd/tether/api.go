@@ -89,7 +89,7 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, err := in.room()
+	to, err := in.sockets()
 	if err != nil {
 		return nil, badRequest(err)
 	}
@@ -97,7 +97,7 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	receipt, err := e.Emit(ctx, room, name, args...)
+	receipt, err := e.Emit(ctx, to, name, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -118,27 +118,27 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rooms := make([]hub.Room, 0, len(in.Users)+len(in.Rooms))
+	to := make([]hub.Target, 0, len(in.Users)+len(in.Rooms))
 	for _, u := range in.Users {
-		rooms = append(rooms, hub.User(string(u)))
+		to = append(to, hub.User(string(u)))
 	}
 	for _, r := range in.Rooms {
 		if r == "" {
 			return nil, badRequest(errors.New(`a room is empty; for all sockets POST /emit with "everyone":true`))
 		}
-		rooms = append(rooms, hub.Room(r))
+		to = append(to, hub.Room(r))
 	}
 	switch {
-	case len(rooms) == 0:
+	case len(to) == 0:
 		return nil, badRequest(errors.New(`"users" or "rooms" is needed`))
-	case len(rooms) > a.config.MaxTargets:
-		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(rooms), a.config.MaxTargets))
+	case len(to) > a.config.MaxTargets:
+		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(to), a.config.MaxTargets))
 	}
 	name, args, err := in.parts()
 	if err != nil {
 		return nil, err
 	}
-	receipts, err := e.EmitMany(ctx, rooms, name, args...)
+	receipts, err := e.EmitMany(ctx, to, name, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,11 +164,11 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, err := in.room()
+	to, err := in.sockets()
 	if err != nil {
 		return nil, badRequest(err)
 	}
-	receipt, err := e.Disconnect(ctx, room, in.Close)
+	receipt, err := e.Disconnect(ctx, to, in.Close)
 	if err != nil {
 		return nil, err
 	}

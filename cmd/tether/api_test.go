@@ -30,7 +30,8 @@ func TestEmitReachesTheUserAndSaysWhetherAnybodyWasThere(t *testing.T) {
 	}{
 		{"/emit", `{"user":"42","event":"/users/ping","args":[{"hello":"world"}]}`, `{"nodes":1}`, alice, `/users/ping [{"hello":"world"}]`},
 		{"/emit", `{"user":42,"event":"number","args":[1,"zwei",null]}`, `{"nodes":1}`, alice, `number [1,"zwei",null]`},
-		{"/emit", `{"room":"user:42","event":"room"}`, `{"nodes":1}`, alice, `room []`},
+		{"/emit", `{"socket":"` + alice.ID + `","event":"socket"}`, `{"nodes":1}`, alice, `socket []`},
+		{"/emit", `{"room":"user:42","event":"a room is no user's, whatever its name"}`, `{"nodes":0}`, nil, ""},
 		{"/emit", `{"everyone":true,"event":"all"}`, `{"nodes":1}`, alice, `all []`},
 		{"/emit", `{"user":"42","namespace":"/news","event":"read"}`, `{"nodes":1}`, reader, `read []`},
 		{"/emit", `{"user":"43","event":"nobody"}`, `{"nodes":0}`, nil, ""},
@@ -150,6 +151,7 @@ func TestWhatCannotBeEmittedIsRefusedWithAReason(t *testing.T) {
 		{"/emit", `{"user":"","event":"other"}`, 400, "empty"},
 		{"/emit", `{"user":{},"event":"other"}`, 400, "string or a number"},
 		{"/emit", `{"room":"","event":"other"}`, 400, "everyone"},
+		{"/emit", `{"socket":"42","event":"other"}`, 400, "not the ID of a socket"},
 		{"/emit", `{"user":"42"}`, 400, `"event" is needed`},
 		{"/emit", `{"user":"42","event":""}`, 400, `"event" is needed`},
 		{"/emit", `{"user":"42","event":7}`, 400, `"event" is not what is wanted: a number, where a string is right`},

@@ -166,7 +166,7 @@ func isAddress(addr string) bool {
 func checkEvent(name string) string {
 	b := memory.NewBus().Broker()
 	defer b.Close()
-	_, err := hub.NewEmitter(b, hub.EmitterOptions{}).Emit(context.Background(), "nobody", name)
+	_, err := hub.NewEmitter(b, hub.EmitterOptions{}).Emit(context.Background(), hub.Everyone, name)
 	switch {
 	case name == "":
 		return "a name is empty; /users/ping would be right"

@@ -13,27 +13,39 @@ import (
 	"tether/hub"
 )
 
-// target is whom a request is for. Exactly one of the three is set.
+// target is whom a request is for. Exactly one of the four is set.
 type target struct {
 	User      *userID `json:"user"`
 	Room      *string `json:"room"`
+	Socket    *string `json:"socket"`
 	Everyone  bool    `json:"everyone"`
 	Namespace string  `json:"namespace"` // default "/"
 }
 
-func (t target) room() (hub.Room, error) {
-	switch {
-	case t.User != nil && t.Room == nil && !t.Everyone:
-		return hub.User(string(*t.User)), nil
-	case t.Room != nil && t.User == nil && !t.Everyone:
-		if *t.Room == "" {
-			return "", errors.New(`"room" is empty; for all sockets say "everyone":true`)
-		}
-		return hub.Room(*t.Room), nil
-	case t.Everyone && t.User == nil && t.Room == nil:
-		return hub.Everyone, nil
+func (t target) sockets() (to hub.Target, err error) {
+	n := 0
+	if t.User != nil {
+		n, to = n+1, hub.User(string(*t.User))
 	}
-	return "", errors.New(`one of "user", "room" and "everyone" is needed, and no more`)
+	if t.Room != nil {
+		n, to = n+1, hub.Room(*t.Room)
+		if *t.Room == "" {
+			err = errors.New(`"room" is empty; for all sockets say "everyone":true`)
+		}
+	}
+	if t.Socket != nil {
+		n, to = n+1, hub.SocketID(*t.Socket)
+		if to == (hub.Target{}) {
+			err = errors.New(`"socket" is not the ID of a socket`)
+		}
+	}
+	if t.Everyone {
+		n, to = n+1, hub.Everyone
+	}
+	if n != 1 {
+		return to, errors.New(`one of "user", "room", "socket" and "everyone" is needed, and no more`)
+	}
+	return to, err
 }
 
 // userID is the ID of a user, given as a string or as a number. The text of a number is the ID, as it

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"tether/hub"
@@ -38,18 +37,13 @@ type line struct {
 const (
 	maxName = 64   // bytes
 	maxText = 2000 // bytes
-	prefix  = "chat:"
 )
-
-// room is the hub's room for a name that a client chose. The prefix keeps clients out of the rooms
-// that they have no business in: "user:42", or the room of somebody's socket.
-func room(name string) hub.Room { return hub.Room(prefix + name) }
 
 // rooms is the rooms of a socket by the names that clients know.
 func rooms(s *hub.Socket) []string {
 	var names []string
-	for _, r := range s.Rooms() {
-		if name, ok := strings.CutPrefix(string(r), prefix); ok {
+	for _, t := range s.Rooms() {
+		if name := t.Name(); t == hub.Room(name) { // and not the socket itself
 			names = append(names, name)
 		}
 	}
@@ -69,10 +63,10 @@ func installChat(ns *hub.Namespace) {
 			return joinAnswer{}, hub.Refuse("a room and a name, of 64 bytes at most", nil)
 		}
 		s.SetData(req.Name)
-		if err := s.Join(ctx, room(req.Room)); err != nil {
+		if err := s.Join(ctx, hub.Room(req.Room)); err != nil {
 			return joinAnswer{}, err
 		}
-		_, err := came.Emit(ctx, ns.Emitter(), room(req.Room), line{Room: req.Room, Name: req.Name})
+		_, err := came.Emit(ctx, ns.Emitter(), hub.Room(req.Room), line{Room: req.Room, Name: req.Name})
 		return joinAnswer{rooms(s)}, err
 	})
 
@@ -80,8 +74,8 @@ func installChat(ns *hub.Namespace) {
 		if !slices.Contains(rooms(s), name) {
 			return nil
 		}
-		s.Leave(room(name))
-		_, err := left.Emit(ctx, ns.Emitter(), room(name), line{Room: name, Name: nameOf(s)})
+		s.Leave(hub.Room(name))
+		_, err := left.Emit(ctx, ns.Emitter(), hub.Room(name), line{Room: name, Name: nameOf(s)})
 		return err
 	})
 
@@ -90,7 +84,7 @@ func installChat(ns *hub.Namespace) {
 			return nil // only who is in a room may speak there
 		}
 		l.Name = nameOf(s) // whatever the client claims
-		_, err := said.Emit(ctx, ns.Emitter(), room(l.Room), l)
+		_, err := said.Emit(ctx, ns.Emitter(), hub.Room(l.Room), l)
 		return err
 	})
 
@@ -99,7 +93,7 @@ func installChat(ns *hub.Namespace) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		for _, name := range rooms(s) {
-			left.Emit(ctx, ns.Emitter(), room(name), line{Room: name, Name: nameOf(s)})
+			left.Emit(ctx, ns.Emitter(), hub.Room(name), line{Room: name, Name: nameOf(s)})
 		}
 	})
 }

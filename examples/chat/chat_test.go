@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"tether/examples/internal/exampletest"
+	"tether/hub"
 )
 
 func start(t *testing.T) string {
@@ -59,8 +60,8 @@ func TestARoomAndANameAreNeeded(t *testing.T) {
 }
 
 func TestAClientCannotJoinAUsersRoom(t *testing.T) {
-	if got := room("user:42"); got != "chat:user:42" {
-		t.Errorf("room = %q", got)
+	if hub.Room("user:42") == hub.User("42") {
+		t.Error("a room's name makes it a user's")
 	}
 }
 

@@ -15,7 +15,7 @@ func ping(ctx context.Context, b broker.Broker, hello string, users []string, st
 	// The list makes every other event an error: a typing mistake does not go out to nobody.
 	emitter := hub.NewEmitter(b, hub.EmitterOptions{Events: []string{Ping.Name()}})
 
-	rooms := make([]hub.Room, len(users))
+	rooms := make([]hub.Target, len(users))
 	for i, user := range users {
 		rooms[i] = hub.User(user)
 	}

@@ -18,7 +18,11 @@ func installCluster(h *hub.Hub, ns *hub.Namespace) {
 		if err := m.Decode(1, &closing); err != nil {
 			return err
 		}
-		_, err = ns.Emitter().Disconnect(ctx, room, closing)
-		return err
+		for _, to := range targets(room) {
+			if _, err := ns.Emitter().Disconnect(ctx, to, closing); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

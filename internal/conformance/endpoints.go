@@ -84,12 +84,12 @@ func emit(ctx context.Context, e *hub.Emitter, body io.Reader) (*int, error) {
 	if err := decode(body, &req); err != nil {
 		return nil, badRequest{err}
 	}
-	var to hub.Room
+	var to []hub.Target
 	switch {
 	case req.User != nil && req.Room == nil && *req.User != "":
-		to = hub.User(*req.User)
+		to = []hub.Target{hub.User(*req.User)}
 	case req.Room != nil && req.User == nil && *req.Room != "":
-		to = hub.Room(*req.Room)
+		to = targets(*req.Room)
 	default:
 		return nil, badRequest{errors.New("one of user and room is needed, and not empty")}
 	}
@@ -106,7 +106,7 @@ func emit(ctx context.Context, e *hub.Emitter, body io.Reader) (*int, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, emitTimeout)
 	defer cancel()
-	receipt, err := e.Emit(ctx, to, req.Event, args...)
+	receipt, err := e.EmitUnion(ctx, to, req.Event, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,6 @@ type fire struct {
 }
 
 const (
-	fireRoom  = hub.Room("fire")
 	afterSwap = 100 // numbers that are emitted after the upgrade
 	upward    = 300 // numbers from the client
 )
@@ -35,7 +34,7 @@ func (f *fire) install(h *hub.Hub) {
 	ns := h.Of("/fire")
 	ns.OnConnect(func(ctx context.Context, s *hub.Socket) error {
 		s.SetData(&counter{})
-		if err := s.Join(ctx, fireRoom); err != nil {
+		if err := s.Join(ctx, hub.Room("fire")); err != nil {
 			return err
 		}
 		f.emitting.Go(func() { f.emit(s) }) // the test waits
@@ -96,7 +95,7 @@ func (f *fire) broadcast(ctx context.Context, h *hub.Hub) {
 		case <-ctx.Done():
 			return
 		}
-		if _, err := h.Of("/fire").Emitter().Emit(context.Background(), fireRoom, "room", i, hub.Binary{byte(i)}); err != nil {
+		if _, err := h.Of("/fire").Emitter().Emit(context.Background(), hub.Room("fire"), "room", i, hub.Binary{byte(i)}); err != nil {
 			f.t.Errorf("emit %d to the room: %v", i, err)
 		}
 	}

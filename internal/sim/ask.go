@@ -176,7 +176,7 @@ func (w *world) doBroadcast() bool {
 		name := c.room(to)
 		token := w.token(p.name + name)
 		token <- struct{}{}
-		w.emitOne(p.emitter, p, []string{name}, []string{c.room(sid)}, []hub.Room{hub.Room(to)}, false, calm)
+		w.emitOne(p.emitter, p, []string{name}, []string{c.room(sid)}, []hub.Target{target(to)}, false, calm)
 		<-token
 	})
 	return true
@@ -193,7 +193,7 @@ func (w *world) doVolatile() bool {
 		w.book.Waive(m)
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		receipt, err := p.emitter.In(namespace).Volatile().Emit(ctx, hub.Room(to), "n", m.Mark)
+		receipt, err := p.emitter.In(namespace).Volatile().Emit(ctx, target(to), "n", m.Mark)
 		w.book.Sent(m, receipt, err)
 	})
 	return true
@@ -209,9 +209,9 @@ func (w *world) doProbe() bool {
 	w.jobs.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		targets := make([]hub.Room, len(to))
+		targets := make([]hub.Target, len(to))
 		for i, r := range to {
-			targets[i] = hub.Room(r)
+			targets[i] = target(r)
 		}
 		var probes []func(hub.Receipt, error)
 		for _, r := range to {

@@ -83,7 +83,7 @@ func (w *world) connect(k *wire, namespace string, a auth) *client {
 	}
 	c.rec = w.book.Receiver(fmt.Sprintf("client %d, user %q", c.n, c.user), k.node.name)
 	c.asked = w.book.Now()
-	rooms := append([]string{string(hub.User(a.User)), string(hub.Everyone)}, a.Rooms...)
+	rooms := append([]string{userRoom(a.User), everyone}, a.Rooms...)
 	for _, name := range rooms {
 		stay := c.rec.Ask(c.room(name))
 		c.stays[name], c.pending[name] = stay, stay
@@ -350,7 +350,7 @@ func (c *client) rooms() []string {
 	defer c.mu.Unlock()
 	var names []string
 	for name := range c.stays {
-		if name != string(hub.Everyone) {
+		if name != everyone {
 			names = append(names, name)
 		}
 	}

@@ -109,8 +109,8 @@ func (g *guests) leave(w *world, s *hub.Socket, reason hub.Reason) {
 	o.times++
 	o.reason = reason
 	for _, r := range s.Rooms() {
-		if r != s.Room() {
-			o.rooms = append(o.rooms, string(r))
+		if r != s.Target() {
+			o.rooms = append(o.rooms, roomOf(r))
 		}
 	}
 	if s.Connected() {
@@ -147,12 +147,12 @@ func (n *node) serve(ns *hub.Namespace) {
 		if err := m.Decode(0, &room); err != nil {
 			return nil, err
 		}
-		return "ok", s.Join(ctx, hub.Room(room))
+		return "ok", s.Join(ctx, target(room))
 	})
 	on("leave", func(_ context.Context, s *hub.Socket, m *hub.Message) (any, error) {
 		var room string
 		err := m.Decode(0, &room)
-		s.Leave(hub.Room(room))
+		s.Leave(target(room))
 		return "ok", err
 	})
 	on("many", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
@@ -160,9 +160,9 @@ func (n *node) serve(ns *hub.Namespace) {
 		if err := m.Decode(0, &of); err != nil {
 			return nil, err
 		}
-		var rooms []hub.Room
+		var rooms []hub.Target
 		for i := of[0]; i < of[0]+of[1]; i++ {
-			rooms = append(rooms, hub.Room(manyRoom(i)))
+			rooms = append(rooms, target(manyRoom(i)))
 		}
 		return "ok", s.Join(ctx, rooms...)
 	})
@@ -221,7 +221,7 @@ func (n *node) admit(ctx context.Context, s *hub.Socket) error {
 		n.w.violate("client %d: registered as %q, is %q", a.N, a.User, users)
 	}
 	for _, r := range a.Rooms {
-		if err := s.Join(ctx, hub.Room(r)); err != nil {
+		if err := s.Join(ctx, target(r)); err != nil {
 			return err
 		}
 	}

@@ -159,7 +159,7 @@ func (w *world) inspectOver(c *client) {
 		w.violate("%s was disconnected by the server, and its hook was told %q", c, o.reason)
 	}
 	for name, stay := range c.stays {
-		if name != string(hub.Everyone) && stay.Known() && !slices.Contains(o.rooms, name) {
+		if name != everyone && stay.Known() && !slices.Contains(o.rooms, name) {
 			w.violate("%s was in %q, and its disconnect hook saw %q", c, name, o.rooms)
 		}
 	}
@@ -193,7 +193,7 @@ func (w *world) disconnect(p *publisher, namespace, room string, closing bool) {
 	w.jobs.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_, err := p.emitter.In(namespace).Disconnect(ctx, hub.Room(room), closing)
+		_, err := p.emitter.In(namespace).Disconnect(ctx, target(room), closing)
 		w.book.Disturb(name) // it may have met those who have come meanwhile
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -259,9 +259,9 @@ func (w *world) inspect(n *node) (devices map[string]int) {
 		}
 		sockets++
 		devices[c.room(c.user)]++
-		subjects["tether:"+c.room("")] = true
+		subjects[subject(c.namespace, everyone)] = true
 		for _, r := range c.rooms() {
-			subjects["tether:"+c.room(r)] = true
+			subjects[subject(c.namespace, r)] = true
 		}
 		c.mu.Lock()
 		if c.greeted != 1 {

@@ -208,12 +208,12 @@ var planted = []mutant{
 		"",
 	}, {
 		"Broadcast includes the sender", "socket.go",
-		"return s.ns.Emitter().Except(s.Room()) }",
+		"return s.ns.Emitter().Except(s.Target()) }",
 		"return s.ns.Emitter() }",
 	}, {
 		"receipts of several rooms are mixed up", "emitter.go",
-		"\t\t\treceipts[i] = Receipt(reach[next])\n",
-		"\t\t\treceipts[i] = Receipt(reach[i])\n",
+		"\t\tcopy(receipts, taken)\n",
+		"\t\tcopy(receipts, taken)\n\t\tslices.Reverse(receipts)\n",
 	}, {
 		"the last of a backlog is dropped", "../transport/queue.go",
 		"\tif b.live--; b.live == 0 {",

@@ -133,9 +133,9 @@ func (w *world) dial() *client {
 	var to string
 	switch also {
 	case 0, 1:
-		to = string(hub.User(a.User))
+		to = userRoom(a.User)
 	case 2:
-		to = string(hub.Everyone)
+		to = everyone
 	case 3:
 		to = "own"
 	default:
@@ -150,7 +150,7 @@ func (w *world) dial() *client {
 			room := namespace + "," + to
 			token := w.token(p.name + room)
 			token <- struct{}{}
-			w.emitOne(p.emitter.In(namespace), p, []string{room}, nil, []hub.Room{hub.Room(to)}, false, calm)
+			w.emitOne(p.emitter.In(namespace), p, []string{room}, nil, []hub.Target{target(to)}, false, calm)
 			<-token
 		})
 	})
@@ -238,7 +238,7 @@ func (w *world) doLeave() bool {
 		return false
 	}
 	r := pick(w, c.rooms())
-	if w.devices.Max > 0 && r == string(hub.User(c.user)) {
+	if w.devices.Max > 0 && r == userRoom(c.user) {
 		return false // who is in a user's room without being registered does not count as a device
 	}
 	w.note("%s leaves %q", c, r)
@@ -253,7 +253,7 @@ func (w *world) doRejoin() bool {
 		return false
 	}
 	r, n := pick(w, c.rooms()), 1+w.rng.IntN(3)
-	if w.devices.Max > 0 && r == string(hub.User(c.user)) {
+	if w.devices.Max > 0 && r == userRoom(c.user) {
 		return false
 	}
 	w.note("%s rejoins %q %d times", c, r, n)
@@ -268,7 +268,7 @@ func (w *world) doRejoin() bool {
 func (w *world) target() string {
 	switch w.rng.IntN(6) {
 	case 0:
-		return string(hub.Everyone)
+		return everyone
 	case 1, 2:
 		return pick(w, rooms)
 	case 3:
@@ -276,7 +276,7 @@ func (w *world) target() string {
 			return manyRoom(w.rng.IntN(2300))
 		}
 	}
-	return string(hub.User(pick(w, w.users)))
+	return userRoom(pick(w, w.users))
 }
 
 func (w *world) exceptions() []string {
@@ -305,7 +305,7 @@ func (w *world) doUnion() bool {
 	to := []string{w.target(), pick(w, rooms), pick(w, rooms)}
 	slices.Sort(to)
 	to = slices.Compact(to)
-	if to[0] == string(hub.Everyone) {
+	if to[0] == everyone {
 		to = to[:1]
 	}
 	w.note("%s emits to the union of %q in %s", p.name, to, namespace)

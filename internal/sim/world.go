@@ -262,10 +262,10 @@ func (w *world) token(stream string) chan struct{} {
 func (w *world) emit(p *publisher, namespace string, to, except []string, n int, binary bool) {
 	calm := !w.disturbed
 	w.jobs.Go(func() {
-		full := func(list []string) (names []string, out []hub.Room) {
+		full := func(list []string) (names []string, out []hub.Target) {
 			for _, r := range list {
 				names = append(names, namespace+","+r)
-				out = append(out, hub.Room(r))
+				out = append(out, target(r))
 			}
 			return names, out
 		}
@@ -284,7 +284,7 @@ func (w *world) emit(p *publisher, namespace string, to, except []string, n int,
 	})
 }
 
-func (w *world) emitOne(e *hub.Emitter, p *publisher, names, excepted []string, to []hub.Room, binary, calm bool) {
+func (w *world) emitOne(e *hub.Emitter, p *publisher, names, excepted []string, to []hub.Target, binary, calm bool) {
 	m := w.book.Send(p.name, names, excepted)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -340,12 +340,12 @@ func (w *world) end() {
 	w.note("end")
 	nodes := w.live()
 	for _, p := range w.workers {
-		w.emit(p, "/", []string{string(hub.Everyone)}, nil, 5, false)
+		w.emit(p, "/", []string{everyone}, nil, 5, false)
 	}
 	users := 0
 	for _, c := range w.clients { // what a node has taken has to arrive, also while it sends them away
 		if users < 6 && c.alive() {
-			w.emit(pick(w, w.workers), c.namespace, []string{string(hub.User(c.user))}, nil, 25, false)
+			w.emit(pick(w, w.workers), c.namespace, []string{userRoom(c.user)}, nil, 25, false)
 			users++
 		}
 	}

@@ -61,9 +61,17 @@ func newClient(book *ledger.Ledger, node, addr, user string) *client {
 	return c
 }
 
-func room(user string) string { return string(hub.User(user)) }
+// The rooms of the book are those of users, and everyone's.
+func room(user string) string { return "user:" + user }
 
-const everyone = string(hub.Everyone)
+const everyone = ""
+
+func target(room string) hub.Target {
+	if user, ok := strings.CutPrefix(room, "user:"); ok {
+		return hub.User(user)
+	}
+	return hub.Everyone
+}
 
 var errRefused = errors.New("refused")
 

@@ -251,7 +251,7 @@ func (r *rig) wander(i int, names []string, publishers []publisher, long bool, t
 // disconnect has a node disconnect a client, again if that was lost in a gap.
 func (r *rig) disconnect(c *client) {
 	for {
-		r.nodes[0].hub.Emitter().Disconnect(context.Background(), hub.Room(c.id), true)
+		r.nodes[0].hub.Emitter().Disconnect(context.Background(), hub.SocketID(c.id), true)
 		select {
 		case <-c.done:
 			return

@@ -266,7 +266,7 @@ func (r *rig) emit(p publisher, to string) (hub.Receipt, error) {
 	m := r.book.Send(p.name, []string{to}, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	receipt, err := p.emitter.Emit(ctx, hub.Room(to), "n", m.Mark)
+	receipt, err := p.emitter.Emit(ctx, target(to), "n", m.Mark)
 	r.book.Sent(m, receipt, err)
 	return receipt, err
 }
