@@ -6,6 +6,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -24,6 +25,10 @@ var (
 	// ErrTooLarge says that the message is larger than the backend carries. Other messages of the
 	// same call are not affected.
 	ErrTooLarge = errors.New("broker: message too large")
+
+	// ErrRefused says that the backend refuses this subject or message for now: a permission, a limit, its
+	// memory. Other subjects and messages of the same call are not affected.
+	ErrRefused = errors.New("broker: refused")
 )
 
 // Message is one message on one subject.
@@ -32,8 +37,20 @@ type Message struct {
 	// wildcards. A driver escapes, injectively, what its backend cannot carry.
 	Subject string
 
-	// Data is not modified after it is handed over, in either direction, and may be kept.
+	// Data is not modified after it is handed over, in either direction, and may be kept, unless it is lent.
 	Data []byte
+
+	// Lent says that the memory of Data is used again: by the caller once Publish has returned, by the
+	// driver once Deliver has returned. Code that keeps the message calls Own.
+	Lent bool
+}
+
+// Own returns the message with Data that may be kept: a copy, if it is lent.
+func (m Message) Own() Message {
+	if m.Lent {
+		m.Data, m.Lent = bytes.Clone(m.Data), false
+	}
+	return m
 }
 
 // Gap is a time in which messages may have been missed by this node.
@@ -50,12 +67,14 @@ type Handler struct {
 	// messages of different subjects may be delivered at the same time.
 	Deliver func(Message)
 
-	// Lent is Deliver for a message that was lent, see [Lender]: its Data is gone when Lent returns. Nil:
-	// Deliver, with a copy.
-	Lent func(Message)
-
 	// Gap is told of every time in which messages may have been missed, when it ends. Nil: ignored.
 	Gap func(Gap)
+
+	// Lost is told of subjects that the backend has ended, or refused to restore, after Subscribe had
+	// returned. They are not subscribed any more, and the driver does not try again: the caller of
+	// Subscribe does, and reports the gap. Gap.From is the last moment that is known to be good; To is
+	// zero. Nil: ignored.
+	Lost func(Gap)
 
 	// State is told nil when messages make the round trip through the backend, and why not when
 	// they cease to, at every change. Nil: ignored.
@@ -63,8 +82,10 @@ type Handler struct {
 }
 
 // Broker carries messages between nodes: at most once, in order per publisher and subject, where a
-// publisher is one Broker whose calls of Publish do not overlap. All methods may be called
-// concurrently. A driver that was given the application's own client does not close that client.
+// publisher is one Broker whose calls of Publish do not overlap. Publish and Close may be called
+// concurrently, with each other and with all else. Subscribe and Unsubscribe have one caller: none of
+// their calls begins before the last one has returned. A driver that was given the application's own
+// client does not close that client.
 type Broker interface {
 	// Publish sends msgs in order, pipelined, and returns a Receipt for each, in the same order. It
 	// needs no Run. Concurrent calls share pipelines. The error is ErrUnavailable, ErrTooLarge,
@@ -76,16 +97,19 @@ type Broker interface {
 	// froze or was cut off.
 	Publish(ctx context.Context, msgs ...Message) ([]Receipt, error)
 
-	// Subscribe returns once the subjects are live: a message published afterwards, by anyone, will
-	// be delivered. It waits for Run to be running. Subscribing twice is subscribing once. On an
-	// error none of the new subjects is subscribed, now or later.
-	Subscribe(ctx context.Context, subjects ...string) error
+	// Subscribe returns nil once all subjects are live: a message published afterwards, by anyone, will
+	// be delivered. Otherwise it returns an error for each subject, nil for those that are live; the
+	// others are not subscribed, now or later. What is wrong with one part of the backend fails only the
+	// subjects of that part, with ErrUnavailable, and at once if it is known to be away. A subject that
+	// the backend refuses fails with ErrRefused. Subscribe waits for Run to be running. Subscribing twice
+	// is subscribing once.
+	Subscribe(ctx context.Context, subjects ...string) []error
 
 	// Unsubscribe ends the subscriptions, and returns when all that this node was counted for has been
-	// delivered, or lies in a gap. Subjects that are not subscribed are ignored. After an error they are
-	// unsubscribed on this side all the same, and what was on its way is lost. Nothing of theirs is
-	// delivered once the call has returned, unless somebody else has subscribed them meanwhile.
-	Unsubscribe(ctx context.Context, subjects ...string) error
+	// delivered, or lies in a gap: nil, or an error for each subject, nil for those without one. Subjects
+	// that are not subscribed are ignored. After an error a subject is unsubscribed on this side all the
+	// same, and what was on its way is lost. Nothing of theirs is delivered once the call has returned.
+	Unsubscribe(ctx context.Context, subjects ...string) []error
 
 	// Run delivers until ctx is done, reconnecting and resubscribing as needed, and returns nil
 	// then. A time in which messages may have been missed is reported, never hidden: a backend that
@@ -98,11 +122,15 @@ type Broker interface {
 	Close() error
 }
 
-// Lender is a Broker that need not keep what it is given.
-type Lender interface {
-	Broker
-
-	// Lend is Publish of messages whose Data is used again by the caller once Lend has returned, with an
-	// error or without.
-	Lend(ctx context.Context, msgs ...Message) ([]Receipt, error)
+// Each returns err for each of n subjects, nil if err is nil: the answer of a Subscribe or an Unsubscribe
+// in which all subjects share their fate.
+func Each(n int, err error) []error {
+	if err == nil {
+		return nil
+	}
+	errs := make([]error, n)
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
 }

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -14,28 +13,30 @@ import (
 // deliver takes a message of the broker. It must not call the broker, and must not block: for most
 // brokers it runs on the goroutine that reads from the backend.
 func (h *Hub) deliver(m broker.Message) {
-	h.delivered(h.route(m))
-}
-
-// deliverLent is deliver for a message whose data is gone when it returns.
-func (h *Hub) deliverLent(m broker.Message) {
-	h.delivered(h.routeLent(m))
-}
-
-func (h *Hub) delivered(n int) {
 	h.counters.received.Add(1)
-	if n == 0 {
+	if h.route(m) == 0 {
 		h.counters.wasted.Add(1)
 	}
 }
 
 // route hands a message to whom it is for and returns how many that are: sockets of this node, or 1
 // for what is for the node itself. A message that cannot be read is for nobody.
+//
+// A plain event for one socket may stay lent, to be written before anything else is made of it. All other
+// messages are owned first.
 func (h *Hub) route(m broker.Message) int {
 	e, err := parseEnvelope(m.Data)
 	if err != nil {
 		h.count(err)
 		return 1
+	}
+	if m.Lent {
+		if e.kind == kindEvent && e.excepts == 0 && e.flags&flagTerms == 0 {
+			if s := h.index.lookup(m.Subject).only(); s != nil && h.lend(s, &e) {
+				return 1
+			}
+		}
+		return h.route(m.Own())
 	}
 	if m.Subject == h.subject {
 		return h.routeNode(&e)
@@ -62,20 +63,6 @@ func (h *Hub) route(m broker.Message) int {
 	}
 	h.count(errEnvelopeMalformed)
 	return 1
-}
-
-// routeLent is route for a message whose data is gone when it returns. A plain event for one socket is lent
-// on, to be written before anything else is made of it; all others are copied.
-func (h *Hub) routeLent(m broker.Message) int {
-	e, err := parseEnvelope(m.Data)
-	if err == nil && e.kind == kindEvent && e.excepts == 0 && e.flags&flagTerms == 0 {
-		s := h.index.lookup(m.Subject).only()
-		if s != nil && h.lend(s, &e) {
-			return 1
-		}
-	}
-	m.Data = bytes.Clone(m.Data)
-	return h.route(m)
 }
 
 // lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.

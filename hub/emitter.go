@@ -38,7 +38,6 @@ type post struct {
 	prefix string
 	events map[string]struct{} // allowed; nil: any
 	hub    *Hub                // nil if there is none
-	lender broker.Lender       // the broker, if it is one
 }
 
 // NewEmitter returns an emitter that needs no hub: for a worker, which serves no clients. The broker
@@ -52,7 +51,6 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 
 func newPost(b broker.Broker, prefix string, events []string, h *Hub) *post {
 	p := &post{broker: b, prefix: prefix, hub: h}
-	p.lender, _ = b.(broker.Lender)
 	if len(events) > 0 {
 		p.events = make(map[string]struct{}, len(events))
 		for _, e := range events {
@@ -206,6 +204,7 @@ type mailing struct {
 	flags   flags
 	union   bool
 	encoder *encoder // has the payload of an event; else nil
+	lent    bool     // the memory of the messages is the encoder's: one event for one room, the common case
 
 	scratch []broker.Message // what messages returned; its memory is used again
 }
@@ -230,7 +229,7 @@ func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) err
 	if e.local {
 		return m.sendLocal(receipts, msgs)
 	}
-	taken, err := m.publish(ctx, msgs)
+	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)
 	if len(taken) == len(msgs) { // else nothing is known of any
 		copy(receipts, taken)
 	}
@@ -240,30 +239,14 @@ func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) err
 	return nil
 }
 
-// lends reports whether the messages' memory is that of the encoder, and used again.
-func (m *mailing) lends() bool {
-	return m.encoder != nil && (m.emitter.local || m.emitter.post.lender != nil)
-}
-
-func (m *mailing) publish(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error) {
-	if m.lends() {
-		return m.emitter.post.lender.Lend(ctx, msgs...)
-	}
-	return m.emitter.post.broker.Publish(ctx, msgs...)
-}
-
 // sendLocal delivers messages to this node alone.
 func (m *mailing) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 	h := m.emitter.post.hub
 	if h == nil {
 		return ErrNoHub
 	}
-	route := h.route
-	if m.lends() {
-		route = h.routeLent
-	}
 	for i := range msgs {
-		receipts[i] = Receipt{Nodes: min(route(msgs[i]), 1)}
+		receipts[i] = Receipt{Nodes: min(h.route(msgs[i]), 1)}
 	}
 	return nil
 }
@@ -272,6 +255,7 @@ func (m *mailing) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 func (m *mailing) messages(to []Target) []broker.Message {
 	e := m.emitter
 	msgs := slices.Grow(m.scratch[:0], len(to))
+	m.lent = m.encoder != nil && len(to) == 1
 	var shared []byte // the envelope of rooms with the same exceptions
 	for i, t := range to {
 		subject := roomSubject(e.post.prefix, e.namespace, t)
@@ -284,13 +268,14 @@ func (m *mailing) messages(to []Target) []broker.Message {
 			msgs = append(msgs, broker.Message{
 				Subject: nodeSubject(e.post.prefix, t.name[:tagLength]),
 				Data:    m.envelope(subject, except),
+				Lent:    m.lent,
 			})
 			continue
 		}
 		if shared == nil {
 			shared = m.envelope("", except)
 		}
-		msgs = append(msgs, broker.Message{Subject: subject, Data: shared})
+		msgs = append(msgs, broker.Message{Subject: subject, Data: shared, Lent: m.lent})
 	}
 	m.scratch = msgs
 	return msgs
@@ -306,7 +291,7 @@ func (m *mailing) envelope(target string, except []Target) []byte {
 		size += termsSize(m.emitter.terms.Key)
 	}
 	var data []byte
-	if m.lends() {
+	if m.lent {
 		data = m.encoder.lend(size)
 	} else {
 		data = make([]byte, 0, size)

@@ -24,6 +24,7 @@ type Hub struct {
 	broker   broker.Broker // the caller's; it is not closed here
 	tag      string        // in the IDs of this node's sockets
 	subject  string        // the node's own
+	own      membership    // nobody's; it keeps subject subscribed
 	post     *post
 	index    *index
 	interest *interest
@@ -91,7 +92,8 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 	}
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
 	h.post = newPost(b, o.Prefix, o.Events, h)
-	h.interest = newInterest(b, h.index, h.log)
+	h.interest = newInterest(b, h.index, h.log, h.gap)
+	h.own = h.interest.join(h.subject, nil)
 	notYet := ErrNotRunning
 	h.state.Store(&notYet)
 	h.Of(socketio.Root)
@@ -105,7 +107,8 @@ func (h *Hub) Node() string { return h.options.Node }
 func (h *Hub) Emitter() *Emitter { return h.Of(socketio.Root).Emitter() }
 
 // Ready returns nil while this node should get new connections: Run is running, messages make the
-// round trip through the broker, and no drain has begun.
+// round trip through the broker, the broker has not ended a subscription that is still wanted, and no
+// drain has begun.
 func (h *Hub) Ready() error {
 	if h.draining.Load() {
 		return ErrDraining
@@ -115,7 +118,7 @@ func (h *Hub) Ready() error {
 	}
 	select {
 	case <-h.live:
-		return nil
+		return h.interest.missing()
 	default:
 		return ErrNotRunning
 	}

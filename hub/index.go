@@ -31,11 +31,11 @@ type shard struct {
 	table atomic.Pointer[table] // replaced when it is full; read without the lock
 
 	mu        sync.Mutex
-	live      int                     // guarded by mu; rooms in the table
-	spilled   int                     // guarded by mu; buckets that a room did not fit into
-	queue     []*room                 // guarded by mu; rooms that interest has to look at
-	waiters   map[*room]chan struct{} // guarded by mu; closed when the room is subscribed or gone
-	withdrawn map[*room]int           // guarded by mu; members that are withdrawn; nil unless the hub drains
+	live      int                // guarded by mu; rooms in the table
+	spilled   int                // guarded by mu; buckets that a room did not fit into
+	queue     []*room            // guarded by mu; rooms that interest has to look at
+	waiters   map[*room]*waiters // guarded by mu; of rooms that are not subscribed yet
+	withdrawn map[*room]int      // guarded by mu; members that are withdrawn; nil unless the hub drains
 }
 
 // table is a hash table of buckets. Its length is a power of two. A room that does not fit into its
@@ -72,7 +72,8 @@ type room struct {
 	// The state of the subscription, guarded by the shard's mu; see interest.
 	subscribed bool // messages of the subject arrive
 	busy       bool // a broker call about it is under way
-	queued     bool // in the queue of rooms to look at
+	queued     bool // in the queue of rooms to look at, or waiting apart because it has failed
+	lost       bool // the backend has ended the subscription while the call was under way
 }
 
 // crowd holds the members of a room beyond the first, in blocks that stay where they are: each has

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,8 @@ type ledger struct {
 	delay func() // before a call takes effect
 	fail  atomic.Int32
 
+	refuse func(subject string) error // of a Subscribe; nil: none
+
 	mu    sync.Mutex
 	live  map[string]bool
 	calls int
@@ -29,29 +32,33 @@ type ledger struct {
 
 var errLedger = errors.New("ledger is closed for the day")
 
-func (l *ledger) change(live bool, subjects []string) error {
+func (l *ledger) change(live bool, subjects []string) []error {
 	l.delay()
 	if l.fail.Add(-1) >= 0 {
-		return errLedger
+		return broker.Each(len(subjects), errLedger)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls++
-	for _, s := range subjects {
-		if live {
-			l.live[s] = true
-		} else {
+	errs := make([]error, len(subjects))
+	for i, s := range subjects {
+		switch {
+		case !live:
 			delete(l.live, s)
+		case l.refuse != nil && l.refuse(s) != nil:
+			errs[i] = l.refuse(s)
+		default:
+			l.live[s] = true
 		}
 	}
-	return nil
+	return errs
 }
 
-func (l *ledger) Subscribe(_ context.Context, subjects ...string) error {
+func (l *ledger) Subscribe(_ context.Context, subjects ...string) []error {
 	return l.change(true, subjects)
 }
 
-func (l *ledger) Unsubscribe(_ context.Context, subjects ...string) error {
+func (l *ledger) Unsubscribe(_ context.Context, subjects ...string) []error {
 	return l.change(false, subjects)
 }
 
@@ -64,7 +71,7 @@ func (l *ledger) has(subject string) bool {
 func startInterest(t *testing.T, delay time.Duration) (*interest, *ledger) {
 	t.Helper()
 	l := &ledger{live: map[string]bool{}, delay: func() { <-time.After(rand.N(delay + 1)) }}
-	in := newInterest(l, newIndex(), slog.New(slog.DiscardHandler))
+	in := newInterest(l, newIndex(), slog.New(slog.DiscardHandler), func(broker.Gap) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { in.run(ctx) })
@@ -186,4 +193,109 @@ func TestManyJoinsShareABrokerCall(t *testing.T) {
 			t.Errorf("%d broker calls for %d rooms, want at most %d", l.calls, rooms, most)
 		}
 	})
+}
+
+// Half of the backend is away; the rooms of the other half are subscribed in no time, for as long as it lasts.
+func TestWhatFailsHoldsUpNoOtherRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		var back atomic.Bool
+		l.refuse = func(subject string) error {
+			if strings.HasPrefix(subject, "away") && !back.Load() {
+				return broker.ErrUnavailable
+			}
+			return nil
+		}
+		away := in.join("away", new(Socket))
+		waited := make(chan error, 1)
+		go func() { waited <- in.wait(t.Context(), away) }()
+		for i := range 100 {
+			begin := time.Now()
+			if err := in.wait(t.Context(), in.join(fmt.Sprint("here", i), new(Socket))); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took > 0 {
+				t.Fatalf("waited %v behind a room that fails", took)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		select {
+		case err := <-waited:
+			t.Fatalf("the wait for what is away ended: %v", err)
+		default:
+		}
+		back.Store(true)
+		if err := <-waited; err != nil || !l.has("away") {
+			t.Errorf("after its return: %v, subscribed %v", err, l.has("away"))
+		}
+	})
+}
+
+func TestARoomThatIsRefusedFailsItsJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		l.refuse = func(subject string) error {
+			if subject == "refused" {
+				return fmt.Errorf("%w: too many", broker.ErrRefused)
+			}
+			return nil
+		}
+		m := in.join("refused", new(Socket))
+		if err := in.wait(t.Context(), m); !errors.Is(err, broker.ErrRefused) {
+			t.Errorf("got %v, want %v", err, broker.ErrRefused)
+		}
+		if err := in.wait(t.Context(), in.join("other", new(Socket))); err != nil {
+			t.Error(err)
+		}
+		in.leave(m)
+		time.Sleep(2 * interestMaxRefused)
+		synctest.Wait()
+		if n := in.index.rooms(); n != 1 {
+			t.Errorf("%d rooms are left, want the other one", n)
+		}
+	})
+}
+
+// The backend ends subscriptions, also while a call about them is under way: they come back, and the gap
+// is reported once.
+func TestWhatTheBackendEndsIsSubscribedAgain(t *testing.T) {
+	for name, delay := range map[string]time.Duration{"idle": 0, "under way": 10 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				in, l := startInterest(t, 0)
+				var gaps []broker.Gap
+				in.gap = func(g broker.Gap) { gaps = append(gaps, g) }
+				l.delay = func() { time.Sleep(delay) }
+				m := in.join("room", new(Socket))
+				waited := make(chan error, 1)
+				go func() { waited <- in.wait(t.Context(), m) }()
+				if delay == 0 {
+					if err := <-waited; err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+				l.mu.Lock()
+				delete(l.live, "room")
+				l.mu.Unlock()
+				in.drop(broker.Gap{From: time.Now(), Subjects: []string{"room", "unknown"}, Cause: errLedger})
+				if err := in.missing(); !errors.Is(err, errLedger) {
+					t.Errorf("missing is %v", err)
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if !l.has("room") || in.missing() != nil {
+					t.Errorf("subscribed %v, missing %v", l.has("room"), in.missing())
+				}
+				if len(gaps) != 1 || gaps[0].To.Before(gaps[0].From) || gaps[0].Cause != errLedger {
+					t.Errorf("gaps are %v", gaps)
+				}
+				if delay > 0 {
+					if err := <-waited; err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
 }

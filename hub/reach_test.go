@@ -25,13 +25,13 @@ func (b slow) pause() {
 	}
 }
 
-func (b slow) Subscribe(ctx context.Context, subjects ...string) error {
+func (b slow) Subscribe(ctx context.Context, subjects ...string) []error {
 	b.pause()
 	defer b.pause()
 	return b.Broker.Subscribe(ctx, subjects...)
 }
 
-func (b slow) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (b slow) Unsubscribe(ctx context.Context, subjects ...string) []error {
 	b.pause()
 	defer b.pause()
 	return b.Broker.Unsubscribe(ctx, subjects...)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,13 +97,19 @@ func TestARegistrationThatFailsLeavesNothing(t *testing.T) {
 // unwilling is a broker that does not subscribe some subjects.
 type unwilling struct{ broker.Broker }
 
-func (u unwilling) Subscribe(ctx context.Context, subjects ...string) error {
-	for _, s := range subjects {
-		if len(s) > 9 && s[len(s)-9:] == "unwilling" {
-			return broker.ErrUnavailable
+func (u unwilling) Subscribe(ctx context.Context, subjects ...string) []error {
+	var errs []error
+	for i, s := range subjects {
+		if strings.HasSuffix(s, "unwilling") {
+			if errs == nil {
+				errs = make([]error, len(subjects))
+			}
+			errs[i] = broker.ErrUnavailable
+		} else if err := u.Broker.Subscribe(ctx, s); err != nil {
+			return broker.Each(len(subjects), err[0])
 		}
 	}
-	return u.Broker.Subscribe(ctx, subjects...)
+	return errs
 }
 
 func TestNewDevicesAreRefused(t *testing.T) {

@@ -17,15 +17,13 @@ const freezeLimit = 2250 * time.Millisecond
 
 const (
 	sweepInterval = 100 * time.Millisecond
-	freezeMargin  = time.Second            // by which the gap of a freeze begins before the last sweep
-	drainStep     = 50 * time.Millisecond  // between two batches of connections
-	drainPace     = 10 * time.Millisecond  // of the default window, for each connection
-	drainGrace    = 5 * time.Second        // for connections to end, after the window
-	withdrawLimit = 3 * time.Second        // for its subscriptions to end: by then a silent broker has been noticed
-	welcomeLimit  = time.Second            // of it for sockets that are connecting
-	drainPoll     = 10 * time.Millisecond  // between two looks at whether they have
-	liveRetry     = 100 * time.Millisecond // first pause before another try at the node's own subject
-	maxLiveRetry  = 2 * time.Second
+	freezeMargin  = time.Second           // by which the gap of a freeze begins before the last sweep
+	drainStep     = 50 * time.Millisecond // between two batches of connections
+	drainPace     = 10 * time.Millisecond // of the default window, for each connection
+	drainGrace    = 5 * time.Second       // for connections to end, after the window
+	withdrawLimit = 3 * time.Second       // for its subscriptions to end: by then a silent broker has been noticed
+	welcomeLimit  = time.Second           // of it for sockets that are connecting
+	drainPoll     = 10 * time.Millisecond // between two looks at whether they have
 
 	maxDrainWindow = 10 * time.Second // by default
 )
@@ -50,7 +48,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	ended := make(chan error, 1)
 	wg.Go(func() {
-		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Lent: h.deliverLent, Gap: h.gap, State: h.setState})
+		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Gap: h.gap, Lost: h.interest.drop, State: h.setState})
 	})
 	wg.Go(func() { h.interest.run(inner) })
 	wg.Go(func() { h.sweeper(inner) })
@@ -94,35 +92,24 @@ func (h *Hub) brokerEnded(err error) error {
 // start returns when the node can be reached and OnStart has returned. It returns nil too when ctx is
 // done.
 func (h *Hub) start(ctx context.Context, ended chan error) error {
-	retry := liveRetry
-	for {
-		attempt, cancel := context.WithTimeout(ctx, interestTimeout)
-		failed := make(chan error, 1)
-		go func() { failed <- h.broker.Subscribe(attempt, h.subject) }() // received below
-		var err error
-		select {
-		case err = <-failed:
-			cancel()
-		case end := <-ended:
-			cancel()
-			<-failed
-			return h.brokerEnded(end)
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	live := make(chan struct{})
+	go func() { // ends with waiting
+		defer close(live)
+		for h.interest.wait(waiting, h.own) != nil && waiting.Err() == nil {
+			// Refused: the reconciler has said so, and tries again.
 		}
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		h.log.Warn("broker is not there yet", "error", err, "retry_in", retry)
-		select {
-		case <-ctx.Done():
-			return nil
-		case end := <-ended:
-			return h.brokerEnded(end)
-		case <-time.After(retry):
-		}
-		retry = min(2*retry, maxLiveRetry)
+	}()
+	select {
+	case <-live:
+	case end := <-ended:
+		cancel()
+		<-live
+		return h.brokerEnded(end)
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	close(h.live)
 	if h.options.OnStart == nil {

@@ -27,9 +27,9 @@ func newFickle() *fickle {
 	return &fickle{Broker: memory.NewBus().Broker(), handler: make(chan broker.Handler, 1), end: make(chan error, 1)}
 }
 
-func (f *fickle) Subscribe(ctx context.Context, subjects ...string) error {
+func (f *fickle) Subscribe(ctx context.Context, subjects ...string) []error {
 	if f.refusals.Add(-1) >= 0 {
-		return broker.ErrUnavailable
+		return broker.Each(len(subjects), broker.ErrUnavailable)
 	}
 	return f.Broker.Subscribe(ctx, subjects...)
 }

@@ -51,7 +51,7 @@ func (h *Hub) Stats() Stats {
 		Connections:    h.clients.len(),
 		Sockets:        h.sockets.len(),
 		Namespaces:     namespaces,
-		Rooms:          h.index.rooms(),
+		Rooms:          h.index.rooms() - 1, // without the node's own
 		Received:       c.received.Load(),
 		Wasted:         c.wasted.Load(),
 		Malformed:      c.malformed.Load(),

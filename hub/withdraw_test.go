@@ -19,11 +19,11 @@ type leaving struct {
 	proceed    chan struct{}
 }
 
-func (b *leaving) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (b *leaving) Unsubscribe(ctx context.Context, subjects ...string) []error {
 	select {
 	case b.subscribed <- subjects:
 	case <-ctx.Done():
-		return ctx.Err()
+		return broker.Each(len(subjects), ctx.Err())
 	}
 	select {
 	case <-b.proceed:

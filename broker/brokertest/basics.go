@@ -20,6 +20,7 @@ var basics = []test{
 	{"flapping ends in what was asked for last", testFlapping},
 	{"what was counted is delivered before Unsubscribe returns", testUnsubscribeUnderFire},
 	{"payloads of every size arrive unchanged", testPayloads},
+	{"what is lent is the publisher's again", testLent},
 	{"ten thousand subjects", testManySubjects},
 }
 
@@ -180,11 +181,12 @@ func testFlapping(t *testing.T, h Harness) {
 		t.Errorf("got %d messages, want %d", len(got), rounds)
 	}
 
-	// Many at once, each with subjects of its own.
-	const many = 16
+	// Many nodes at once, each with subjects of its own: a node's subscriptions have one caller.
+	const many = 6
 	done := make(chan error, many)
 	for g := range many {
-		go func() { done <- flap(n.b, p, fmt.Sprintf("flap:%d:", g)) }()
+		b := start(t, h).b
+		go func() { done <- flap(b, p, fmt.Sprintf("flap:%d:", g)) }()
 	}
 	for range many {
 		if err := <-done; err != nil {
@@ -206,7 +208,7 @@ func flap(n, p broker.Broker, prefix string) error {
 			change = n.Subscribe
 		}
 		if err := change(ctx, s); err != nil {
-			return err
+			return errors.Join(err...)
 		}
 		reach, err := tryPublish(p, s, "")
 		if err != nil || reach.Nobody() == live[s] {
@@ -214,6 +216,27 @@ func flap(n, p broker.Broker, prefix string) error {
 		}
 	}
 	return nil
+}
+
+// testLent uses the memory of messages again once Publish has returned.
+func testLent(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	n.subscribe("s")
+	data := make([]byte, 8)
+	const rounds = 100
+	for i := range rounds {
+		copy(data, fmt.Sprintf("%08d", i))
+		if _, err := p.Publish(context.Background(), broker.Message{Subject: "s", Data: data, Lent: true}); err != nil {
+			t.Fatal(err)
+		}
+		clear(data)
+	}
+	n.awaitCount(rounds)
+	for i, got := range n.received("s") {
+		if want := fmt.Sprintf("%08d", i); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	}
 }
 
 func testPayloads(t *testing.T, h Harness) {

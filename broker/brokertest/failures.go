@@ -290,8 +290,8 @@ func testPausedContext(t *testing.T, h Harness) {
 			_, err := p.Publish(ctx, broker.Message{Subject: "s"})
 			return err
 		}},
-		{"Subscribe", func(ctx context.Context) error { return n.b.Subscribe(ctx, "new") }},
-		{"Unsubscribe", func(ctx context.Context) error { return n.b.Unsubscribe(ctx, "gone") }},
+		{"Subscribe", func(ctx context.Context) error { return errors.Join(n.b.Subscribe(ctx, "new")...) }},
+		{"Unsubscribe", func(ctx context.Context) error { return errors.Join(n.b.Unsubscribe(ctx, "gone")...) }},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		begin := time.Now()
@@ -337,7 +337,7 @@ func testOutageCalls(t *testing.T, h Harness) {
 	long, cancelLong := context.WithTimeout(context.Background(), patience)
 	defer cancelLong()
 	subscribed := make(chan error, 1)
-	go func() { subscribed <- n.b.Subscribe(long, "waited") }()
+	go func() { subscribed <- errors.Join(n.b.Subscribe(long, "waited")...) }()
 
 	h.Start(t)
 	n.awaitState(nil)
@@ -400,14 +400,22 @@ func testFrozen(t *testing.T, h Harness) {
 
 func testPausedClose(t *testing.T, h Harness) {
 	needsPause(t, h)
+	for _, change := range []func(broker.Broker) []error{
+		func(b broker.Broker) []error { return b.Subscribe(context.Background(), "new") },
+		func(b broker.Broker) []error { return b.Unsubscribe(context.Background(), "s") },
+	} {
+		pausedClose(t, h, change)
+	}
+}
+
+func pausedClose(t *testing.T, h Harness, change func(broker.Broker) []error) {
 	n := start(t, h)
 	n.subscribe("s")
 	h.Pause(t)
 	defer h.Resume(t)
-	const many = 3
+	const many = 2
 	busy := make(chan error, many)
-	go func() { busy <- n.b.Subscribe(context.Background(), "new") }()
-	go func() { busy <- n.b.Unsubscribe(context.Background(), "s") }()
+	go func() { busy <- errors.Join(change(n.b)...) }()
 	go func() {
 		_, err := tryPublish(n.b, "s", "")
 		busy <- err

@@ -347,15 +347,14 @@ func TestWhatIsLentIsCopiedForWhoKeepsIt(t *testing.T) {
 		var kept [][]byte
 		hold := make(chan struct{})
 		start(t, keeps, func(m broker.Message) {
-			kept = append(kept, m.Data)
+			kept = append(kept, m.Own().Data)
 			<-hold
 		})
 		var lent []string
 		ran := make(chan error, 1)
 		go func() {
 			ran <- borrows.Run(context.Background(), broker.Handler{
-				Deliver: func(m broker.Message) { lent = append(lent, "kept "+string(m.Data)) },
-				Lent:    func(m broker.Message) { lent = append(lent, string(m.Data)) },
+				Deliver: func(m broker.Message) { lent = append(lent, string(m.Data)) },
 			})
 		}()
 		subscribe(t, keeps, "s")
@@ -363,7 +362,7 @@ func TestWhatIsLentIsCopiedForWhoKeepsIt(t *testing.T) {
 
 		lend := func(text string) {
 			data := []byte(text)
-			reach, err := keeps.(broker.Lender).Lend(context.Background(), broker.Message{Subject: "s", Data: data})
+			reach, err := keeps.Publish(context.Background(), broker.Message{Subject: "s", Data: data, Lent: true})
 			if err != nil || reach[0].Nodes != 2 {
 				t.Errorf("got %v, %v", reach, err)
 			}

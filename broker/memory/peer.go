@@ -34,20 +34,11 @@ type leftover struct {
 
 // Publish fails only with the context's error and with [broker.ErrClosed].
 func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	return p.publish(ctx, msgs, false)
-}
-
-// Lend implements [broker.Lender].
-func (p *peer) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	return p.publish(ctx, msgs, true)
-}
-
-func (p *peer) publish(ctx context.Context, msgs []broker.Message, lent bool) ([]broker.Reach, error) {
 	reach := make([]broker.Reach, len(msgs))
 	for i := range msgs {
 		err := p.ready(ctx)
 		if err == nil {
-			reach[i].Nodes, err = p.pass(ctx, &msgs[i], lent)
+			reach[i].Nodes, err = p.pass(ctx, &msgs[i])
 		}
 		if err != nil {
 			for j := i; j < len(reach); j++ {
@@ -69,7 +60,7 @@ func (p *peer) ready(ctx context.Context) error {
 }
 
 // pass passes a message on to all who have subscribed to it.
-func (p *peer) pass(ctx context.Context, m *broker.Message, lent bool) (nodes int, err error) {
+func (p *peer) pass(ctx context.Context, m *broker.Message) (nodes int, err error) {
 	hash := p.bus.hash(m.Subject)
 	sh := p.bus.shard(hash)
 	var few [4]*subscription
@@ -82,7 +73,7 @@ func (p *peer) pass(ctx context.Context, m *broker.Message, lent bool) (nodes in
 		if i > 0 {
 			sh.mu.Lock()
 		}
-		taken, err := sh.offerLocked(ctx, p.closed, s, m, lent)
+		taken, err := sh.offerLocked(ctx, p.closed, s, m)
 		if err != nil {
 			return 0, err
 		}
@@ -97,7 +88,11 @@ func (p *peer) pass(ctx context.Context, m *broker.Message, lent bool) (nodes in
 }
 
 // Subscribe waits for Run. After Run it fails with [broker.ErrClosed].
-func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
+func (p *peer) Subscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), p.subscribe(ctx, subjects))
+}
+
+func (p *peer) subscribe(ctx context.Context, subjects []string) error {
 	if err := p.ready(ctx); err != nil {
 		return err
 	}
@@ -120,7 +115,7 @@ func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
 }
 
 // Unsubscribe has no way to fail except that the broker is closed or the context done.
-func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) []error {
 	var busy []<-chan struct{}
 	for _, subject := range subjects {
 		if idle := p.bus.end(p, subject); idle != nil {
@@ -142,7 +137,7 @@ func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
 			p.bus.drop(p, subject)
 		}
 	}
-	return err
+	return broker.Each(len(subjects), err)
 }
 
 // handOver asks Run to go on delivering for l, and reports false if nobody would.

@@ -1,7 +1,6 @@
 package memory
 
 import (
-	"bytes"
 	"context"
 
 	"tether/broker"
@@ -58,8 +57,8 @@ func (s *subscription) idleLocked() <-chan struct{} {
 }
 
 // offerLocked delivers m, or leaves it to the goroutine that is delivering. It reports false when the
-// subscription has ended. A lent message is copied for whoever keeps it. It unlocks the shard.
-func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message, lent bool) (bool, error) {
+// subscription has ended. A message that has to wait is owned. It unlocks the shard.
+func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *subscription, m *broker.Message) (bool, error) {
 	for {
 		if s.ended {
 			sh.mu.Unlock()
@@ -68,17 +67,13 @@ func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *sub
 		if !s.busy {
 			s.busy = true
 			sh.mu.Unlock()
-			s.peer.deliver(*m, lent)
+			s.peer.handler.Deliver(*m)
 			sh.drain(s)
 			return true, nil
 		}
 		l := s.laneLocked()
 		if len(l.queue) < maxWaiting {
-			l.queue = append(l.queue, *m)
-			if lent {
-				kept := &l.queue[len(l.queue)-1]
-				kept.Data = bytes.Clone(kept.Data)
-			}
+			l.queue = append(l.queue, m.Own())
 			sh.mu.Unlock()
 			return true, nil
 		}
@@ -95,18 +90,6 @@ func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *sub
 			return false, ctx.Err()
 		}
 		sh.mu.Lock()
-	}
-}
-
-func (p *peer) deliver(m broker.Message, lent bool) {
-	switch {
-	case !lent:
-		p.handler.Deliver(m)
-	case p.handler.Lent != nil:
-		p.handler.Lent(m)
-	default:
-		m.Data = bytes.Clone(m.Data)
-		p.handler.Deliver(m)
 	}
 }
 

@@ -149,7 +149,7 @@ func TestAPublisherThatComesLaterIsCountedIn(t *testing.T) {
 		p := open(t, servers[1].URL)
 		s := "s" + strconv.Itoa(i)
 		subscribed := make(chan error)
-		go func() { subscribed <- n.Subscribe(context.Background(), s) }()
+		go func() { subscribed <- errors.Join(n.Subscribe(context.Background(), s)...) }()
 		publishOne(t, p, "nobody", "") // it joins meanwhile
 		if err := <-subscribed; err != nil {
 			t.Fatal(err)

@@ -106,7 +106,11 @@ func (in *interest) take() []*op {
 }
 
 // Subscribe implements [broker.Broker]. It waits for Run, and fails with [broker.ErrClosed] after it.
-func (b *Broker) Subscribe(ctx context.Context, subjects ...string) error {
+func (b *Broker) Subscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), b.subscribe(ctx, subjects))
+}
+
+func (b *Broker) subscribe(ctx context.Context, subjects []string) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
@@ -126,7 +130,11 @@ func (b *Broker) Subscribe(ctx context.Context, subjects ...string) error {
 }
 
 // Unsubscribe implements [broker.Broker].
-func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), b.unsubscribe(ctx, subjects))
+}
+
+func (b *Broker) unsubscribe(ctx context.Context, subjects []string) error {
 	o := &op{subjects: subjects, remove: true, done: make(chan error, 1)}
 	select {
 	case <-b.started:

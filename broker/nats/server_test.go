@@ -195,7 +195,7 @@ func TestWhatTheServerRefusesIsAnError(t *testing.T) {
 		subscribe: { allow: ["tether.>", "_INBOX.>"], deny: "tether.s.deaf" } } } ] }`))
 	s := backend.NATS(t, "-c", config)
 	n := run(t, open(t, "nats://u:p@"+s.Addr), make(chan broker.Message, 10))
-	if err := n.Subscribe(t.Context(), "a", "deaf"); !errors.Is(err, natsio.ErrPermissionViolation) {
+	if err := errors.Join(n.Subscribe(t.Context(), "a", "deaf")...); !errors.Is(err, natsio.ErrPermissionViolation) {
 		t.Errorf("Subscribe: got %v, want %v", err, natsio.ErrPermissionViolation)
 	}
 	if reach, err := n.Publish(t.Context(), broker.Message{Subject: "a"}); err != nil || !reach[0].Nobody() {
@@ -218,7 +218,7 @@ func TestTooManySubscriptionsAreAnErrorUntilThereAreFewer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := n.Subscribe(t.Context(), "c", "d"); !errors.Is(err, natsio.ErrMaxSubscriptionsExceeded) {
+		if err := errors.Join(n.Subscribe(t.Context(), "c", "d")...); !errors.Is(err, natsio.ErrMaxSubscriptionsExceeded) {
 			t.Fatalf("got %v, want %v", err, natsio.ErrMaxSubscriptionsExceeded)
 		}
 		if err := receive(t, n.states); err == nil { // the connection is made anew, see Broker.apply

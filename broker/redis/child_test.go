@@ -38,7 +38,7 @@ func child(addr string) {
 	}()
 	subscribed := make(chan error, 1)
 	go func() {
-		subscribed <- b.Subscribe(ctx, "s")
+		subscribed <- errors.Join(b.Subscribe(ctx, "s")...)
 		say("subscribed")
 	}()
 	err = b.Run(ctx, broker.Handler{

@@ -52,7 +52,11 @@ func (c *core) ready(ctx context.Context, wait bool) error {
 
 // Subscribe waits through an outage, for [Options.SubscribeTimeout] at most. After Run it fails with
 // [broker.ErrClosed].
-func (c *core) Subscribe(ctx context.Context, subjects ...string) error {
+func (c *core) Subscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), c.subscribe(ctx, subjects))
+}
+
+func (c *core) subscribe(ctx context.Context, subjects []string) error {
 	if err := c.ready(ctx, true); err != nil {
 		return err
 	}
@@ -62,7 +66,11 @@ func (c *core) Subscribe(ctx context.Context, subjects ...string) error {
 	return err
 }
 
-func (c *core) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (c *core) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), c.unsubscribe(ctx, subjects))
+}
+
+func (c *core) unsubscribe(ctx context.Context, subjects []string) error {
 	w := c.table.unsubscribe(subjects)
 	err := c.ready(ctx, false)
 	if err == nil {

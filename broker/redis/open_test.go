@@ -151,7 +151,7 @@ func TestAUserWithFewRightsCanDoWhatItMay(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx, broker.Handler{Deliver: func(broker.Message) {}}) }()
-	if err := b.Subscribe(ctx, "forbidden"); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "NOPERM") {
+	if err := errors.Join(b.Subscribe(ctx, "forbidden")...); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "NOPERM") {
 		t.Errorf("Subscribe: got %v", err)
 	}
 	if err := b.Subscribe(ctx, "s"); err != nil {

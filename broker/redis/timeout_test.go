@@ -29,10 +29,10 @@ func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
 			return err
 		}},
 		"subscribe": {redis.Options{SubscribeTimeout: limit}, func(b broker.Broker, subject string) error {
-			return b.Subscribe(context.Background(), "other "+subject)
+			return errors.Join(b.Subscribe(context.Background(), "other "+subject)...)
 		}},
 		"unsubscribe": {redis.Options{SubscribeTimeout: limit}, func(b broker.Broker, subject string) error {
-			return b.Unsubscribe(context.Background(), subject)
+			return errors.Join(b.Unsubscribe(context.Background(), subject)...)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

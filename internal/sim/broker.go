@@ -222,7 +222,11 @@ func (p *peer) queueLocked(m broker.Message) {
 	}
 }
 
-func (p *peer) Subscribe(ctx context.Context, subjects ...string) error {
+func (p *peer) Subscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), p.subscribe(ctx, subjects))
+}
+
+func (p *peer) subscribe(ctx context.Context, subjects []string) error {
 	select {
 	case <-p.started:
 	case <-p.closed:
@@ -287,7 +291,11 @@ func (p *peer) forget(subjects []string) {
 }
 
 // Unsubscribe fails later than Publish, as drivers do: a link that is silent for as long has been reported.
-func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (p *peer) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	return broker.Each(len(subjects), p.unsubscribe(ctx, subjects))
+}
+
+func (p *peer) unsubscribe(ctx context.Context, subjects []string) error {
 	err := p.through(ctx, unsubscribeLook)
 	for end := time.Now().Add(unsubscribeFails); errors.Is(err, errSilent) && time.Now().Before(end); {
 		err = p.through(ctx, unsubscribeLook)

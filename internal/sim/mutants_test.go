@@ -27,19 +27,17 @@ var mutants = []mutant{
 		"	if m.room.subscribed || m.room.n == 0 {", "	if m.room != nil {",
 	}, {
 		"unsubscribe without looking again", "interest.go",
-		"		again := sh.edgeLocked(r)\n		gone := !again && !subscribed",
-		"		again := false\n		gone := !again && !subscribed",
+		"		queued = sh.edgeLocked(r)\n", "		queued = false\n",
 	}, {
 		"a room that is being unsubscribed counts as subscribed", "interest.go",
-		"			r.busy, r.subscribed = true, false // who joins now must wait for the next round",
-		"			r.busy = true",
+		"		r.busy, r.subscribed = true, false // a join from now on must wait for the next round",
+		"		r.busy = true",
 	}, {
 		"a subscription that failed counts as made", "interest.go",
-		"		in.settle(wanted, subscribed == nil)",
-		"		in.settle(wanted, true)",
+		"again := in.settle(r, err == nil, err)", "again := in.settle(r, true, nil)",
 	}, {
 		"nobody tries again after a failure", "interest.go",
-		"		if again {\n			in.enqueue(r)\n		}", "		if again && subscribed {\n			in.enqueue(r)\n		}",
+		"		if len(f.rooms) > 0 {\n			f.due", "		if len(f.rooms) < 0 {\n			f.due",
 	}, {
 		"the gap is not passed on", "run.go",
 		"	if h.options.OnGap != nil {", "	if h.options.OnGap != nil && g.From.IsZero() {",
@@ -81,8 +79,8 @@ var mutants = []mutant{
 		"	if s == nil || !s.is(id) {", "	if s == nil {",
 	}, {
 		"Emit tries again", "emitter.go",
-		"	taken, err := m.publish(ctx, msgs)\n",
-		"	taken, err := m.publish(ctx, msgs)\n	if err != nil {\n		taken, err = m.publish(ctx, msgs)\n	}\n",
+		"	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)\n",
+		"	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)\n	if err != nil {\n		taken, err = m.emitter.post.broker.Publish(ctx, msgs...)\n	}\n",
 	}, {
 		"Emit hides the broker's error", "emitter.go",
 		"		return fmt.Errorf(\"hub: emit: %w\", err)\n", "		_ = fmt.Errorf\n",

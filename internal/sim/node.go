@@ -261,7 +261,7 @@ func (k *watch) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.R
 	return reach, err
 }
 
-func (k *watch) Subscribe(ctx context.Context, subjects ...string) error {
+func (k *watch) Subscribe(ctx context.Context, subjects ...string) []error {
 	k.travel()
 	err := k.Broker.Subscribe(ctx, subjects...)
 	if err == nil {
@@ -271,7 +271,7 @@ func (k *watch) Subscribe(ctx context.Context, subjects ...string) error {
 	return err
 }
 
-func (k *watch) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (k *watch) Unsubscribe(ctx context.Context, subjects ...string) []error {
 	k.travel()
 	err := k.Broker.Unsubscribe(ctx, subjects...)
 	k.note(subjects, false)
@@ -324,22 +324,20 @@ func (s *stutter) again() bool {
 	return s.rng.IntN(3) == 0
 }
 
-// Lend implements [broker.Lender].
-func (s *stutter) Lend(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
+func (s *stutter) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	kept := slices.Clone(msgs)
 	for i := range kept {
-		kept[i].Data = bytes.Clone(kept[i].Data)
+		kept[i] = kept[i].Own()
 	}
-	return s.Publish(ctx, kept...)
+	return s.Broker.Publish(ctx, kept...)
 }
 
 func (s *stutter) Run(ctx context.Context, h broker.Handler) error {
-	deliver, lent, state := h.Deliver, h.Lent, h.State
-	h.Lent = nil
+	deliver, state := h.Deliver, h.State
 	h.Deliver = func(m broker.Message) {
 		if len(m.Data) > 1 && m.Data[1] == kindEvent && s.events.Add(1)%2 == 0 {
-			m.Data = bytes.Clone(m.Data)
-			lent(m)
+			m.Data, m.Lent = bytes.Clone(m.Data), true
+			deliver(m)
 			clear(m.Data)
 			return
 		}

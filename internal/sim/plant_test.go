@@ -27,8 +27,8 @@ type plant struct {
 type faulty struct {
 	broker.Broker
 	publish     func(ctx context.Context, msgs []broker.Message) ([]broker.Receipt, error)
-	subscribe   func(ctx context.Context, subjects []string) error
-	unsubscribe func(ctx context.Context, subjects []string) error
+	subscribe   func(ctx context.Context, subjects []string) []error
+	unsubscribe func(ctx context.Context, subjects []string) []error
 	handler     func(broker.Handler) broker.Handler
 }
 
@@ -39,14 +39,14 @@ func (f *faulty) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.
 	return f.Broker.Publish(ctx, msgs...)
 }
 
-func (f *faulty) Subscribe(ctx context.Context, subjects ...string) error {
+func (f *faulty) Subscribe(ctx context.Context, subjects ...string) []error {
 	if f.subscribe != nil {
 		return f.subscribe(ctx, subjects)
 	}
 	return f.Broker.Subscribe(ctx, subjects...)
 }
 
-func (f *faulty) Unsubscribe(ctx context.Context, subjects ...string) error {
+func (f *faulty) Unsubscribe(ctx context.Context, subjects ...string) []error {
 	if f.unsubscribe != nil {
 		return f.unsubscribe(ctx, subjects)
 	}
@@ -78,7 +78,7 @@ func delivering(f func(deliver func(broker.Message)) func(broker.Message)) func(
 
 var brokerPlants = []plant{
 	{name: "Subscribe returns before it is confirmed", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, subscribe: func(ctx context.Context, subjects []string) error {
+		return &faulty{Broker: b, subscribe: func(ctx context.Context, subjects []string) []error {
 			go func() {
 				time.Sleep(2 * time.Millisecond)
 				b.Subscribe(context.WithoutCancel(ctx), subjects...)
@@ -88,7 +88,7 @@ var brokerPlants = []plant{
 	}},
 	{name: "Subscribe fails and says that it has not", broker: func(b broker.Broker) broker.Broker {
 		now := every(20)
-		return &faulty{Broker: b, subscribe: func(ctx context.Context, subjects []string) error {
+		return &faulty{Broker: b, subscribe: func(ctx context.Context, subjects []string) []error {
 			if now() {
 				return nil
 			}
@@ -96,7 +96,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "Unsubscribe comes late, over a new Subscribe", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, unsubscribe: func(ctx context.Context, subjects []string) error {
+		return &faulty{Broker: b, unsubscribe: func(ctx context.Context, subjects []string) []error {
 			go func() {
 				time.Sleep(30 * time.Millisecond)
 				b.Unsubscribe(context.WithoutCancel(ctx), subjects...)
@@ -105,7 +105,7 @@ var brokerPlants = []plant{
 		}}
 	}},
 	{name: "Unsubscribe does nothing", broker: func(b broker.Broker) broker.Broker {
-		return &faulty{Broker: b, unsubscribe: func(context.Context, []string) error { return nil }}
+		return &faulty{Broker: b, unsubscribe: func(context.Context, []string) []error { return nil }}
 	}},
 	{name: "the gap event is forgotten", broker: func(b broker.Broker) broker.Broker {
 		return &faulty{Broker: b, handler: func(h broker.Handler) broker.Handler {
@@ -139,7 +139,7 @@ var brokerPlants = []plant{
 		var all []string
 		return &faulty{
 			Broker: b,
-			subscribe: func(ctx context.Context, subjects []string) error {
+			subscribe: func(ctx context.Context, subjects []string) []error {
 				mu.Lock()
 				all = append(all, subjects...)
 				mu.Unlock()

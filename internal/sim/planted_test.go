@@ -13,8 +13,8 @@ var planted = []mutant{
 		"\tif r.queued || r.subscribed",
 	}, {
 		"the room that is left is not forgotten", "interest.go",
-		"\t\t\tif sh.idleLocked(r) {\n\t\t\t\tin.index.forgetLocked(sh, r)\n\t\t\t}\n\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
-		"\t\t\tsh.releaseLocked(r)\n\t\t}\n\t}\n\treturn wanted",
+		"\t\tif sh.idleLocked(r) {\n\t\t\tin.index.forgetLocked(sh, r)\n\t\t}\n\t\tsh.releaseLocked(r, nil)\n\t}\n\treturn wanted",
+		"\t\tsh.releaseLocked(r, nil)\n\t}\n\treturn wanted",
 	}, {
 		"who joins while the room is being subscribed does not wait", "index.go",
 		"live: r.subscribed}",
@@ -41,20 +41,20 @@ var planted = []mutant{
 		"\tx.dirty[i/64].Or(1 << (i % 64) & 0xffff_ffff_ffff)",
 	}, {
 		"the last of a batch that is full is dropped", "interest.go",
-		"\tfor _, r := range batch {\n",
-		"\tfor _, r := range batch {\n\t\tif len(wanted) == 100 {\n\t\t\tcontinue\n\t\t}\n",
+		"\t\t\tfor _, r := range sh.queue[:n] {\n",
+		"\t\t\tfor _, r := range sh.queue[:n] {\n\t\t\t\tif len(wanted) == 100 {\n\t\t\t\t\tcontinue\n\t\t\t\t}\n",
 	}, {
 		"rooms behind a batch that is full wait for the next edge", "interest.go",
 		"\t\t\t\tword.Or(bit)\n",
 		"\t\t\t\t_ = word\n",
 	}, {
 		"who waits for a subscription is let go when it fails", "interest.go",
-		"\t\tif subscribed || gone {\n\t\t\tsh.releaseLocked(r)",
-		"\t\tif subscribed || gone || again {\n\t\t\tsh.releaseLocked(r)",
+		"\tcase subscribed || !wanted:\n\t\tsh.releaseLocked(r, nil)",
+		"\tcase subscribed || !wanted || again:\n\t\tsh.releaseLocked(r, nil)",
 	}, {
 		"a room that was left while it was being subscribed stays", "interest.go",
-		"\t\tagain := sh.edgeLocked(r)\n\t\tgone := !again && !subscribed",
-		"\t\tagain := !subscribed && sh.edgeLocked(r)\n\t\tgone := !again && !subscribed",
+		"\t\tqueued = sh.edgeLocked(r)\n",
+		"\t\tqueued = !subscribed && sh.edgeLocked(r)\n",
 	}, {
 		"exceptions are looked up in the default namespace", "deliver.go",
 		"h.index.lookup(namespace + name)",

@@ -118,7 +118,7 @@ type counted struct {
 	now, most       atomic.Int64 // calls at the same time
 }
 
-func (c *counted) Subscribe(ctx context.Context, subjects ...string) error {
+func (c *counted) Subscribe(ctx context.Context, subjects ...string) []error {
 	if now := c.now.Add(1); now > c.most.Load() {
 		c.most.Store(now)
 	}

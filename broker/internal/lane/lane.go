@@ -44,7 +44,7 @@ func (ln *lane) put(ctx context.Context, c *call, msgs []broker.Message, of []ui
 				return err
 			}
 		}
-		ln.queue = append(ln.queue, entry{msgs[i], c, int32(i)})
+		ln.queue = append(ln.queue, entry{msgs[i].Own(), c, int32(i)})
 		if ln.running {
 			continue
 		}
