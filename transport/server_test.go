@@ -38,18 +38,18 @@ func serveHello(t *testing.T, f func(t *testing.T, dial func() net.Conn)) { serv
 
 var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
 
-func TestARequestWhoseHeadDoesNotComeIsAnsweredWith408(t *testing.T) {
+func TestARequestWhoseHeadDoesNotComeEndsTheConnection(t *testing.T) {
 	const whole = "GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 	for _, tt := range []struct {
-		name, part, want string
-		after            time.Duration
+		name, part string
+		after      time.Duration
 	}{
-		{"nothing", "", "", headerTime},
-		{"a byte", "G", timeoutAnswer, headerTime},
-		{"half a line", "GET / HTTP/1.1\r\nHo", timeoutAnswer, headerTime},
-		{"half a head", "GET / HTTP/1.1\r\nHost: te", timeoutAnswer, headerTime},
-		{"a second one", whole + "GET / HTTP/1.1\r\nHo", timeoutAnswer, headerTime},
-		{"no second one", whole, "", idleTime},
+		{"nothing", "", headerTime},
+		{"a byte", "G", headerTime},
+		{"half a line", "GET / HTTP/1.1\r\nHo", headerTime},
+		{"half a head", "GET / HTTP/1.1\r\nHost: te", headerTime},
+		{"a second one", whole + "GET / HTTP/1.1\r\nHo", headerTime},
+		{"no second one", whole, idleTime},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			serveHello(t, func(t *testing.T, dial func() net.Conn) {
@@ -61,9 +61,8 @@ func TestARequestWhoseHeadDoesNotComeIsAnsweredWith408(t *testing.T) {
 				if strings.HasPrefix(tt.part, whole) {
 					wantHello(t, br)
 				}
-				b, err := io.ReadAll(br)
-				if string(b) != tt.want || err != nil {
-					t.Errorf("got %q, %v; want %q", b, err, tt.want)
+				if _, err := io.ReadAll(br); err != nil {
+					t.Errorf("got %v, want the end of the connection", err)
 				}
 				if got := time.Since(start); got != tt.after {
 					t.Errorf("after %v, want %v", got, tt.after)
@@ -219,17 +218,5 @@ func TestAClientThatDoesNotTakeItsAnswerIsGivenUp(t *testing.T) {
 		defer conn.Close()
 		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
 		time.Sleep(2 * answerTime)
-	})
-}
-
-func TestNothingIsAnsweredInTheMiddleOfTLS(t *testing.T) {
-	serveHello(t, func(t *testing.T, dial func() net.Conn) {
-		conn := dial()
-		defer conn.Close()
-		go conn.Write([]byte{tlsHandshake, 3, 1})
-		b, err := io.ReadAll(conn)
-		if strings.Contains(string(b), "408") || err != nil {
-			t.Errorf("got %q, %v", b, err)
-		}
 	})
 }

@@ -107,7 +107,7 @@ type CORSConfig struct {
 
 // HTTPConfig is about plain HTTP requests, before a WebSocket is one.
 type HTTPConfig struct {
-	HeaderTimeout  time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a request head may take to arrive; then 408, or with TLS the end of the connection."`
+	HeaderTimeout  time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a request head may take to arrive; then the connection is closed."`
 	BodyTimeout    time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long the body of a request to the API may take to arrive; then 408."`
 	IdleTimeout    time.Duration `default:"2m" min:"1s" max:"1h" help:"How long a kept-alive connection may be without a request."`
 	MaxHeaderBytes int           `default:"65536" min:"4096" max:"1048576" help:"Size of a request head in bytes; a larger one gets 431."`
