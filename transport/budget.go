@@ -62,16 +62,16 @@ func (rs *ranks) unlinkLocked(r *rank) {
 	r.prev, r.next = nil, nil
 }
 
-// largest is the session that holds most, nil if none is worth mentioning.
-func (rs *ranks) largest() *session {
+// largest is the session that holds most, and its class; nil if none is worth mentioning.
+func (rs *ranks) largest() (*session, uint8) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for i := len(rs.classes) - 1; i > 0; i-- {
 		if r := rs.classes[i].first; r != nil {
-			return r.s
+			return r.s, uint8(i)
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // stall is what a session holds that is being written and was not taken at once.
@@ -152,12 +152,13 @@ func (s *session) landedLocked() {
 	if x == nil || x.stall == (stall{}) {
 		return
 	}
-	if x.stall.packet != nil {
-		x.stall.packet.Release(&s.h.queued)
-	}
-	s.h.queued.Add(-int64(x.stall.bytes))
+	was := x.stall
 	x.stall = stall{}
-	s.rankLocked()
+	s.rankLocked() // first: what is not counted has no rank
+	if was.packet != nil {
+		was.packet.Release(&s.h.queued)
+	}
+	s.h.queued.Add(-int64(was.bytes))
 }
 
 // relieve ends sessions, those that hold most first, until all together are within the budget. The
@@ -167,10 +168,10 @@ func (h *Handler) relieve() {
 		return
 	}
 	for h.queued.Load() > int64(h.o.TotalQueueBytes) {
-		s := h.ranks.largest()
+		s, class := h.ranks.largest()
 		if s == nil {
 			return
 		}
-		s.tooSlow()
+		s.relieve(class)
 	}
 }

@@ -34,3 +34,6 @@ func (d *descriptor) release() (last bool) { return d.uses.Add(-1) == closed }
 // shut is called between acquire and release: there is no acquire after it. It reports whether it is
 // the first.
 func (d *descriptor) shut() bool { return d.uses.Or(closed)&closed == 0 }
+
+// isShut reports whether shut was called.
+func (d *descriptor) isShut() bool { return d.uses.Load()&closed != 0 }

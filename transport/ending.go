@@ -10,8 +10,8 @@ func (s *session) Close(reason engine.Reason) {
 		return
 	}
 	polling := s.poll != nil && s.carrier == nil
-	if polling && (reason == engine.ReasonParseError || reason == engine.ReasonForcedClose) { // the client's fault: see shut
-		end := s.endLocked(reason)
+	if polling && (reason == engine.ReasonParseError || reason == engine.ReasonForcedClose) { // the client's fault
+		end := s.dismissLocked(reason)
 		s.mu.Unlock()
 		end.do()
 		return
@@ -63,11 +63,37 @@ func (s *session) fail(reason engine.Reason) {
 	end.do()
 }
 
+// dismissed ends the session of a client that has broken the rules of what is above Engine.IO.
+func (s *session) dismissed(reason engine.Reason) {
+	s.mu.Lock()
+	if s.carrier != nil || s.state != stateOpen {
+		s.mu.Unlock()
+		s.shut(reason, 0)
+		return
+	}
+	end := s.dismissLocked(reason)
+	s.mu.Unlock()
+	end.do()
+}
+
+// dismissLocked ends a session on polling at once, and keeps what the next GET gets for a moment if none
+// waits: the client hears of the end, as from the reference server.
+func (s *session) dismissLocked(reason engine.Reason) ending {
+	end := s.endLocked(reason)
+	if !s.poll.waiting {
+		s.poll.bye, end.keep = byeLater, true
+		s.setDueLocked(s.h.now() + int64(byeWait))
+	}
+	return end
+}
+
 // ending is what is left to do, without the lock, when a session has ended.
 type ending struct {
 	s       *session // nil: nothing
 	carrier carrier  // to be aborted, or nil
 	probe   *websocket
+	post    *post
+	keep    bool // the session is found until its client has heard of the end
 	tell    bool
 }
 
@@ -78,9 +104,9 @@ func (s *session) endLocked(reason engine.Reason) ending {
 		x.reason = reason
 	}
 	s.state, s.due = stateEnded, never
+	s.rankLocked()
 	s.queue.clear(s.h)
 	s.landedLocked()
-	s.rankLocked()
 	x.pongs = nil
 	s.h.wheel.remove(s)
 	if x.gone != nil {
@@ -90,6 +116,7 @@ func (s *session) endLocked(reason engine.Reason) ending {
 	e := ending{s: s, carrier: s.carrier}
 	if s.poll != nil {
 		e.probe, s.poll.probe = s.poll.probe, nil
+		e.post = s.poll.post
 		s.poll.wakeUp()
 	}
 	if !s.delivering {
@@ -102,12 +129,17 @@ func (e ending) do() {
 	if e.s == nil {
 		return
 	}
-	e.s.h.forget(e.s)
+	if !e.keep {
+		e.s.h.forget(e.s)
+	}
 	if e.carrier != nil {
 		e.carrier.abort()
 	}
 	if e.probe != nil {
-		e.probe.abort()
+		e.probe.giveUp()
+	}
+	if e.post != nil {
+		e.post.cut()
 	}
 	if e.tell {
 		go e.s.tell() // the handler waits for it: sessions

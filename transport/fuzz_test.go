@@ -18,6 +18,15 @@ import (
 // the handshake has been answered.
 func pipe(t testing.TB, h *Handler, query string) *wsClient {
 	t.Helper()
+	c, served := pipeHead(t, h, query)
+	c.text()
+	<-served
+	return c
+}
+
+// pipeHead is pipe up to the head of the answer. The channel is closed when the handler has returned.
+func pipeHead(t testing.TB, h *Handler, query string) (*wsClient, <-chan struct{}) {
+	t.Helper()
 	ours, theirs := net.Pipe()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(upgradeRequest(query))))
 	if err != nil {
@@ -32,9 +41,7 @@ func pipe(t testing.TB, h *Handler, query string) *wsClient {
 	if c.head, err = http.ReadResponse(c.br, r); err != nil {
 		t.Fatal(err)
 	}
-	c.text()
-	<-served
-	return c
+	return c, served
 }
 
 // hijacker is a response writer that can only be hijacked.

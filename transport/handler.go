@@ -130,7 +130,7 @@ func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio stri
 	}
 	if sid != "" {
 		s := h.session(sid)
-		if s == nil {
+		if s == nil || s.overdue() {
 			return nil, errUnknownSession
 		}
 		if eio != "4" || !upgrade && s.Transport() != transport {

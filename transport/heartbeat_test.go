@@ -68,6 +68,21 @@ func TestAClientThatDoesNotAnswerAPingIsGone(t *testing.T) {
 	}
 }
 
+// TestAPollThatComesWhenThePongIsDueIsTooLate polls at the very moment, which the wheel has not reached.
+func TestAPollThatComesWhenThePongIsDueIsTooLate(t *testing.T) {
+	for _, early := range []time.Duration{0, time.Millisecond} {
+		inBubble(t, Options{PingInterval: 300 * time.Millisecond, PingTimeout: 200 * time.Millisecond}, func(t *testing.T, h *Handler, last func() *echo) {
+			time.Sleep(3 * time.Millisecond) // between two slots
+			url := pollingSession(h, last)
+			time.Sleep(500*time.Millisecond - early)
+			status, body := pollOnce(h, url)
+			if early == 0 && status != 400 || early > 0 && body != "2" {
+				t.Errorf("%v early: got %d %q", early, status, body)
+			}
+		})
+	}
+}
+
 // TestADeadClientIsNotWrittenToForItsClose has a client neither read nor answer: what waits for it, the ping at
 // least, does not hold up its end.
 func TestADeadClientIsNotWrittenToForItsClose(t *testing.T) {

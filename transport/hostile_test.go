@@ -188,6 +188,11 @@ func hostilePolling(t *testing.T, s *server, packets []string) error {
 			return fmt.Errorf("polling: POST answered with %d %q", status, body)
 		}
 	}
+	if last := packets[len(packets)-1]; last[0] == '4' || last[0] == '%' { // what Engine.IO takes, and Socket.IO does not
+		if status, body := p.get(); status != 200 || body != byeLater {
+			return fmt.Errorf("polling: the next GET got %d %q, want %q", status, body, byeLater)
+		}
+	}
 	if status, body := p.get(); status != 400 || body != `{"code":1,"message":"Session ID unknown"}` {
 		return fmt.Errorf("polling: the session is still known: %d %q", status, body)
 	}

@@ -284,7 +284,8 @@ func (c *epoll) rest(dry bool) bool {
 		return false
 	}
 	c.reading = false
-	idle := c.in
+	in := c.in
+	idle := in
 	if idle != nil && idle.begun() && !c.discarding {
 		if idle.started == 0 {
 			idle.started = s.h.now()
@@ -298,8 +299,11 @@ func (c *epoll) rest(dry bool) bool {
 		c.in = nil
 	}
 	s.mu.Unlock()
-	if idle != nil {
+	switch {
+	case idle != nil:
 		c.recycle(idle)
+	case c.isShut(): // abort found the reading under way, and left this to it
+		c.forget(in)
 	}
 	return true
 }

@@ -51,7 +51,7 @@ func (s *session) control(text []byte) bool {
 	case '1':
 		s.mu.Lock()
 		if s.poll != nil {
-			s.poll.bye = '6'
+			s.poll.bye = byeNoop
 		}
 		s.mu.Unlock()
 		s.shut(engine.ReasonTransportClose, 0)
@@ -100,7 +100,7 @@ func (s *session) deliver(text bool, data []byte) bool {
 	case err == errPanic:
 		s.shut(engine.ReasonTransportError, uint16(faultInternal))
 	case err != nil:
-		s.shut(engine.ReasonOf(err), 0)
+		s.dismissed(engine.ReasonOf(err))
 	default:
 		return open
 	}

@@ -134,8 +134,19 @@ func TestAClientAtFaultIsNotWaitedFor(t *testing.T) {
 				default:
 					t.Error("the session waits for a GET")
 				}
+				if status, body := pollOnce(h, url); status != 200 || body != byeLater {
+					t.Errorf("the next GET got %d %q", status, body)
+				}
 				if status, body := pollOnce(h, url); status != 400 {
-					t.Errorf("got %d %q", status, body)
+					t.Errorf("the one after that got %d %q", status, body)
+				}
+
+				url = pollingSession(h, last)
+				last().c.Close(reason)
+				time.Sleep(byeWait + maxGrain)
+				synctest.Wait()
+				if status, body := pollOnce(h, url); status != 400 {
+					t.Errorf("a GET that comes late got %d %q", status, body)
 				}
 
 				url = pollingSession(h, last)

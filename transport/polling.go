@@ -1,12 +1,9 @@
 package transport
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"tether/engine"
@@ -24,14 +21,59 @@ const (
 // python-engineio takes a response with more for an attack. What is left goes into the next.
 const payloadPackets = 16
 
+// A GET that finds nothing to take while its client upgrades is answered with a noop: the client waits for
+// its end before it goes over. It is kept for noopWait first, and the next ones for twice as long each: a
+// client that gets no answer to its probe, because something on the way holds it back, polls all the while.
+const noopWait = 10 * time.Millisecond
+
+// byeWait is how long the end of a session is kept for the GET that is to hear of it.
+const byeWait = 5 * time.Second
+
+// What a GET gets from a session that has ended.
+const (
+	byeClose = "1"
+	byeNoop  = "6"      // the client has closed it
+	byeLater = "6\x1e1" // the GET came after the end
+)
+
 // poll is what a session on polling has besides. It is guarded by the session's lock.
 type poll struct {
 	waiting bool          // a GET waits for something to take
-	posting bool          // a POST is being served
-	bye     byte          // the packet that a GET gets from an ended session: close, or noop
+	post    *post         // a POST is being served
+	bye     string        // what a GET gets when the session has ended
 	wake    chan struct{} // of one: for the GET that waits
 	probe   *websocket    // the connection that the client is upgrading to
-	probed  bool          // probe was answered: no GET is kept waiting
+	probed  bool          // probe was answered
+	came    chan struct{} // closed when a GET waits; nil unless somebody waits for that
+	noops   uint8         // GETs that a noop has answered since then
+}
+
+// waitsLocked notes that a GET waits.
+func (p *poll) waitsLocked() {
+	p.waiting = true
+	if p.came != nil {
+		close(p.came)
+		p.came = nil
+	}
+}
+
+// awaitPoll waits a moment for the GET of a client that closes its session, unless one waits: it may have
+// been sent before the POST, on another connection.
+func (s *session) awaitPoll() {
+	s.mu.Lock()
+	if s.poll.waiting || s.carrier != nil {
+		s.mu.Unlock()
+		return
+	}
+	came := make(chan struct{})
+	s.poll.came = came
+	s.mu.Unlock()
+	timer := time.NewTimer(noopWait)
+	defer timer.Stop()
+	select {
+	case <-came:
+	case <-timer.C:
+	}
 }
 
 func (p *poll) wakeUp() {
@@ -43,7 +85,7 @@ func (p *poll) wakeUp() {
 
 // openPolling answers a handshake.
 func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
-	s := &session{poll: &poll{bye: '1', wake: make(chan struct{}, 1)}}
+	s := &session{poll: &poll{bye: byeClose, wake: make(chan struct{}, 1)}}
 	if refused := h.open(s, r); refused != nil {
 		refused.write(w, false)
 		return
@@ -78,25 +120,17 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	for {
-		select { // what it was about is seen now
-		case <-s.poll.wake:
-		default:
-		}
-		if s.pollableLocked() {
-			break
-		}
-		s.poll.waiting = true
+	at := s.state
+	noop := s.awaitLocked(r.Context().Done())
+	if at == stateOpen && s.carrier != nil { // a client that goes over has no GET any more, unless it comes late
 		s.mu.Unlock()
-		select {
-		case <-s.poll.wake:
-		case <-r.Context().Done():
-			s.fail(engine.ReasonTransportError)
-		}
-		s.mu.Lock()
-		s.poll.waiting = false
+		errBadRequest.write(w, false)
+		return
 	}
-	body, rd := s.takePayload() // unlocks
+	body, rd := s.takePayload(noop) // unlocks
+	if at == stateEnded {
+		s.h.forget(s) // it was kept for this GET
+	}
 	s.stalls(body, round{})
 	if !s.h.writePayload(w, body) {
 		s.fail(engine.ReasonTransportError)
@@ -112,13 +146,47 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	end.do()
 }
 
-// pollableLocked reports whether a GET is to be answered now.
+// awaitLocked waits until the GET is to be answered, without the lock, and reports whether with a noop.
+func (s *session) awaitLocked(gone <-chan struct{}) (noop bool) {
+	var patience <-chan time.Time
+	for {
+		select { // what it was about is seen now
+		case <-s.poll.wake:
+		default:
+		}
+		if s.pollableLocked() {
+			return false
+		}
+		if patience == nil && s.poll.probed {
+			timer := time.NewTimer(noopWait << min(s.poll.noops, 16))
+			defer timer.Stop()
+			patience = timer.C
+		}
+		s.poll.waitsLocked()
+		s.mu.Unlock()
+		select {
+		case <-s.poll.wake:
+		case <-patience:
+			patience, noop = nil, true
+		case <-gone:
+			s.fail(engine.ReasonTransportError)
+		}
+		s.mu.Lock()
+		s.poll.waiting = false
+		if noop = noop && s.poll.probed && !s.pollableLocked(); noop {
+			s.poll.noops++
+			return true
+		}
+	}
+}
+
+// pollableLocked reports whether there is something for a GET to take.
 func (s *session) pollableLocked() bool {
-	return s.state != stateOpen || s.carrier != nil || s.poll.probed || s.ping || !s.queue.empty()
+	return s.state != stateOpen || s.carrier != nil || s.ping || !s.queue.empty()
 }
 
 // takePayload encodes all that waits for the client, wire protocol section 1.4. It unlocks s.mu.
-func (s *session) takePayload() ([]byte, round) {
+func (s *session) takePayload(noop bool) ([]byte, round) {
 	var (
 		rd      round
 		packets []*engine.Packet
@@ -126,9 +194,9 @@ func (s *session) takePayload() ([]byte, round) {
 	)
 	switch {
 	case s.state == stateEnded:
-		body = []byte{s.poll.bye}
+		body = []byte(s.poll.bye)
 	case s.carrier != nil:
-		body = []byte{'6'}
+		body = []byte(byeNoop)
 	default:
 		n := 0
 		if s.ping && s.state == stateOpen {
@@ -148,7 +216,6 @@ func (s *session) takePayload() ([]byte, round) {
 		// handle the messages that came along with it, and would take a DISCONNECT for a lost connection.
 		rd.final = s.state == stateClosing && len(packets) == 0
 	}
-	probed := s.poll.probed
 	s.mu.Unlock()
 
 	for _, p := range packets {
@@ -157,8 +224,8 @@ func (s *session) takePayload() ([]byte, round) {
 	if rd.final {
 		body = socketio.AppendText(body, []byte{'1'})
 	}
-	if len(body) == 0 && probed {
-		body = []byte{'6'}
+	if noop {
+		body = []byte(byeNoop)
 	}
 	return body, rd
 }
@@ -200,90 +267,4 @@ func (h *Handler) writeBody(w http.ResponseWriter, body []byte) bool {
 	}
 	rc.SetWriteDeadline(time.Time{})
 	return true
-}
-
-// counted reads a body into a buffer whose size the budget is told before each read.
-type counted struct {
-	r    io.Reader
-	body *bytes.Buffer
-	hold func(bytes int)
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	c.hold(c.body.Cap())
-	return c.r.Read(p)
-}
-
-// servePost takes the packets of a POST.
-func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
-		s.fail(engine.ReasonTransportError)
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	s.mu.Lock()
-	if s.poll.posting {
-		end := s.endLocked(engine.ReasonTransportError)
-		s.mu.Unlock()
-		end.do()
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	s.poll.posting = true
-	s.mu.Unlock()
-
-	status := s.receivePost(w, r)
-
-	s.mu.Lock()
-	s.poll.posting = false
-	s.mu.Unlock()
-	if status != http.StatusOK {
-		w.Header().Set("Connection", "close")
-		w.WriteHeader(status)
-		return
-	}
-	w.Header().Set("Content-Type", "text/html")
-	w.Header().Set("Content-Length", "2")
-	s.h.writeBody(w, []byte("ok"))
-}
-
-// receivePost reads the body and delivers its packets. It returns the status of the answer.
-func (s *session) receivePost(w http.ResponseWriter, r *http.Request) int {
-	if r.ContentLength > int64(s.h.o.MaxPayload) {
-		s.fail(engine.ReasonTransportError)
-		return http.StatusRequestEntityTooLarge
-	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(s.h.o.MessageTimeout)) // without it in a test recorder only
-	p := &partial{end: func() {
-		rc.SetReadDeadline(time.Now())
-		s.fail(engine.ReasonTransportError)
-	}}
-	held := func(bytes int) { s.h.partials.hold(p, bytes) }
-	defer held(0)
-	var body bytes.Buffer
-	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), body: &body, hold: held})
-	if err != nil {
-		s.fail(engine.ReasonTransportError)
-		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-			return http.StatusRequestEntityTooLarge
-		}
-		return http.StatusBadRequest
-	}
-	rc.SetReadDeadline(time.Time{})
-
-	for p, err := range socketio.Payload(body.Bytes()) {
-		switch {
-		case err != nil:
-			s.shut(engine.ReasonParseError, 0)
-			return http.StatusOK // as the reference server has it
-		case p.Type != socketio.EngineMessage:
-			if !s.control([]byte{p.Type}) {
-				return http.StatusOK
-			}
-		case !s.deliver(!p.Binary, p.Data) || !s.await(r.Context().Done()):
-			return http.StatusOK
-		}
-	}
-	return http.StatusOK
 }

@@ -226,7 +226,7 @@ func TestASecondPOSTEndsTheSession(t *testing.T) {
 	e := s.session()
 	conn := s.dial()
 	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
-	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.post != nil })
 	if status, body := c.post("4y"); status != 400 || body != "" {
 		t.Fatalf("the second POST got %d %q", status, body)
 	}
@@ -302,13 +302,35 @@ func TestAClientThatAbortsItsPollIsGone(t *testing.T) {
 	c.wantEnd()
 }
 
+// TestAPOSTEndsWithItsSession has a body that does not come when the session ends for another reason, and
+// when the budget of what is not complete picks it.
+func TestAPOSTEndsWithItsSession(t *testing.T) {
+	s := serve(t, Options{MessageTimeout: time.Hour})
+	for name, end := range map[string]func(c *pollClient, e *echo){
+		"a write fails":   func(_ *pollClient, e *echo) { e.c.(*session).fail(engine.ReasonTransportError) },
+		"it is dismissed": func(_ *pollClient, e *echo) { e.c.Close(engine.ReasonForcedClose) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := s.polling()
+			e := s.session()
+			conn := s.dial()
+			fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n4x", c.sid)
+			waitFor(t, e, func(ss *session) bool { return ss.poll.post != nil })
+			end(c, e)
+			if _, err := io.ReadAll(conn); err != nil {
+				t.Errorf("the POST goes on: %v", err)
+			}
+		})
+	}
+}
+
 func TestAClientThatAbortsItsPOSTIsGone(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
 	e := s.session()
 	conn := s.dial()
 	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n4x", c.sid)
-	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.post != nil })
 	conn.Close()
 	if got := receive(t, e.closed); got != engine.ReasonTransportError {
 		t.Fatalf("closed for %q", got)

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"errors"
 	"math"
 	"sync"
 
@@ -14,8 +13,6 @@ const (
 	stateClosing
 	stateEnded
 )
-
-var errClosed = errors.New("transport: session is closed")
 
 // session is an Engine.IO session: what a client is to the server, whatever carries it. It is the
 // [engine.Conn] of its receiver.
@@ -135,7 +132,7 @@ func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 	s.mu.Lock()
 	if s.state != stateOpen {
 		s.mu.Unlock()
-		return errClosed
+		return engine.ErrDisconnected
 	}
 	if from.Shut() {
 		s.mu.Unlock()
@@ -252,6 +249,21 @@ func (s *session) wakeLocked() {
 	s.h.wheel.set(s, at)
 }
 
+// overdue ends a session on polling whose pong has not come in time, and reports whether it did: a request
+// is not served because the wheel is late.
+func (s *session) overdue() bool {
+	now := s.h.now()
+	s.mu.Lock()
+	if s.state != stateOpen || s.carrier != nil || !s.awaiting || s.delivering || s.paused || now < s.due {
+		s.mu.Unlock()
+		return false
+	}
+	end := s.endLocked(engine.ReasonPingTimeout)
+	s.mu.Unlock()
+	end.do()
+	return true
+}
+
 // tick does what is due: a ping, the end for want of a pong, or the end of a close, a write or a
 // message that takes too long. The wheel calls it, at times too early.
 func (s *session) tick() {
@@ -265,8 +277,12 @@ func (s *session) tick() {
 	case s.state == stateEnded:
 		c, over := s.carrier, now >= s.due
 		s.mu.Unlock()
-		if over && c != nil { // it has lingered
+		switch {
+		case !over:
+		case c != nil: // it has lingered
 			c.abort()
+		default: // nobody has come for the bye
+			s.h.forget(s)
 		}
 		return
 	case now >= write: // a slow consumer
@@ -291,7 +307,7 @@ func (s *session) tick() {
 		return
 	case !s.awaiting:
 		s.ping, s.awaiting = true, true
-		s.setDueLocked(now + int64(s.h.o.PingTimeout))
+		s.setDueLocked(max(s.due, now-int64(s.h.o.PingTimeout/8)) + int64(s.h.o.PingTimeout)) // what the wheel is late by is not added
 		s.kickLocked()
 	case (s.delivering || s.paused) && now-s.since < int64(s.h.o.PingInterval+s.h.o.PingTimeout):
 		s.setDueLocked(now + int64(s.h.o.PingTimeout))

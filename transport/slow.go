@@ -63,7 +63,7 @@ func (s *session) Behind() (<-chan struct{}, error) {
 	defer s.mu.Unlock()
 	switch {
 	case s.state != stateOpen:
-		return nil, errClosed
+		return nil, engine.ErrDisconnected
 	case !s.behindLocked():
 		return nil, nil
 	}
@@ -93,6 +93,19 @@ func (s *session) tooSlowLocked() ending {
 func (s *session) tooSlow() {
 	s.mu.Lock()
 	if s.state == stateEnded {
+		s.mu.Unlock()
+		return
+	}
+	end := s.tooSlowLocked()
+	s.mu.Unlock()
+	end.do()
+}
+
+// relieve is tooSlow for the budget, unless the client has taken something since its session was of class,
+// or there is room again.
+func (s *session) relieve(class uint8) {
+	s.mu.Lock()
+	if s.state == stateEnded || s.extra.rank.class < class || s.h.queued.Load() <= int64(s.h.o.TotalQueueBytes) {
 		s.mu.Unlock()
 		return
 	}

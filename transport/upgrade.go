@@ -19,7 +19,7 @@ func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *sessio
 		if answer := h.hijack(w, r, ws); answer != nil {
 			defer ws.Conn.Close()
 			if ws.writeWithin(answer, h.o.WriteTimeout) == nil {
-				ws.refuse(h)
+				ws.refuse(h, 0)
 			}
 		}
 	case s != nil:
@@ -113,7 +113,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 	}
 	s.mu.Unlock()
 	if !ok {
-		ws.refuse(h)
+		ws.refuse(h, 0)
 		ws.Conn.Close()
 		return
 	}
@@ -124,11 +124,10 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 func (w *websocket) probe(text bool, data []byte) {
 	switch {
 	case text && string(data) == "2probe":
+		w.s.probed(w) // before the client can know of it
 		if err := w.writeWithin(frameProbe, w.s.h.o.WriteTimeout); err != nil {
 			w.end = err
-			return
 		}
-		w.s.probed(w)
 	case text && len(data) > 0 && data[0] == '5':
 		w.end = w.move()
 	default:
@@ -169,11 +168,11 @@ func (s *session) probed(w *websocket) {
 func (s *session) upgrade(w *websocket, c carrier) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state == stateEnded || s.poll.probe != w || s.delivering || s.poll.posting {
+	if s.state == stateEnded || s.poll.probe != w || s.delivering || s.poll.post != nil {
 		return false
 	}
 	s.carrier = c
-	s.poll.probe, s.poll.probed = nil, false
+	s.poll.probe, s.poll.probed, s.poll.noops = nil, false, 0
 	s.poll.wakeUp()
 	w.Conn.SetReadDeadline(time.Time{})
 	if s.state == stateClosing { // the client has left polling, so the rest leaves here
@@ -185,11 +184,14 @@ func (s *session) upgrade(w *websocket, c carrier) bool {
 	return true
 }
 
+// giveUp has the reader of a probe close it: its session has ended.
+func (w *websocket) giveUp() { w.Conn.SetReadDeadline(time.Now()) }
+
 // dropProbe gives up an upgrade. Polling goes on.
 func (s *session) dropProbe(w *websocket) {
 	s.mu.Lock()
 	if s.poll.probe == w {
-		s.poll.probe, s.poll.probed = nil, false
+		s.poll.probe, s.poll.probed, s.poll.noops = nil, false, 0
 	}
 	s.mu.Unlock()
 }
@@ -202,7 +204,7 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, ws *websocket) 
 		errInternal.write(w, false)
 		return nil
 	}
-	if c, ok := conn.(*headConn); ok {
+	if c, ok := conn.(*boundConn); ok {
 		conn = c.Conn
 	}
 	conn.SetDeadline(time.Time{})

@@ -124,7 +124,56 @@ func upgradeUnderFire(t *testing.T, s *server, c *pollClient, packets int) {
 	}
 }
 
-func TestAProbeReleasesThePollAtOnce(t *testing.T) {
+// TestAProbeThatIsNotAnsweredCostsFewPolls has a proxy hold back what comes over the new connection: the
+// client polls on, until it gives the upgrade up.
+func TestAProbeThatIsNotAnsweredCostsFewPolls(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, h *Handler, last func() *echo) {
+		url := pollingSession(h, last)
+		sid := last().c.ID()
+		ws, _ := pipeHead(t, h, "EIO=4&transport=websocket&sid="+sid)
+		ws.send("2probe")
+		ws.wantText("3probe") // the proxy has it
+		polls, start := 0, time.Now()
+		for time.Since(start) < h.o.UpgradeTimeout {
+			if status, body := pollOnce(h, url); status != 200 || body != "6" && body != "2" {
+				t.Fatalf("got %d %q", status, body)
+			}
+			polls++
+		}
+		if polls > 12 {
+			t.Errorf("%d polls in %v", polls, h.o.UpgradeTimeout)
+		}
+		last().c.Send(engine.NewPacket(engine.Terms{}, []byte("4still")), nil)
+		if _, body := pollOnce(h, url); body != "4still" {
+			t.Errorf("got %q", body)
+		}
+	})
+}
+
+// TestAPollBehindTheUpgradeIsRefused has the poll come first, which a client has sent behind the upgrade.
+func TestAPollBehindTheUpgradeIsRefused(t *testing.T) {
+	carriers(t, Options{}, func(t *testing.T, s *server) {
+		c := s.polling()
+		e := s.session()
+		ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
+		ws.send("2probe")
+		ws.wantText("3probe")
+		ss := e.c.(*session)
+		ss.mu.Lock()
+		ss.poll.noops = 16 // so that it is kept for long
+		ss.mu.Unlock()
+		get := background(t, func() string { _, b := c.get(); return b })
+		waitFor(t, e, func(ss *session) bool { return ss.poll.waiting })
+		ws.send("5")
+		if got, want := get(), `{"code":3,"message":"Bad request"}`; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		ws.send("4on")
+		ws.wantText("4on")
+	})
+}
+
+func TestAProbeReleasesThePoll(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
 	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
@@ -135,21 +184,28 @@ func TestAProbeReleasesThePollAtOnce(t *testing.T) {
 }
 
 func TestAProbeThatFailsLeavesPollingAlone(t *testing.T) {
-	for name, wrong := range map[string][]byte{
-		"another packet": textFrame("4x"),
-		"another probe":  textFrame("2"),
-		"binary":         clientFrame(bitFin|opBinary, []byte{1}),
-		"nothing":        nil, // until the upgrade timeout
-		"a close":        clientFrame(bitFin|opClose, nil),
-		"a bad frame":    []byte{0xff, 0xff},
+	for name, tt := range map[string]struct {
+		wrong []byte
+		code  int
+	}{
+		"another packet":       {textFrame("4x"), 0},
+		"another probe":        {textFrame("2"), 0},
+		"binary":               {clientFrame(bitFin|opBinary, []byte{1}), 0},
+		"nothing":              {nil, 0}, // until the upgrade timeout
+		"a close":              {clientFrame(bitFin|opClose, nil), 0},
+		"a close with a code":  {clientFrame(bitFin|opClose, []byte{0x03, 0xe8}), 1000},
+		"a bad frame":          {[]byte{0xff, 0xff}, 1002},
+		"an impossible length": {[]byte{bitFin | opText, bitMask | 127, 0x80, 0, 0, 0, 0, 0, 0, 1}, 1002},
+		"a length too large":   {[]byte{bitFin | opText, bitMask | 127, 0, 0, 0, 1, 0, 0, 0, 0}, 1009},
+		"no UTF-8":             {clientFrame(bitFin|opText, []byte{0xff}), 1007},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, Options{UpgradeTimeout: 50 * time.Millisecond})
 			c := s.polling()
 			e := s.session()
 			ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
-			ws.write(wrong)
-			ws.wantClose(0)
+			ws.write(tt.wrong)
+			ws.wantClose(tt.code)
 			c.post("4still")
 			c.want("4still")
 			waitFor(t, e, func(ss *session) bool { return ss.poll.probe == nil })
@@ -183,9 +239,7 @@ func TestASessionThatEndsTakesItsProbeAlong(t *testing.T) {
 	ws.wantText("3probe")
 	c.post("1")
 	receive(t, s.session().closed)
-	if _, _, err := ws.frame(); err == nil {
-		t.Fatal("the probe goes on")
-	}
+	ws.wantClose(0)
 }
 
 func TestAnUpgradeBesideAPOSTIsRefused(t *testing.T) {
@@ -194,7 +248,7 @@ func TestAnUpgradeBesideAPOSTIsRefused(t *testing.T) {
 	e := s.session()
 	conn := s.dial()
 	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\n4", c.sid)
-	waitFor(t, e, func(ss *session) bool { return ss.poll.posting })
+	waitFor(t, e, func(ss *session) bool { return ss.poll.post != nil })
 	ws := s.upgrade("EIO=4&transport=websocket&sid="+c.sid, "")
 	ws.send("2probe")
 	ws.wantText("3probe")

@@ -134,12 +134,15 @@ func (w *websocket) served(h *Handler) {
 
 // left does what follows from the end of reading.
 func (w *websocket) left(h *Handler) {
+	var f fault
 	if w.probing {
 		w.s.dropProbe(w)
-		w.refuse(h)
+		if errors.As(w.end, &f) {
+			w.code = uint16(f)
+		}
+		w.refuse(h, w.code)
 		return
 	}
-	var f fault
 	switch {
 	case w.end == errPeerClosed:
 		w.s.shut(engine.ReasonTransportClose, w.code)
@@ -156,8 +159,8 @@ func (w *websocket) left(h *Handler) {
 }
 
 // refuse sends a close frame and waits a moment for the client's.
-func (w *websocket) refuse(h *Handler) {
-	if w.writeWithin(appendCloseFrame(nil, 0), h.o.WriteTimeout) == nil {
+func (w *websocket) refuse(h *Handler, code uint16) {
+	if w.writeWithin(appendCloseFrame(nil, code), h.o.WriteTimeout) == nil {
 		w.finish()
 		w.discard(h)
 	}

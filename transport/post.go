@@ -1,0 +1,152 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"tether/engine"
+	"tether/internal/socketio"
+)
+
+// post is a POST whose body is being read. It is cut off when its session ends, or for the budget of what
+// is not complete.
+type post struct {
+	conn     *http.ResponseController
+	deadline time.Time // for the whole body
+
+	mu   sync.Mutex // held for calls of conn, which do not wait
+	over bool       // guarded by mu: conn is not to be used any more
+}
+
+// wait allows another read, unless the body was cut off.
+func (p *post) wait() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.conn.SetReadDeadline(p.deadline) // without it in a test recorder only
+	}
+	return !p.over
+}
+
+// cut ends the reading.
+func (p *post) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.over = true
+		p.conn.SetReadDeadline(time.Now())
+	}
+}
+
+// done is called when the body has come, after which the connection belongs to net/http again. It reports
+// whether it was not cut off.
+func (p *post) done() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return false
+	}
+	p.over = true
+	p.conn.SetReadDeadline(time.Time{})
+	return true
+}
+
+// counted reads a body into a buffer whose size the budget is told before each read.
+type counted struct {
+	r    io.Reader
+	post *post
+	body *bytes.Buffer
+	hold func(bytes int)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.hold(c.body.Cap())
+	if !c.post.wait() {
+		return 0, engine.ErrDisconnected
+	}
+	return c.r.Read(p)
+}
+
+// servePost takes the packets of a POST.
+func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
+		s.fail(engine.ReasonTransportError)
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	if s.poll.post != nil {
+		end := s.endLocked(engine.ReasonTransportError)
+		s.mu.Unlock()
+		end.do()
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	p := &post{conn: http.NewResponseController(w), deadline: time.Now().Add(s.h.o.MessageTimeout)}
+	s.poll.post = p
+	ended := s.state == stateEnded
+	s.mu.Unlock()
+
+	status := http.StatusBadRequest
+	if !ended {
+		status = s.receivePost(w, r, p)
+	}
+	p.done()
+
+	s.mu.Lock()
+	s.poll.post = nil
+	s.mu.Unlock()
+	if status != http.StatusOK {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(status)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html")
+	w.Header().Set("Content-Length", "2")
+	s.h.writeBody(w, []byte("ok"))
+}
+
+// receivePost reads the body and delivers its packets. It returns the status of the answer.
+func (s *session) receivePost(w http.ResponseWriter, r *http.Request, p *post) int {
+	if r.ContentLength > int64(s.h.o.MaxPayload) {
+		s.fail(engine.ReasonTransportError)
+		return http.StatusRequestEntityTooLarge
+	}
+	half := &partial{end: func() {
+		p.cut()
+		s.fail(engine.ReasonTransportError)
+	}}
+	held := func(bytes int) { s.h.partials.hold(half, bytes) }
+	defer held(0)
+	var body bytes.Buffer
+	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), post: p, body: &body, hold: held})
+	if err != nil || !p.done() {
+		s.fail(engine.ReasonTransportError)
+		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+			return http.StatusRequestEntityTooLarge
+		}
+		return http.StatusBadRequest
+	}
+	for p, err := range socketio.Payload(body.Bytes()) {
+		switch {
+		case err != nil:
+			s.shut(engine.ReasonParseError, 0)
+			return http.StatusOK // as the reference server has it
+		case p.Type != socketio.EngineMessage:
+			if p.Type == '1' {
+				s.awaitPoll()
+			}
+			if !s.control([]byte{p.Type}) {
+				return http.StatusOK
+			}
+		case !s.deliver(!p.Binary, p.Data) || !s.await(r.Context().Done()):
+			return http.StatusOK
+		}
+	}
+	return http.StatusOK
+}
