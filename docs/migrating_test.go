@@ -44,7 +44,7 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	h.Of("/").OnDisconnect(ended)
 	_ = hub.Refuse("unauthorized", nil)
 	_ = s.Emit("hello", 1, "two", ping)
-	_ = s.EmitVolatile("position", 1, 2)
+	_ = s.Volatile().Emit("position", 1, 2)
 	s.EmitAck(ctx, "hello", ping)
 	_ = m.Ack("ok")
 	_ = m.Bind(&ping)

@@ -68,41 +68,54 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	return entry.over, nil
 }
 
-// Sender emits events to one socket of this node on terms that [Socket.Emit] does not have. It is a
-// value: its methods return changed copies.
+// Sender emits events to one socket of this node on terms that [Socket.Emit] does not have, as an [Emitter]
+// does to many. It is immutable and may be used concurrently; its methods return changed copies.
 type Sender struct {
 	socket *Socket
 	terms  engine.Terms
 }
 
+// Volatile returns a sender of events that are worth nothing later: see [Emitter.Volatile].
+func (s *Socket) Volatile() *Sender { return &Sender{s, engine.Terms{Volatile: true}} }
+
 // Overflow returns a sender of events that have a policy of their own for a queue that is full.
-func (s *Socket) Overflow(o Overflow) Sender { return Sender{socket: s}.Overflow(o) }
+func (s *Socket) Overflow(o Overflow) *Sender { return &Sender{s, engine.Terms{Overflow: o}} }
 
 // Latest returns a sender of events that replace each other: see [Emitter.Latest].
-func (s *Socket) Latest(key string) Sender { return Sender{socket: s}.Latest(key) }
+func (s *Socket) Latest(key string) *Sender { return &Sender{s, engine.Terms{Key: key}} }
+
+// Volatile is [Socket.Volatile], beside what the sender has.
+func (x *Sender) Volatile() *Sender {
+	c := *x
+	c.terms.Volatile = true
+	return &c
+}
 
 // Overflow is [Socket.Overflow], beside what the sender has.
-func (x Sender) Overflow(o Overflow) Sender {
-	x.terms.Overflow = o
-	return x
+func (x *Sender) Overflow(o Overflow) *Sender {
+	c := *x
+	c.terms.Overflow = o
+	return &c
 }
 
 // Latest is [Socket.Latest], beside what the sender has.
-func (x Sender) Latest(key string) Sender {
-	x.terms.Key = key
-	return x
+func (x *Sender) Latest(key string) *Sender {
+	c := *x
+	c.terms.Key = key
+	return &c
 }
 
 // Emit is [Socket.Emit] on the sender's terms. The error may also be ErrTerms, and is ErrSlowConsumer
 // for an event that was dropped.
-func (x Sender) Emit(event string, args ...any) error {
-	if err := checkTerms(&x.terms); err != nil {
+func (x *Sender) Emit(event string, args ...any) error {
+	t := x.terms
+	if err := checkTerms(&t); err != nil {
 		return err
 	}
-	if x.terms.Key != "" {
-		x.terms.Key = scopedKey(x.socket.ns.name, x.terms.Key)
+	if t.Key != "" {
+		t.Key = scopedKey(x.socket.ns.name, t.Key)
 	}
-	return x.socket.emit(event, args, x.terms)
+	return x.socket.emit(event, args, t)
 }
 
 // scopedKey keeps the keys of the namespaces of one connection apart: no namespace has a comma in it.

@@ -53,7 +53,7 @@ func TestTermsReachTheConnection(t *testing.T) {
 		"the socket":             {func() error { return s.Overflow(DropOldest).Latest("k").Emit("e") }, engine.Terms{Key: "/,k", Overflow: DropOldest}},
 		"the socket in /admin":   {func() error { return admin.Latest("k").Overflow(DropNewest).Emit("e") }, engine.Terms{Key: "/admin,k", Overflow: DropNewest}},
 		"the socket, without":    {func() error { return s.Emit("e") }, engine.Terms{}},
-		"the socket, volatile":   {func() error { return s.EmitVolatile("e") }, engine.Terms{Volatile: true}},
+		"the socket, volatile":   {func() error { return s.Volatile().Emit("e") }, engine.Terms{Volatile: true}},
 		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), Room("room")), engine.Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
 		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), Room("room")), engine.Terms{Key: "/,\x00,\xff"}},
 	} {

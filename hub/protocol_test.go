@@ -155,7 +155,7 @@ func TestWhatIsEmittedDuringTheHooksFollowsTheAnswer(t *testing.T) {
 		if err := s.Emit("one"); err != nil {
 			return err
 		}
-		if err := s.EmitVolatile("worth nothing later"); err != nil {
+		if err := s.Volatile().Emit("worth nothing later"); err != nil {
 			return err
 		}
 		if r, err := other.Emit(ctx, Room("room"), "two"); err != nil || r.Nodes != 1 {

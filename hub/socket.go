@@ -265,12 +265,6 @@ func (s *Socket) targetAt(i int) Target {
 // ErrReservedEvent, ErrUndeclaredEvent, one of encoding/json, or the transport's.
 func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, engine.Terms{}) }
 
-// EmitVolatile is Emit for an event that is worth nothing later: it is dropped if the client is not
-// ready to take it now.
-func (s *Socket) EmitVolatile(event string, args ...any) error {
-	return s.emit(event, args, engine.Terms{Volatile: true})
-}
-
 func (s *Socket) emit(event string, args []any, t engine.Terms) error {
 	if err := s.client.hub.post.check(event); err != nil {
 		return err

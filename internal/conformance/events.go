@@ -31,7 +31,7 @@ func installEvents(ns *hub.Namespace) {
 		if err != nil {
 			return err
 		}
-		return forwarding(s.EmitVolatile(event, args...))
+		return forwarding(s.Volatile().Emit(event, args...))
 	})
 	ns.On("big", func(_ context.Context, s *hub.Socket, m *hub.Message) error {
 		var n int
