@@ -4,6 +4,6 @@ package sim
 
 import "tether/internal/long"
 
-var defaultSeeds = long.Or(300, 1000)
+func defaultSeeds() int { return long.Or(300, 1000) }
 
 const raceDetector = false

@@ -5,6 +5,6 @@ package sim
 import "tether/internal/long"
 
 // The race detector makes a run about ten times slower.
-var defaultSeeds = long.Or(60, 200)
+func defaultSeeds() int { return long.Or(60, 200) }
 
 const raceDetector = true

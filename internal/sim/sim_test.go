@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -17,7 +18,7 @@ import (
 var (
 	oneSeed   = flag.Int64("seed", -1, "run this seed alone, and with -v say what was done")
 	firstSeed = flag.Uint64("first", 0, "begin with this seed")
-	seedCount = flag.Int("seeds", count("TETHER_SIM_SEEDS", defaultSeeds), "run so many seeds; also TETHER_SIM_SEEDS")
+	seedCount = flag.Int("seeds", 0, "run so many seeds; also TETHER_SIM_SEEDS")
 )
 
 func count(env string, def int) int {
@@ -53,7 +54,7 @@ func TestSeeds(t *testing.T) {
 		}
 		return
 	}
-	n := *seedCount
+	n := cmp.Or(*seedCount, count("TETHER_SIM_SEEDS", defaultSeeds()))
 	workers := runtime.GOMAXPROCS(0)
 	var mu sync.Mutex
 	var total ledger.Counts
