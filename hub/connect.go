@@ -131,7 +131,7 @@ func (c *client) admit(ctx context.Context, s *Socket) {
 
 // temporary reports whether the client should try again rather than be refused.
 func temporary(err error) bool {
-	return errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrClosed) ||
+	return errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrRefused) || errors.Is(err, broker.ErrClosed) ||
 		errors.Is(err, errInterestStopped) || errors.Is(err, context.DeadlineExceeded)
 }
 

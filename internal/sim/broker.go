@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -37,13 +39,14 @@ type cluster struct {
 	bound broker.Bound // of its receipts
 
 	mu    sync.Mutex
+	ails  map[uint32]error // guarded by mu; parts of the backend that take no new subscriptions, and why
 	up    bool             // guarded by mu
 	peers []*peer          // guarded by mu
 	calls map[string]int64 // guarded by mu; counts subscriptions for the report
 }
 
 func newCluster(seed uint64, bound broker.Bound) *cluster {
-	return &cluster{seed: seed, bound: bound, up: true, calls: make(map[string]int64)}
+	return &cluster{seed: seed, bound: bound, up: true, ails: make(map[uint32]error), calls: make(map[string]int64)}
 }
 
 // peer is one node's broker.Broker. The fields below are guarded by the cluster's mu.
@@ -74,6 +77,9 @@ type peer struct {
 	current  [lanes]string // the subject that is being delivered
 	queued   int
 	missed   uint64 // messages that were lost on the way, for the report
+
+	revoked time.Time      // when subscriptions were ended last
+	telling sync.WaitGroup // of Handler.Lost
 }
 
 // parcel is a message on its way.
@@ -223,8 +229,26 @@ func (p *peer) queueLocked(m broker.Message) {
 }
 
 func (p *peer) Subscribe(ctx context.Context, subjects ...string) []error {
-	return broker.Each(len(subjects), p.subscribe(ctx, subjects))
+	errs := make([]error, len(subjects))
+	var healthy []string
+	p.c.mu.Lock()
+	for i, s := range subjects {
+		if errs[i] = p.c.ails[part(s)]; errs[i] == nil {
+			healthy = append(healthy, s)
+		}
+	}
+	p.c.mu.Unlock()
+	err := p.subscribe(ctx, healthy)
+	for i := range errs {
+		errs[i] = cmp.Or(errs[i], err)
+	}
+	return errs
 }
+
+const parts = 3 // of the backend, in which it may ail
+
+// part is where a subject is.
+func part(subject string) uint32 { return crc32.ChecksumIEEE([]byte(subject)) / lanes % parts }
 
 func (p *peer) subscribe(ctx context.Context, subjects []string) error {
 	select {
@@ -355,6 +379,9 @@ func (p *peer) Run(ctx context.Context, h broker.Handler) error {
 	p.keep(ctx)
 	p.c.mu.Lock()
 	p.ended = true
+	p.c.mu.Unlock()
+	p.telling.Wait()
+	p.c.mu.Lock()
 	p.endSessionLocked()
 	p.changeLocked()
 	p.c.mu.Unlock()
@@ -591,11 +618,59 @@ func (p *peer) heal() {
 func (p *peer) unreported() (g broker.Gap) {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
-	if p.silent.IsZero() && p.trouble.IsZero() {
-		return g
+	if !p.silent.IsZero() || !p.trouble.IsZero() {
+		p.sufferLocked()
+		g = broker.Gap{From: p.lastGood, To: time.Now()}
 	}
-	p.sufferLocked()
-	return broker.Gap{From: p.lastGood, To: time.Now()}
+	if from := p.revoked.Add(-beat - maxTravel - maxSlow); time.Since(p.revoked) < maxRenewal && (g.To.IsZero() || from.Before(g.From)) {
+		g = broker.Gap{From: from, To: time.Now()}
+	}
+	return g
+}
+
+// maxRenewal is how long what was revoked may stay away, with parts of the backend that ail.
+const maxRenewal = 3 * time.Second
+
+// revoke has the backend end some subscriptions of p, which p notices a little later.
+func (p *peer) revoke(most int) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	if !p.session || !p.silent.IsZero() || p.ended || p.dead {
+		return
+	}
+	var lost []string
+	for _, s := range slices.Sorted(maps.Keys(p.wanted)) {
+		if len(lost) < most && p.subs[s] && p.rng.IntN(3) == 0 {
+			delete(p.subs, s)
+			delete(p.wanted, s)
+			lost = append(lost, s)
+		}
+	}
+	if len(lost) == 0 {
+		return
+	}
+	p.revoked = time.Now()
+	g := broker.Gap{From: p.revoked.Add(-beat - maxTravel - maxSlow), Subjects: lost, Cause: errRevoked}
+	notice := time.Duration(p.rng.Int64N(int64(maxNotice)))
+	p.telling.Go(func() { // Run waits for it
+		time.Sleep(notice)
+		p.handler.Lost(g)
+	})
+}
+
+const maxNotice = 200 * time.Millisecond // until a node notices that a subscription has ended
+
+var errRevoked = errors.New("sim: subscription revoked")
+
+// ail has a part of the backend take no new subscriptions; nil: it takes them again.
+func (c *cluster) ail(part uint32, cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cause == nil {
+		delete(c.ails, part)
+	} else {
+		c.ails[part] = cause
+	}
 }
 
 func (p *peer) cut() {

@@ -37,6 +37,9 @@ func (w *world) mend() {
 		return
 	}
 	w.cluster.start()
+	for part := range uint32(parts) {
+		w.cluster.ail(part, nil)
+	}
 	for _, n := range w.nodes {
 		if !n.isDead() {
 			n.peer.heal()

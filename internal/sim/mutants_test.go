@@ -39,6 +39,18 @@ var mutants = []mutant{
 		"nobody tries again after a failure", "interest.go",
 		"		if len(f.rooms) > 0 {\n			f.due", "		if len(f.rooms) < 0 {\n			f.due",
 	}, {
+		"what the broker has ended is not subscribed again", "interest.go",
+		"			edge = sh.edgeLocked(r)\n			if sh.idleLocked(r) {", "			if sh.idleLocked(r) {",
+	}, {
+		"a subscription that ends while a call is under way counts as made", "interest.go",
+		"	subscribed = subscribed && !r.lost", "	r.lost = false",
+	}, {
+		"the gap of what the broker has ended is not reported", "interest.go",
+		"		in.found = append(in.found, g)\n", "",
+	}, {
+		"a room that is refused is not tried again", "interest.go",
+		"			refused.rooms = append(refused.rooms, r)\n", "",
+	}, {
 		"the gap is not passed on", "run.go",
 		"	if h.options.OnGap != nil {", "	if h.options.OnGap != nil && g.From.IsZero() {",
 	}, {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"tether/broker"
 	"tether/hub"
 	"tether/internal/ledger"
 )
@@ -46,6 +47,9 @@ var actions = []action{
 	{2, (*world).doCut},
 	{1, (*world).doSlow},
 	{1, (*world).doStopBroker},
+	{2, (*world).doRevoke},
+	{1, (*world).doAil},
+	{2, (*world).doRecover},
 	{3, (*world).doStartBroker},
 	{1, (*world).doJump},
 	{3, (*world).doSetClock},
@@ -587,6 +591,36 @@ func (w *world) doSlow() bool {
 	}
 	w.note("%s is slow", n.name)
 	n.peer.slowDown()
+	return true
+}
+
+func (w *world) doRevoke() bool {
+	n := w.victim()
+	if n == nil {
+		return false
+	}
+	w.note("the broker ends subscriptions of %s", n.name)
+	n.peer.revoke(1 + w.rng.IntN(5))
+	return true
+}
+
+func (w *world) doAil() bool {
+	if w.victim() == nil {
+		return false
+	}
+	part, cause := w.rng.Uint32N(parts), pick(w, []error{broker.ErrUnavailable, broker.ErrRefused})
+	w.note("part %d of the broker takes no subscriptions: %v", part, cause)
+	w.cluster.ail(part, cause)
+	return true
+}
+
+func (w *world) doRecover() bool {
+	if w.cluster == nil {
+		return false
+	}
+	part := w.rng.Uint32N(parts)
+	w.note("part %d of the broker is well", part)
+	w.cluster.ail(part, nil)
 	return true
 }
 
