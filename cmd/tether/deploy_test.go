@@ -1,18 +1,22 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"tether/cmd/tether/internal/config"
 )
 
 const deploy = "../../deploy/"
@@ -64,14 +68,14 @@ func readYAML(t *testing.T, path string) []yamlMap {
 	}
 }
 
-// drainTime is how long a server with this environment and file may take from SIGTERM to its end.
-func drainTime(t *testing.T, l loader) time.Duration {
+// stopTime is how long a server with this environment and file may take from SIGTERM to its end.
+func stopTime(t *testing.T, l config.Loader) time.Duration {
 	t.Helper()
-	out, err := l.load()
+	out, err := l.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Drain.Delay + out.Drain.Window + out.Drain.Timeout
+	return out.StopTime()
 }
 
 func TestComposeFiles(t *testing.T) {
@@ -84,8 +88,8 @@ func TestComposeFiles(t *testing.T) {
 			compose := readYAML(t, file)[0]
 			for _, node := range []string{"node-a", "node-b"} {
 				env, _ := compose.at(t, "services", node, "environment").(map[string]any)
-				l := loader{environ: composeEnviron(t, env)}
-				loaded, err := l.load()
+				l := config.Loader{Environ: composeEnviron(t, env)}
+				loaded, err := l.Load()
 				if err != nil {
 					t.Fatalf("%s: %v", node, err)
 				}
@@ -97,8 +101,8 @@ func TestComposeFiles(t *testing.T) {
 					t.Errorf("%s: the broker is %s, not %s", node, scheme, want)
 				}
 				grace, err := time.ParseDuration(fmt.Sprint(compose.at(t, "services", node, "stop_grace_period")))
-				if need := drainTime(t, l); err != nil || grace <= need {
-					t.Errorf("%s: stop_grace_period is %v, a drain may take %v (%v)", node, grace, need, err)
+				if need := stopTime(t, l); err != nil || grace <= need {
+					t.Errorf("%s: stop_grace_period is %v, and the server may take %v (%v)", node, grace, need, err)
 				}
 			}
 			for _, kind := range []string{"sticky", "plain"} {
@@ -182,7 +186,8 @@ func TestKubernetesManifest(t *testing.T) {
 		{container("livenessProbe", "httpGet", "path"), "/healthz"},
 		{container("ports", 0, "name"), "http"},
 		{container("ports", 0, "containerPort"), 3000},
-		{container("args", 0), "--config=/etc/tether/server.yaml"},
+		{container("args", 0), "serve"},
+		{container("args", 1), "--config=/etc/tether/tether.yaml"},
 		{container("volumeMounts", 0, "mountPath"), "/etc/tether"},
 		{container("volumeMounts", 1, "mountPath"), "/run/secrets/tether"},
 		{pod("volumes", 0, "configMap", "name"), "tether"},
@@ -193,6 +198,7 @@ func TestKubernetesManifest(t *testing.T) {
 		{objects["keda.sh/v1alpha1 ScaledObject"].at(t, "spec", "scaleTargetRef", "name"), "tether"},
 		{objects["keda.sh/v1alpha1 ScaledObject"].at(t, "spec", "triggers", 0, "metadata", "valueLocation"), "connections"},
 		{objects["keda.sh/v1alpha1 ScaledObject"].at(t, "spec", "triggers", 0, "authenticationRef", "name"), "tether"},
+		{objects["keda.sh/v1alpha1 TriggerAuthentication"].at(t, "spec", "secretTargetRef", 0, "key"), "stats-keys"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %v, want %v", c.got, c.want)
@@ -205,37 +211,50 @@ func TestKubernetesManifest(t *testing.T) {
 func kubernetesConfig(t *testing.T, m yamlMap, grace any) {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"broker": "redis://:p@redis:6379", "auth-keys": testTokenKey, "emit-keys": testEmitKey} {
+	for name, text := range map[string]string{"broker": "redis://:p@redis:6379", "auth-keys": testTokenKey, "emit-keys": testEmitKey, "stats-keys": testEmitKey} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text := strings.ReplaceAll(fmt.Sprint(m.at(t, "data", "server.yaml")), "/run/secrets/tether", dir)
-	l := loader{args: []string{"--config=" + writeFile(t, "server.yaml", text)}}
-	if need := drainTime(t, l); time.Duration(grace.(int))*time.Second <= need {
-		t.Errorf("terminationGracePeriodSeconds is %v, a drain may take %v", grace, need)
+	text := strings.ReplaceAll(fmt.Sprint(m.at(t, "data", "tether.yaml")), "/run/secrets/tether", dir)
+	file := filepath.Join(dir, "tether.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := config.Loader{Args: []string{"--config=" + file}}
+	if need := stopTime(t, l); time.Duration(grace.(int))*time.Second <= need {
+		t.Errorf("terminationGracePeriodSeconds is %v, and the server may take %v", grace, need)
 	}
 }
 
-func TestDockerfileBuildsWhatExists(t *testing.T) {
+func TestDockerfile(t *testing.T) {
 	text, err := os.ReadFile(deploy + "Dockerfile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages := regexp.MustCompile(` (\./cmd/\S+)`).FindAllStringSubmatch(string(text), -1)
-	if len(packages) != 1 {
-		t.Fatalf("got %v", packages)
-	}
-	for _, p := range packages {
-		if _, err := os.Stat(filepath.Join("../..", p[1], "main.go")); err != nil {
-			t.Error(err)
+	for _, want := range []string{
+		"./cmd/tether", "USER nonroot", "CGO_ENABLED=0",
+		"ENV TETHER_ADDR=:3000", // nobody reaches a loopback in a container
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the Dockerfile does not say %s", want)
 		}
-	}
-	if !strings.Contains(string(text), "USER nonroot") || !strings.Contains(string(text), "CGO_ENABLED=0") {
-		t.Error("the image has root or is not static")
 	}
 	if mod, err := os.ReadFile("../../go.mod"); err != nil || !strings.Contains(string(text), "golang:"+goVersion(string(mod))) {
 		t.Errorf("the image is built with another Go than go.mod names (%v)", err)
+	}
+	var commands [][]string // with the program and its arguments
+	for _, m := range regexp.MustCompile(`(?m)(?:ENTRYPOINT|CMD) (\[.*\])$`).FindAllStringSubmatch(string(text), -1) {
+		var words []string
+		if err := json.Unmarshal([]byte(m[1]), &words); err != nil {
+			t.Fatalf("%s: %v", m[1], err)
+		}
+		commands = append(commands, words)
+	}
+	// The health check is about the process: a broker that is away is no reason to restart it.
+	const program, alive = "/usr/local/bin/tether", "http://127.0.0.1:3000/healthz"
+	if want := [][]string{{program, "probe", alive}, {program}, {"serve"}}; !reflect.DeepEqual(commands, want) {
+		t.Errorf("got the commands %q, want %q", commands, want)
 	}
 }
 

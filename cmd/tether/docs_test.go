@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/cmd/tether/internal/config"
 	"tether/internal/backend"
 	"tether/internal/client"
 )
@@ -82,12 +83,12 @@ const socket = io(url, { transports: ["websocket"], auth: { token } });
 var settingName = regexp.MustCompile("`((?:auth|emit|devices|client|cors|http|tls|log|drain)\\.[a-z-]+)")
 
 func TestTheDocsNameSettingsThatExist(t *testing.T) {
-	parser, err := newParser(&commandLine{})
+	parser, err := config.NewParser(&config.Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var known []string
-	for _, f := range settings(parser.Model) {
+	for _, f := range config.Settings(parser.Model) {
 		known = append(known, f.Name)
 	}
 	for _, page := range append(pages, "../../docs/configuration.md") {
@@ -133,7 +134,7 @@ func TestTheRightsInTheDocsAreEnoughForRedis(t *testing.T) {
 }
 
 // TestTheREADMEWordForWord runs the commands of the README: the same lines, but on a free port, with
-// the server that this test is instead of go run, and without npm install.
+// the program that this test is instead of go build, and without npm install.
 func TestTheREADMEWordForWord(t *testing.T) {
 	modules := os.Getenv("TETHER_NODE_MODULES")
 	if modules == "" {
@@ -163,9 +164,10 @@ func TestTheREADMEWordForWord(t *testing.T) {
 		t.Fatalf("the README has %d blocks of commands", len(blocks))
 	}
 	// Keys as in the first block, and the server of its last line.
-	keys, server, _ := strings.Cut(strings.TrimSpace(blocks[0]), "\ngo run ./cmd/tether")
-	if server != "" {
-		t.Fatalf("the first block ends with %q", server)
+	keys, server, _ := strings.Cut(strings.TrimSpace(blocks[0]), "\ntether serve")
+	build, keys, _ := strings.Cut(keys, "\n")
+	if server != "" || build != `go build -o bin/ ./cmd/tether && export PATH="$PWD/bin:$PATH"` {
+		t.Fatalf("the first block begins with %q and ends with %q", build, server)
 	}
 	newKey := shell(t, "", keys+"\nprintf '%s\\n%s\\n' \"$TETHER_AUTH_KEYS\" \"$TETHER_EMIT_KEYS\"")
 	auth, emit, _ := strings.Cut(strings.TrimSpace(newKey), "\n")
@@ -208,11 +210,11 @@ func TestTheREADMEWordForWord(t *testing.T) {
 
 // shellCommand is a script from the README, at the top of the repository.
 func shellCommand(addr, script string, environ ...string) *exec.Cmd {
-	self, _ := filepath.Abs(os.Args[0])
-	script = strings.NewReplacer("localhost:3000", addr, "go run ./cmd/tether", "$SERVER", "curl ", "curl --silent ").Replace(script)
-	cmd := exec.Command("sh", "-ec", script)
+	script = strings.NewReplacer("localhost:3000", addr, "curl ", "curl --silent ").Replace(script)
+	cmd := exec.Command("sh", "-ec", `tether() { "$PROGRAM" "$@"; }`+"\n"+script)
 	cmd.Dir = "../.."
-	cmd.Env = append([]string{asServer + "=1", "SERVER=" + self, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
+	program, _ := filepath.Abs(os.Args[0])
+	cmd.Env = append([]string{asProgram + "=1", "PROGRAM=" + program, "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

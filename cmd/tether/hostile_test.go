@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/cmd/tether/internal/config"
 	"tether/internal/client"
 	"tether/token"
 )
@@ -16,11 +17,11 @@ import (
 func TestEveryBadTokenIsAnsweredAlike(t *testing.T) {
 	p := start(t, enough, "--auth.required", "--auth.leeway=0s", "--log.level=debug").ready()
 	good := tokenFor(t, "secret-user", time.Hour)
-	foreign, err := keyring([]Secret{Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))})
+	foreign, err := config.Keyring([]config.Secret{config.Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := keyring([]Secret{testTokenKey})
+	ours, err := config.Keyring([]config.Secret{testTokenKey})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,21 +1,15 @@
-// Server is the Tether event hub as a program: Socket.IO clients connect to /socket.io/, and any
-// language emits to them through POST /emit. README.md says how to start it, and
-// docs/configuration.md what can be set.
+// Tether is the event hub as a program. tether serve runs a node; the other commands are for those who
+// operate one. README.md says how to start, and docs/configuration.md what can be set.
 package main
 
 import (
-	"context"
-	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
-	"time"
+	"slices"
 
-	"tether/token"
+	"tether/cmd/tether/internal/config"
 )
 
 // The exit codes, as -h documents them.
@@ -24,102 +18,95 @@ const (
 	exitFailed   = 1
 	exitMistake  = 2
 	exitCutShort = 3
+	exitNobody   = 4
+	exitUnknown  = 5
 )
 
-func main() {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr, signals))
+// commandLine is the grammar of kong. Each command has a file, and names the settings that it uses unless
+// it uses all.
+type commandLine struct {
+	Serve       serveCommand       `cmd:"" help:"Run a node."`
+	Emit        emitCommand        `cmd:"" uses:"broker,prefix" help:"Emit an event, and say whether anybody was there."`
+	Token       tokenCommand       `cmd:"" uses:"auth.keys,auth.leeway" help:"Make and open tokens of clients."`
+	Key         keyCommand         `cmd:"" uses:"" help:"Print a new random key, good for auth.keys, emit.keys and stats.keys."`
+	CheckConfig checkConfigCommand `cmd:"" help:"Check the configuration, and what it refers to."`
+	PrintConfig printConfigCommand `cmd:"" help:"Print the configuration and where each value comes from, secrets hidden."`
+	Probe       probeCommand       `cmd:"" uses:"" help:"Ask a running node once, for the health checks of containers."`
+
+	config.Flags `embed:""`
 }
 
-// run does what the command line says and returns the exit code.
-func run(args, environ []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
-	if wantsHelp(args) {
-		return done(stderr, printHelp(stdout))
+// command is what can be done.
+type command interface {
+	// run returns the exit code.
+	run(p *program, l *config.Loaded) int
+}
+
+// program is what a command has of its process.
+type program struct {
+	loader         config.Loader
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func main() {
+	p := program{
+		loader: config.Loader{Args: os.Args[1:], Environ: os.Environ(), Grammar: grammar},
+		stdin:  os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	}
-	from := loader{args: args, environ: environ}
-	l, err := from.load()
-	if l != nil && l.NewKey {
-		_, err := fmt.Fprintln(stdout, token.GenerateKey())
-		return done(stderr, err)
+	os.Exit(p.run())
+}
+
+func grammar() (any, *config.Flags) {
+	c := &commandLine{}
+	return c, &c.Flags
+}
+
+// run does what the command line says and returns the exit code. A question for help or the version is
+// answered, whatever else is wrong.
+func (p *program) run() int {
+	switch args := beforeDashes(p.loader.Args); {
+	case len(args) == 0:
+		p.end(printHelp(p.stderr, nil))
+		return exitMistake
+	case slices.ContainsFunc(args, isOneOf("-h", "-help", "--help")):
+		return p.end(printHelp(p.stdout, args))
+	case slices.ContainsFunc(args, isOneOf("-version", "--version")):
+		return p.print(version())
 	}
-	if l != nil && l.Probe != "" {
-		return done(stderr, probe(l.Probe))
-	}
+	l, err := p.loader.Load()
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		return p.end(err)
+	}
+	return l.Command.Target.Addr().Interface().(command).run(p, l)
+}
+
+// beforeDashes are the arguments up to "--", after which nothing is a flag.
+func beforeDashes(args []string) []string {
+	if i := slices.Index(args, "--"); i >= 0 {
+		return args[:i]
+	}
+	return args
+}
+
+func isOneOf(words ...string) func(string) bool {
+	return func(s string) bool { return slices.Contains(words, s) }
+}
+
+// print writes a line to the standard output, and returns the exit code.
+func (p *program) print(line string) int {
+	_, err := fmt.Fprintln(p.stdout, line)
+	return p.end(err)
+}
+
+// end reports an error, if there is one, and returns the exit code.
+func (p *program) end(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(p.stderr, err)
+	if errors.As(err, new(*config.Mistake)) {
 		return exitMistake
 	}
-	switch {
-	case l.PrintConfig:
-		return done(stderr, l.printConfig(stdout))
-	case l.CheckConfig:
-		_, err := fmt.Fprintln(stdout, "the configuration is good")
-		return done(stderr, err)
-	case l.NewToken != "":
-		return done(stderr, printToken(stdout, l))
-	}
-	level := &slog.LevelVar{}
-	s := &server{loader: from, loaded: l, level: level, log: newLogger(stderr, l.Log.Format, level)}
-	slog.SetDefault(s.log) // for the brokers, which are opened without a logger
-	return s.run(context.Background(), signals)
-}
-
-// done reports an error of what is no server.
-func done(stderr io.Writer, err error) int {
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitFailed
-	}
-	return exitDone
-}
-
-// probe asks once. It does not look at certificates: it is meant for the same host.
-func probe(url string) error {
-	client := &http.Client{
-		Timeout:   3 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
-	}
-	res, err := client.Get(url)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, res.Status)
-	}
-	return nil
-}
-
-func printToken(w io.Writer, l *loaded) error {
-	keys, err := expand(l.Auth.Keys)
-	if err != nil {
-		return err
-	}
-	if len(keys) == 0 {
-		return &mistake{Key: "auth.keys", Problem: "is missing: a token is sealed with it"}
-	}
-	ring, err := keyring(keys)
-	if err != nil {
-		return err
-	}
-	sealed, err := ring.SealUser(l.NewToken, time.Hour)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(w, sealed)
-	return err
-}
-
-func newLogger(w io.Writer, format string, level *slog.LevelVar) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindDuration { // JSON would have nanoseconds, and no unit
-			a.Value = slog.StringValue(a.Value.Duration().String())
-		}
-		return a
-	}}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return exitFailed
 }

@@ -14,14 +14,15 @@ import (
 	"testing"
 	"time"
 
+	"tether/cmd/tether/internal/config"
 	"tether/internal/client"
 )
 
-// The test binary is the server, too, when it is started with this variable.
-const asServer = "RUN_AS_SERVER"
+// The test binary is the program, too, when it is started with this variable.
+const asProgram = "RUN_AS_TETHER"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asServer) != "" {
+	if os.Getenv(asProgram) != "" {
 		main()
 		return
 	}
@@ -44,18 +45,26 @@ type process struct {
 	done  chan struct{}    // the log has ended and the process was waited for
 }
 
-// command is the server with exactly this environment, not yet started.
-func command(args, environ []string) *exec.Cmd {
+// tetherCommand is the program with exactly this environment, not yet started.
+func tetherCommand(args, environ []string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append([]string{asServer + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
+	cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
 	return cmd
 }
+
+const (
+	testTokenKey = "C5htavmWz6qefupiS2ol3iEstvDvUqtCA5DoX+csIFA="
+	testEmitKey  = "emit-key-for-tests-only"
+)
+
+// enough is the least environment that a server starts with.
+var enough = []string{"TETHER_AUTH_KEYS=" + testTokenKey, "TETHER_EMIT_KEYS=" + testEmitKey}
 
 // start runs a server on a free port and returns once it listens.
 func start(t *testing.T, environ []string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, more: make(chan struct{}), done: make(chan struct{})}
-	p.cmd = command(append([]string{"--addr=127.0.0.1:0", "--log.format=json", "--drain.delay=0s", "--drain.window=0s"}, args...), environ)
+	p.cmd = tetherCommand(append([]string{"serve", "--addr=127.0.0.1:0", "--log.format=json", "--drain.delay=0s", "--drain.window=0s"}, args...), environ)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +250,7 @@ func dialUser(t *testing.T, o client.Options, user string) *client.Client {
 
 func tokenFor(t *testing.T, user string, ttl time.Duration) string {
 	t.Helper()
-	ring, err := keyring([]Secret{testTokenKey})
+	ring, err := config.Keyring([]config.Secret{testTokenKey})
 	if err != nil {
 		t.Fatal(err)
 	}

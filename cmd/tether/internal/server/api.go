@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -19,57 +19,69 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/cmd/tether/internal/config"
 	"tether/hub"
 	"tether/transport"
 )
 
 // api is the HTTP interface that any language emits through.
 type api struct {
-	config      EmitConfig
-	bodyTimeout time.Duration
-	namespaces  []string
-	hub         *hub.Hub
-	transport   func() transport.Stats // set before it serves
-	log         *slog.Logger
-	started     time.Time
+	config  *config.Config // of the start
+	hub     *hub.Hub
+	sockets *transport.Handler
+	log     *slog.Logger
+	started time.Time
 
-	keys   atomic.Pointer[[]keyHash] // replaced as a whole by a reload
-	active chan struct{}             // one token for each request that is being served
+	emitKeys  atomic.Pointer[[]keyHash] // for all requests; replaced as a whole by a reload
+	statsKeys atomic.Pointer[[]keyHash] // for GET /stats, beside the others; likewise
+	active    chan struct{}             // one token for each request that is being served
 
 	failures throttle
 }
 
 type keyHash [sha256.Size]byte
 
-func newAPI(c *Config, h *hub.Hub, log *slog.Logger) *api {
-	a := &api{
-		config: c.Emit, bodyTimeout: c.HTTP.BodyTimeout, namespaces: c.Namespaces, hub: h, log: log, started: time.Now(),
+func newAPI(c *config.Config, h *hub.Hub, sockets *transport.Handler, log *slog.Logger) *api {
+	return &api{
+		config: c, hub: h, sockets: sockets, log: log, started: time.Now(),
 		active: make(chan struct{}, c.Emit.MaxActive),
 	}
-	a.setKeys(nil)
-	return a
 }
 
-func (a *api) setKeys(keys []Secret) {
+// setKeys is called before the API serves, too.
+func (a *api) setKeys(emit, stats []config.Secret) {
+	a.emitKeys.Store(hashesOf(emit))
+	a.statsKeys.Store(hashesOf(stats))
+}
+
+func hashesOf(keys []config.Secret) *[]keyHash {
 	hashes := make([]keyHash, len(keys))
 	for i, k := range keys {
 		hashes[i] = sha256.Sum256([]byte(k))
 	}
-	a.keys.Store(&hashes)
+	return &hashes
+}
+
+// request is one that the API serves.
+type request struct {
+	method, path string
+	stats        bool // the keys of the statistics are good enough
+	serve        func(ctx context.Context, body []byte) (any, error)
 }
 
 // routes adds the routes to the mux.
 func (a *api) routes(mux *http.ServeMux) {
-	for _, r := range []struct {
-		method, path string
-		serve        func(ctx context.Context, body []byte) (any, error)
-	}{
-		{http.MethodPost, "/emit", a.emit},
-		{http.MethodPost, "/emit/batch", a.emitBatch},
-		{http.MethodPost, "/disconnect", a.disconnect},
-		{http.MethodGet, "/stats", a.stats},
-	} {
-		mux.Handle(r.method+" "+r.path, a.guard(r.serve))
+	requests := []request{
+		{http.MethodPost, "/emit", false, a.emit},
+		{http.MethodPost, "/emit/batch", false, a.emitBatch},
+		{http.MethodPost, "/disconnect", false, a.disconnect},
+		{http.MethodGet, "/stats", true, a.stats},
+	}
+	for _, r := range requests {
+		if !a.config.Emit.Enabled && !(r.stats && len(a.config.Stats.Keys) > 0) {
+			continue
+		}
+		mux.Handle(r.method+" "+r.path, a.guard(r))
 		mux.HandleFunc(r.path, func(w http.ResponseWriter, _ *http.Request) { // any other method
 			w.Header().Set("Allow", r.method)
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "the method is " + r.method})
@@ -101,7 +113,7 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]*int{"nodes": nodesOf(receipt)}, nil
+	return AnswerOf(receipt), nil
 }
 
 func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
@@ -131,8 +143,8 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 	switch {
 	case len(to) == 0:
 		return nil, badRequest(errors.New(`"users" or "rooms" is needed`))
-	case len(to) > a.config.MaxTargets:
-		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(to), a.config.MaxTargets))
+	case len(to) > a.config.Emit.MaxTargets:
+		return nil, badRequest(fmt.Errorf("%d targets; the limit is %d", len(to), a.config.Emit.MaxTargets))
 	}
 	name, args, err := in.parts()
 	if err != nil {
@@ -142,14 +154,7 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	nodes, nobody := make([]*int, len(receipts)), 0
-	for i, r := range receipts {
-		nodes[i] = nodesOf(r)
-		if r.Nobody() {
-			nobody++
-		}
-	}
-	return map[string]any{"nodes": nodes, "nobody": nobody}, nil
+	return answerOfMany(receipts), nil
 }
 
 func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
@@ -172,7 +177,7 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]*int{"nodes": nodesOf(receipt)}, nil
+	return AnswerOf(receipt), nil
 }
 
 func (a *api) stats(context.Context, []byte) (any, error) {
@@ -183,7 +188,7 @@ func (a *api) stats(context.Context, []byte) (any, error) {
 		Connections   int     `json:"connections"` // what autoscaling looks at
 		Hub           figures `json:"hub"`
 		Transport     figures `json:"transport"`
-	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.transport())}, nil
+	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.sockets.Stats())}, nil
 }
 
 type figures map[string]any
@@ -198,30 +203,22 @@ func figuresOf(stats any) figures {
 	return out
 }
 
-// nodesOf is nil where the broker cannot tell.
-func nodesOf(r hub.Receipt) *int {
-	if r.Bound == broker.Unknown {
-		return nil
-	}
-	return &r.Nodes
-}
-
 func (a *api) emitter(namespace string) (*hub.Emitter, error) {
 	if namespace == "" {
 		namespace = "/"
 	}
-	if !slices.Contains(a.namespaces, namespace) {
+	if !slices.Contains(a.config.Namespaces, namespace) {
 		return nil, badRequest(errors.New("unknown namespace; see the setting namespaces"))
 	}
 	return a.hub.Emitter().In(namespace), nil
 }
 
-// guard lets a request through to serve that has a key, fits, and does not come while too many others
+// guard serves a request that has a key, fits, and does not come while too many others
 // are being served. It writes the answer, too.
-func (a *api) guard(serve func(ctx context.Context, body []byte) (any, error)) http.Handler {
+func (a *api) guard(q request) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		out, err := a.serve(w, r, serve)
+		out, err := a.serve(w, r, q)
 		status := http.StatusOK
 		if err != nil {
 			status = statusOf(err)
@@ -266,8 +263,8 @@ func (t *throttle) pass(now time.Time) (held int, ok bool) {
 	return held, true
 }
 
-func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.Context, []byte) (any, error)) (any, error) {
-	if !a.hasKey(r) {
+func (a *api) serve(w http.ResponseWriter, r *http.Request, q request) (any, error) {
+	if !a.hasKey(r, q.stats) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
 		return nil, &requestError{http.StatusUnauthorized, errors.New("a good bearer key is needed, one of emit.keys: Authorization: Bearer KEY")}
 	}
@@ -280,23 +277,23 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, serve func(context.C
 	}
 	body, err := a.read(w, r)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, &requestError{http.StatusRequestTimeout, fmt.Errorf("the body did not arrive within %v", a.bodyTimeout)}
+		return nil, &requestError{http.StatusRequestTimeout, fmt.Errorf("the body did not arrive within %v", a.config.HTTP.BodyTimeout)}
 	} else if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", a.config.MaxBody)}
+		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", a.config.Emit.MaxBody)}
 	} else if err != nil {
 		return nil, badRequest(errors.New("the body did not arrive"))
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.config.Timeout)
+	ctx, cancel := context.WithTimeout(r.Context(), a.config.Emit.Timeout)
 	defer cancel()
-	return serve(ctx, body)
+	return q.serve(ctx, body)
 }
 
 // read reads the body, within its limits.
 func (a *api) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// A connection without deadlines, which none of net/http's is, has none here.
 	deadline := http.NewResponseController(w)
-	_ = deadline.SetReadDeadline(time.Now().Add(a.bodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.MaxBody)))
+	_ = deadline.SetReadDeadline(time.Now().Add(a.config.HTTP.BodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.Emit.MaxBody)))
 	if err == nil {
 		_ = deadline.SetReadDeadline(time.Time{}) // it would end the request's context
 	}
@@ -305,12 +302,17 @@ func (a *api) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 
 // hasKey compares hashes, and all of them, so that neither the time it takes nor the length of what
 // was sent says anything about a key.
-func (a *api) hasKey(r *http.Request) bool {
+func (a *api) hasKey(r *http.Request, stats bool) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	hash := sha256.Sum256([]byte(strings.TrimSpace(given)))
 	found := 0
-	for _, k := range *a.keys.Load() {
+	for _, k := range *a.emitKeys.Load() {
 		found |= subtle.ConstantTimeCompare(hash[:], k[:])
+	}
+	if stats {
+		for _, k := range *a.statsKeys.Load() {
+			found |= subtle.ConstantTimeCompare(hash[:], k[:])
+		}
 	}
 	return found == 1 && strings.EqualFold(scheme, "Bearer")
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"context"
@@ -24,12 +24,12 @@ const leastKeyLength = 16 // characters of a bearer key
 
 // checker gathers the mistakes that no single tag can say.
 type checker struct {
-	*loaded
+	*Loaded
 	all []error
 }
 
-func (l *loaded) checkTogether() []error {
-	c := &checker{loaded: l}
+func (l *Loaded) checkTogether() []error {
+	c := &checker{Loaded: l}
 	c.checkGeneral()
 	c.checkClient()
 	c.checkKeys()
@@ -39,11 +39,11 @@ func (l *loaded) checkTogether() []error {
 }
 
 func (c *checker) wrong(key, format string, args ...any) {
-	c.all = append(c.all, &mistake{Key: key, Source: c.sourceOf(key), Problem: fmt.Sprintf(format, args...)})
+	c.all = append(c.all, &Mistake{Key: key, Source: c.SourceOf(key), Problem: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) missing(key, what string) {
-	c.all = append(c.all, &mistake{Key: key, Problem: fmt.Sprintf("is missing: %s, in %s or as %s in the file", what, envName(key), key)})
+	c.all = append(c.all, &Mistake{Key: key, Problem: fmt.Sprintf("is missing: %s, in %s or as %s in the file", what, envName(key), key)})
 }
 
 func (c *checker) checkGeneral() {
@@ -64,7 +64,7 @@ func (c *checker) checkGeneral() {
 		}
 	}
 	for _, name := range c.Emit.Events {
-		if problem := checkEvent(name); problem != "" {
+		if problem := CheckEvent(name); problem != "" {
 			c.wrong("emit.events", "%s", problem)
 		}
 	}
@@ -95,22 +95,33 @@ func (c *checker) checkClient() {
 // checkKeys reads the keys, wherever they are kept.
 func (c *checker) checkKeys() {
 	if c.Auth.Mode == "token" {
-		if keys, err := expand(c.Auth.Keys); err != nil {
+		if keys, err := Expand(c.Auth.Keys); err != nil {
 			c.wrong("auth.keys", "%s", err)
 		} else if len(keys) == 0 {
 			c.missing("auth.keys", "give the key of the encrypted tokens, or set auth.mode=none")
-		} else if _, err := keyring(keys); err != nil {
+		} else if _, err := Keyring(keys); err != nil {
 			c.wrong("auth.keys", "%s", err)
 		}
 	}
 	if c.Emit.Enabled {
-		if keys, err := expand(c.Emit.Keys); err != nil {
+		if keys, err := Expand(c.Emit.Keys); err != nil {
 			c.wrong("emit.keys", "%s", err)
 		} else if len(keys) == 0 {
 			c.missing("emit.keys", "give a bearer key for POST /emit, or set emit.enabled=false")
-		} else if slices.ContainsFunc(keys, func(k Secret) bool { return len(k) < leastKeyLength }) {
-			c.wrong("emit.keys", "a key is shorter than %d characters; -new-key makes a good one", leastKeyLength)
+		} else {
+			c.checkLength("emit.keys", keys)
 		}
+	}
+	if keys, err := Expand(c.Stats.Keys); err != nil {
+		c.wrong("stats.keys", "%s", err)
+	} else {
+		c.checkLength("stats.keys", keys)
+	}
+}
+
+func (c *checker) checkLength(key string, keys []Secret) {
+	if slices.ContainsFunc(keys, func(k Secret) bool { return len(k) < leastKeyLength }) {
+		c.wrong(key, "a key is shorter than %d characters; tether key makes a good one", leastKeyLength)
 	}
 }
 
@@ -142,7 +153,7 @@ func (c *checker) checkTLS() {
 
 // brokerURL is the URL itself, wherever it is kept.
 func brokerURL(s Secret) (Secret, error) {
-	urls, err := expand([]Secret{s})
+	urls, err := Expand([]Secret{s})
 	switch {
 	case err != nil:
 		return "", err
@@ -162,8 +173,8 @@ func isAddress(addr string) bool {
 	return err == nil
 }
 
-// checkEvent asks an emitter with nobody to emit to.
-func checkEvent(name string) string {
+// CheckEvent says what is wrong with the name of an event, "" for nothing. It asks an emitter with nobody to emit to.
+func CheckEvent(name string) string {
 	b := memory.NewBus().Broker()
 	defer b.Close()
 	_, err := hub.NewEmitter(b, hub.EmitterOptions{}).Emit(context.Background(), hub.Everyone, name)
@@ -210,21 +221,24 @@ func checkOrigin(o string) string {
 	return ""
 }
 
-// keyring is made of keys in base64, the current one first.
-func keyring(keys []Secret) (*token.Keyring, error) {
+// Keyring is made of keys in base64, the current one first.
+func Keyring(keys []Secret) (*token.Keyring, error) {
+	if len(keys) == 0 {
+		return nil, &Mistake{Key: "auth.keys", Problem: "is missing"}
+	}
 	parsed := make([]token.Key, len(keys))
 	for i, k := range keys {
 		key, err := token.NewKey(string(k))
 		if err != nil {
-			return nil, fmt.Errorf("key %d of %d: %w", i+1, len(keys), err)
+			return nil, fmt.Errorf("key %d of %d: %s; tether key makes a good one", i+1, len(keys), strings.TrimPrefix(err.Error(), "token: "))
 		}
 		parsed[i] = key
 	}
 	return token.NewKeyring(parsed[0], parsed[1:]...), nil
 }
 
-// openBroker opens the broker of the URL. The caller closes it.
-func openBroker(ctx context.Context, s Secret) (broker.Broker, error) {
+// OpenBroker opens the broker of the URL. The caller closes it.
+func OpenBroker(ctx context.Context, s Secret) (broker.Broker, error) {
 	raw, err := brokerURL(s)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -20,9 +20,9 @@ func (Secret) GoString() string             { return hidden }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
-// showURL is a URL without what may be secret in it: everything between the scheme and the host, and
+// ShowURL is a URL without what may be secret in it: everything between the scheme and the host, and
 // the query.
-func showURL(s Secret) string {
+func ShowURL(s Secret) string {
 	u, err := broker.ParseURL(string(s))
 	if err != nil || u.Opaque != "" || u.Host == "" && u.Path == "" && u.Scheme != "memory" {
 		return hidden
@@ -38,8 +38,8 @@ func showURL(s Secret) string {
 	return out
 }
 
-// expand replaces every value file:PATH by the lines of that file that are not empty.
-func expand(values []Secret) ([]Secret, error) {
+// Expand replaces every value file:PATH by the lines of that file that are not empty.
+func Expand(values []Secret) ([]Secret, error) {
 	var out []Secret
 	for _, v := range values {
 		path, ok := strings.CutPrefix(string(v), "file:")

@@ -1,10 +1,7 @@
-package main
+package server
 
 import (
-	"encoding/json"
-	"io"
 	"maps"
-	"net/http"
 	"os"
 	"reflect"
 	"regexp"
@@ -16,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"tether/cmd/tether/internal/config"
 	"tether/hub"
 	"tether/transport"
 )
@@ -42,12 +40,12 @@ var withoutSetting = map[string]string{
 // optionsWith are what the hub and the transport are made with, field by field: "hub.Limits.Depth" → 512.
 func optionsWith(t *testing.T, args ...string) map[string]any {
 	t.Helper()
-	l, err := loader{args: args, environ: append([]string{"TETHER_NODE=a"}, enough...)}.load()
+	l, err := config.Loader{Args: args, Environ: []string{"TETHER_NODE=a", "TETHER_AUTH_MODE=none", "TETHER_EMIT_ENABLED=false"}}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := map[string]any{}
-	for _, options := range []any{hubOptions(&l.Config, nil), (&server{}).transportOptions(&l.Config)} {
+	for _, options := range []any{hubOptions(&l.Config, nil), (&Server{}).transportOptions(&l.Config)} {
 		flatten(out, reflect.ValueOf(options))
 	}
 	return out
@@ -90,7 +88,7 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 		return strconv.FormatBool(!now), !now
 	case int:
 		n := now + 1
-		if n > int(bound(f, f.Tag.Get("max"))) {
+		if n > int(config.Bound(f, f.Tag.Get("max"))) {
 			n = now - 1
 		}
 		return strconv.Itoa(n), n
@@ -103,16 +101,16 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 // TestEverySettingIsUsedAndEveryOptionCanBeSet: each setting that is for the hub or the transport, changed
 // alone, changes the options that it is for, and to what was written; and together they reach all options.
 func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
-	parser, err := newParser(&commandLine{})
+	parser, err := config.NewParser(&config.Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout"} // and sections
 	defaults := optionsWith(t)
 	reached := map[string]bool{}
-	for _, f := range settings(parser.Model) {
+	for _, f := range config.Settings(parser.Model) {
 		section, _, _ := strings.Cut(f.Name, ".")
-		if slices.Contains(elsewhere, f.Name) || slices.Contains([]string{"auth", "http", "tls", "log"}, section) ||
+		if slices.Contains(elsewhere, f.Name) || slices.Contains([]string{"auth", "stats", "http", "tls", "log"}, section) ||
 			section == "emit" && f.Name != "emit.events" {
 			continue
 		}
@@ -147,7 +145,7 @@ func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
 
 // TestTheDefaultsAreThoseOfTheLibrary, as the table of all limits in the docs has them.
 func TestTheDefaultsAreThoseOfTheLibrary(t *testing.T) {
-	text, err := os.ReadFile("../../docs/reliability.md")
+	text, err := os.ReadFile("../../../../docs/reliability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,46 +164,5 @@ func TestTheDefaultsAreThoseOfTheLibrary(t *testing.T) {
 	}
 	if compared < 20 {
 		t.Errorf("only %d options were found in the table", compared)
-	}
-}
-
-// TestSettingsOfClientsAreSeenByThem: a few that a client meets, on the wire of the program itself.
-func TestSettingsOfClientsAreSeenByThem(t *testing.T) {
-	p := start(t, enough, "--auth.mode=none", "--namespaces=/,/a,/b", "--client.path=/io/", "--client.cookie=node",
-		"--client.upgrade=false", "--limits.namespaces=1", "--limits.auth=64").ready()
-	if got := p.get("/socket.io/?EIO=4&transport=polling"); got.status != http.StatusNotFound {
-		t.Errorf("the usual path: got %v", got)
-	}
-	res, err := http.Get(p.url() + "/io/?EIO=4&transport=polling")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var opened struct {
-		SID      string
-		Upgrades []string
-	}
-	body, err := io.ReadAll(res.Body)
-	if err != nil || len(body) == 0 {
-		t.Fatalf("got %q, %v", body, err)
-	}
-	if err := json.Unmarshal(body[1:], &opened); err != nil || len(opened.Upgrades) != 0 {
-		t.Errorf("got %s, %v", body, err)
-	}
-	if got := res.Header.Get("Set-Cookie"); !strings.HasPrefix(got, "node="+opened.SID+";") {
-		t.Errorf("the cookie: got %q", got)
-	}
-	session := "/io/?EIO=4&transport=polling&sid=" + opened.SID
-	for _, c := range []struct{ packet, want string }{
-		{`40/a,{"x":"` + strings.Repeat("x", 64) + `"}`, `44/a,{"message":"auth is too large"}`},
-		{"40/a,", `40/a,{"sid":`},
-		{"40/b,", `44/b,{"message":"too many namespaces"}`},
-	} {
-		if got := p.post(session, "", c.packet); got.status != http.StatusOK {
-			t.Fatalf("%.20s: got %v", c.packet, got)
-		}
-		if got := p.get(session); !strings.HasPrefix(got.body, c.want) {
-			t.Errorf("%.20s: got %v, want %s", c.packet, got, c.want)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -7,18 +7,20 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"tether/cmd/tether/internal/config"
 )
 
 // certificate is the server's own, taken from two files whenever they change. Connections that are
 // open keep the one that they began with.
 type certificate struct {
-	config  TLSConfig
+	config  config.TLSConfig
 	log     *slog.Logger
 	seen    [2]fileStamp // of the files that were read; owned by watch once it runs
 	current atomic.Pointer[tls.Certificate]
 }
 
-func newCertificate(c TLSConfig, log *slog.Logger) (*certificate, error) {
+func newCertificate(c config.TLSConfig, log *slog.Logger) (*certificate, error) {
 	out := &certificate{config: c, log: log}
 	out.seen = out.stamp() // before they are read, so that no change is missed
 	return out, out.load()
@@ -41,7 +43,6 @@ func (c *certificate) tlsConfig() *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion:     lowest,
-		NextProtos:     []string{"http/1.1"}, // a WebSocket begins as HTTP/1.1
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
 	}
 }

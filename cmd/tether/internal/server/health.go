@@ -1,9 +1,8 @@
-package main
+package server
 
 import (
 	"errors"
 	"net/http"
-	"sync/atomic"
 
 	"tether/hub"
 )
@@ -13,10 +12,10 @@ var errDraining = errors.New("draining")
 // health answers those who ask whether this node is fit to serve.
 type health struct {
 	hub      *hub.Hub
-	draining atomic.Bool // set before anything else happens in a drain
+	stopping <-chan struct{} // closed before anything else happens in a drain
 }
 
-func (h *health) routes(mux *http.ServeMux) {
+func (h health) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
@@ -30,9 +29,11 @@ func (h *health) routes(mux *http.ServeMux) {
 }
 
 // ready is nil while messages make the round trip through the broker and no drain has begun.
-func (h *health) ready() error {
-	if h.draining.Load() {
+func (h health) ready() error {
+	select {
+	case <-h.stopping:
 		return errDraining
+	default:
+		return h.hub.Ready()
 	}
-	return h.hub.Ready()
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ func (s *source) resolver(from map[string]string) kong.Resolver {
 			return nil, nil
 		}
 		if problem := try(f, v); problem != "" {
-			return nil, &mistake{Key: f.Name, Source: v.where, Problem: problem}
+			return nil, &Mistake{Key: f.Name, Source: v.where, Problem: problem}
 		}
 		from[f.Name] = v.where
 		if v.list != nil {
@@ -113,8 +113,8 @@ var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|POR
 
 // readEnv takes the variables with the prefix. Those that are no setting are mistakes.
 func readEnv(environ []string, model *kong.Application) (*source, error) {
-	known := []string{envConfig}
-	for _, f := range settings(model) {
+	known := []string{envFile}
+	for _, f := range Settings(model) {
 		known = append(known, envName(f.Name))
 	}
 	s := &source{values: map[string]setting{}, name: envName}
@@ -126,10 +126,10 @@ func readEnv(environ []string, model *kong.Application) (*source, error) {
 		case slices.Contains(known, variable):
 			s.values[variable] = setting{text: value, where: variable}
 		case serviceLink.MatchString(variable):
-			wrong = append(wrong, &mistake{Key: variable, Problem: "unknown variable; it looks like a Kubernetes service link: " +
+			wrong = append(wrong, &Mistake{Key: variable, Problem: "unknown variable; it looks like a Kubernetes service link: " +
 				"set enableServiceLinks: false in the pod, or give the Service a name that does not begin with tether"})
 		default:
-			wrong = append(wrong, &mistake{Key: variable, Problem: "unknown variable" + didYouMean(variable, known)})
+			wrong = append(wrong, &Mistake{Key: variable, Problem: "unknown variable" + didYouMean(variable, known)})
 		}
 	}
 	return s, errors.Join(wrong...)
@@ -139,21 +139,20 @@ func readEnv(environ []string, model *kong.Application) (*source, error) {
 func readFile(path string, model *kong.Application) (*source, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return &source{}, &mistake{Key: "config", Problem: err.Error()}
+		return &source{}, &Mistake{Key: "config", Problem: err.Error()}
 	}
 	r := &fileReader{path: path, flags: map[string]*kong.Flag{}, values: map[string]setting{}}
-	for _, f := range settings(model) {
+	for _, f := range Settings(model) {
 		r.flags[f.Name] = f
 		r.known = append(r.known, f.Name)
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(strings.NewReader(string(data)))
 	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
-		// The decoder's error is about syntax, with a line; it may quote a part of that line.
-		return &source{}, &mistake{Source: path, Problem: "is not YAML" + lineOf(err)}
+		return &source{}, &Mistake{Source: path, Problem: "is not YAML" + lineOf(err, string(data))}
 	}
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
-		return &source{}, &mistake{Source: path, Problem: "holds more than one YAML document; one is right"}
+		return &source{}, &Mistake{Source: path, Problem: "holds more than one YAML document; one is right"}
 	}
 	if len(doc.Content) > 0 {
 		r.section("", doc.Content[0])
@@ -161,11 +160,21 @@ func readFile(path string, model *kong.Application) (*source, error) {
 	return &source{values: r.values}, errors.Join(r.wrong...)
 }
 
-var yamlLine = regexp.MustCompile(`line \d+`)
+var (
+	yamlLine = regexp.MustCompile(`line (\d+)`)
+	yamlTab  = regexp.MustCompile(`^ *\t`)
+)
 
-func lineOf(err error) string {
-	if at := yamlLine.FindString(err.Error()); at != "" {
-		return ": mistake near " + at
+// lineOf says where the mistake is. The decoder's error is about syntax, with a line; it may quote a part of
+// that line, so nothing else of it is shown.
+func lineOf(err error, text string) string {
+	for i, line := range strings.Split(text, "\n") {
+		if yamlTab.MatchString(line) {
+			return fmt.Sprintf(": line %d begins with a tab; YAML wants spaces", i+1)
+		}
+	}
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		return ": mistake near line " + m[1]
 	}
 	return ""
 }
@@ -182,7 +191,7 @@ type fileReader struct {
 func (r *fileReader) at(n *yaml.Node) string { return fmt.Sprintf("%s:%d", r.path, n.Line) }
 
 func (r *fileReader) mistake(key string, n *yaml.Node, problem string) {
-	r.wrong = append(r.wrong, &mistake{Key: key, Source: r.at(n), Problem: problem})
+	r.wrong = append(r.wrong, &Mistake{Key: key, Source: r.at(n), Problem: problem})
 }
 
 func (r *fileReader) section(prefix string, n *yaml.Node) {

@@ -1,8 +1,7 @@
-package main
+package config
 
 import (
 	"bytes"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"testing"
 	"time"
 )
-
-var update = flag.Bool("update", false, "write docs/configuration.md")
 
 const (
 	testTokenKey = "C5htavmWz6qefupiS2ol3iEstvDvUqtCA5DoX+csIFA="
@@ -32,39 +29,18 @@ func writeFile(t *testing.T, name, text string) string {
 	return path
 }
 
-func TestReferenceIsCurrent(t *testing.T) {
-	const path = "../../docs/configuration.md"
-	parser, err := newParser(&commandLine{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := reference(parser.Model)
-	if *update {
-		if err := os.WriteFile(path, want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what config.go says; run go test ./cmd/tether -run ReferenceIsCurrent -update", path)
-	}
-}
-
 func TestEverySettingHasHelpAndSaneTags(t *testing.T) {
-	parser, err := newParser(&commandLine{})
+	parser, err := NewParser(&Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range settings(parser.Model) {
+	for _, f := range Settings(parser.Model) {
 		if !strings.HasSuffix(f.Help, ".") {
 			t.Errorf("%s: the help is not a sentence: %q", f.Name, f.Help)
 		}
 		if f.Tag.Has("min") {
-			bound(f, f.Tag.Get("min")) // panics on a tag that does not parse
-			bound(f, f.Tag.Get("max"))
+			Bound(f, f.Tag.Get("min")) // panics on a tag that does not parse
+			Bound(f, f.Tag.Get("max"))
 		}
 		if k := f.Target.Kind(); (k == reflect.Int || k == reflect.Int64) && !f.Tag.Has("min") {
 			t.Errorf("%s: a number without bounds", f.Name)
@@ -76,11 +52,11 @@ func TestEverySettingHasHelpAndSaneTags(t *testing.T) {
 }
 
 func TestTheDefaultsAreRight(t *testing.T) {
-	l, err := loader{environ: enough}.load()
+	l, err := Loader{Environ: enough}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Addr != ":3000" || l.Broker != "memory://" || l.Client.PingInterval != 25*time.Second ||
+	if l.Addr != "127.0.0.1:3000" || l.Broker != "memory://" || l.Client.PingInterval != 25*time.Second ||
 		!reflect.DeepEqual(l.Namespaces, []string{"/"}) || !reflect.DeepEqual(l.Client.Transports, []string{"polling", "websocket"}) {
 		t.Errorf("got %+v", l.Config)
 	}
@@ -101,7 +77,7 @@ log: {level: debug}
 cors:
 `)
 	environ := append([]string{"TETHER_CONFIG=" + file, "TETHER_NODE=from-env", "TETHER_PREFIX=from-env", "TETHER_LOG_FORMAT="}, enough...)
-	l, err := loader{args: []string{"-prefix=from-flag", "--drain.window", "1s"}, environ: environ}.load()
+	l, err := Loader{Args: []string{"-prefix=from-flag", "--drain.window", "1s"}, Environ: environ}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +89,7 @@ cors:
 	for key, want := range map[string]string{
 		"addr": file + ":2", "node": "TETHER_NODE", "prefix": "flag", "http.idle-timeout": file + ":7", "client.compress": "default",
 	} {
-		if got := l.sourceOf(key); got != want {
+		if got := l.SourceOf(key); got != want {
 			t.Errorf("source of %s: got %q, want %q", key, got, want)
 		}
 	}
@@ -122,7 +98,7 @@ cors:
 func TestAFlagNamesTheFileToo(t *testing.T) {
 	inEnv := writeFile(t, "env.yaml", "node: env")
 	inFlag := writeFile(t, "flag.yaml", "node: flag")
-	l, err := loader{args: []string{"-config", inFlag}, environ: append([]string{"TETHER_CONFIG=" + inEnv}, enough...)}.load()
+	l, err := Loader{Args: []string{"-config", inFlag}, Environ: append([]string{"TETHER_CONFIG=" + inEnv}, enough...)}.Load()
 	if err != nil || l.Node != "flag" {
 		t.Errorf("got node %v, %v", l, err)
 	}
@@ -143,7 +119,9 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"unknown flag", []string{"--http.idle-timout=1m"}, nil, "", []string{"unknown flag http.idle-timout", "http.idle-timeout"}},
 		{"unknown flag with a secret", []string{"--emit.kyes=hunter2hunter2hunter2"}, nil, "", []string{"emit.kyes", "emit.keys"}},
 		{"argument without a key", []string{"hunter2hunter2hunter2"}, nil, "", []string{"--key=value"}},
-		{"flag without a value", []string{"--addr"}, nil, "", []string{"addr"}},
+		{"argument that is a URL", []string{"redis://:hunter2@h"}, nil, "", []string{"--key=value"}},
+		{"value of a switch", []string{"--client.compress", "true"}, nil, "", []string{`"true" is unexpected`, "--key=value", "tether -h"}},
+		{"flag without a value", []string{"--addr"}, nil, "", []string{"addr has no value", "--addr=VALUE"}},
 		{"bad duration in a flag", []string{"--http.idle-timeout=60"}, nil, "", []string{"http.idle-timeout", "duration", "unit"}},
 		{"bad choice in a flag", []string{"--log.level=loud"}, nil, "", []string{"log.level", "debug", "error"}},
 		{"unknown variable", nil, append([]string{"TETHER_LOG_LEVL=info"}, enough...), "", []string{"TETHER_LOG_LEVL", "TETHER_LOG_LEVEL"}},
@@ -162,6 +140,7 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"nothing where there is a value", nil, nil, "addr:\n", []string{"addr", "no value"}},
 		{"twice", nil, nil, "addr: :1\naddr: :2\n", []string{"addr", "server.yaml:2", "twice"}},
 		{"not YAML", nil, nil, "addr: \"hunter2hunter2hunter2\n", []string{"server.yaml", "YAML"}},
+		{"a tab", nil, nil, "addr: :1\nlog:\n\tlevel: info # hunter2\n", []string{"server.yaml", "line 3", "tab", "spaces"}},
 		{"two documents", nil, nil, "addr: :1\n---\naddr: :2\n", []string{"server.yaml", "document"}},
 		{"no such file", []string{"--config=" + missing}, nil, "", []string{"config", missing}},
 		{"too small", []string{"--client.max-payload=1"}, nil, "", []string{"client.max-payload", "1024", "67108864"}},
@@ -170,8 +149,10 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"missing token key", nil, []string{emit}, "", []string{"auth.keys", "TETHER_AUTH_KEYS", "auth.mode=none"}},
 		{"missing bearer key", nil, []string{key}, "", []string{"emit.keys", "TETHER_EMIT_KEYS", "emit.enabled=false"}},
 		{"both missing", nil, []string{}, "", []string{"auth.keys", "emit.keys"}},
-		{"short bearer key", nil, []string{key, "TETHER_EMIT_KEYS=hunter2"}, "", []string{"emit.keys", "16 characters", "-new-key"}},
-		{"bad token key", nil, []string{"TETHER_AUTH_KEYS=hunter2", emit}, "", []string{"auth.keys", "key 1 of 1"}},
+		{"short bearer key", nil, []string{key, "TETHER_EMIT_KEYS=hunter2"}, "", []string{"emit.keys", "16 characters", "tether key"}},
+		{"bad token key", nil, []string{"TETHER_AUTH_KEYS=hunter2", emit}, "", []string{"auth.keys", "key 1 of 1", "not base64", "tether key"}},
+		{"short token key", nil, []string{"TETHER_AUTH_KEYS=aHVudGVyMg==", emit}, "", []string{"auth.keys", "16, 24 or 32 bytes", "has 7", "tether key"}},
+		{"short key of the statistics", nil, []string{key, emit, "TETHER_STATS_KEYS=hunter2"}, "", []string{"stats.keys", "16 characters", "tether key"}},
 		{"bad second token key", nil, []string{key + ",hunter2", emit}, "", []string{"auth.keys", "key 2 of 2"}},
 		{"key file that is not there", nil, []string{"TETHER_AUTH_KEYS=file:" + missing, emit}, "", []string{"auth.keys", missing}},
 		{"key file that is empty", nil, []string{key, "TETHER_EMIT_KEYS=file:" + empty}, "", []string{"emit.keys", "empty"}},
@@ -212,7 +193,7 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 			if c.file != "" {
 				c.args = append(c.args, "--config="+writeFile(t, "server.yaml", c.file))
 			}
-			_, err := loader{args: c.args, environ: c.env}.load()
+			_, err := Loader{Args: c.args, Environ: c.env}.Load()
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -233,12 +214,12 @@ func TestPrintedConfigurationHidesSecretsAndCanBeRead(t *testing.T) {
 		"TETHER_AUTH_KEYS=" + testTokenKey, "TETHER_EMIT_KEYS=" + testEmitKey + ",second-emit-key-for-tests",
 		"TETHER_BROKER=redis://app:hunter2@redis.example:6379/?client_name=hunter3", "TETHER_HTTP_IDLE_TIMEOUT=60s", "TETHER_NODE=a",
 	}
-	l, err := loader{environ: environ}.load()
+	l, err := Loader{Environ: environ}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := l.printConfig(&out); err != nil {
+	if err := l.Print(&out); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
@@ -249,19 +230,19 @@ func TestPrintedConfigurationHidesSecretsAndCanBeRead(t *testing.T) {
 	}
 	for _, want := range []string{
 		"redis://(hidden)@redis.example:6379/?(hidden) # TETHER_BROKER", "keys: [(hidden), (hidden)] # TETHER_EMIT_KEYS",
-		"idle-timeout: 1m # TETHER_HTTP_IDLE_TIMEOUT", "window: 10s # default", "addr: :3000 # default",
+		"idle-timeout: 1m # TETHER_HTTP_IDLE_TIMEOUT", "window: 0s # default", "addr: 127.0.0.1:3000 # default",
 	} {
 		if !strings.Contains(strings.ReplaceAll(text, `"`, "'"), want) {
 			t.Errorf("%q is not in the output:\n%s", want, text)
 		}
 	}
 	// Read again, with the secrets from where they came, it is the same configuration.
-	again, err := loader{args: []string{"--config=" + writeFile(t, "printed.yaml", text)}, environ: environ}.load()
+	again, err := Loader{Args: []string{"--config=" + writeFile(t, "printed.yaml", text)}, Environ: environ}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var outAgain bytes.Buffer
-	if err := again.printConfig(&outAgain); err != nil {
+	if err := again.Print(&outAgain); err != nil {
 		t.Fatal(err)
 	}
 	comment := regexp.MustCompile(` # .*`)
@@ -272,28 +253,9 @@ func TestPrintedConfigurationHidesSecretsAndCanBeRead(t *testing.T) {
 
 func TestSecretsComeFromFiles(t *testing.T) {
 	keys := writeFile(t, "keys", testTokenKey+"\n\n"+testTokenKey+"\n")
-	got, err := expand([]Secret{"plain", Secret("file:" + keys)})
+	got, err := Expand([]Secret{"plain", Secret("file:" + keys)})
 	if want := []Secret{"plain", testTokenKey, testTokenKey}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %d keys, %v; want %d", len(got), err, len(want))
-	}
-}
-
-func TestHelpNamesEverySettingAndTheExitCodes(t *testing.T) {
-	var out bytes.Buffer
-	if err := printHelp(&out); err != nil {
-		t.Fatal(err)
-	}
-	parser, err := newParser(&commandLine{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range settings(parser.Model) {
-		if !strings.Contains(out.String(), "--"+f.Name) && !strings.Contains(out.String(), "--[no-]"+f.Name) {
-			t.Errorf("-h does not name %s", f.Name)
-		}
-	}
-	if !strings.Contains(out.String(), "Exit codes: 0 after a drain") {
-		t.Error("-h does not name the exit codes")
 	}
 }
 
@@ -308,12 +270,44 @@ func FuzzFile(f *testing.F) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Skip(err)
 		}
-		l, err := loader{args: []string{"--config=" + path}, environ: enough}.load()
+		l, err := Loader{Args: []string{"--config=" + path}, Environ: enough}.Load()
 		if err == nil {
-			err = l.printConfig(io.Discard)
+			err = l.Print(io.Discard)
 			if err != nil {
 				t.Error(err)
 			}
 		}
 	})
+}
+
+// TestACommandIsAskedForNoMoreThanItUses: what is wrong with other settings is of no interest to it, but a
+// flag that it would ignore is a mistake.
+func TestACommandIsAskedForNoMoreThanItUses(t *testing.T) {
+	type grammar struct {
+		Serve struct{} `cmd:""`
+		Emit  struct {
+			To string `arg:""`
+		} `cmd:"" uses:"broker,prefix"`
+		Flags `embed:""`
+	}
+	load := func(args ...string) error {
+		_, err := Loader{Args: args, Grammar: func() (any, *Flags) { g := &grammar{}; return g, &g.Flags }}.Load()
+		return err
+	}
+	for _, c := range []struct {
+		args []string
+		want string // part of the message; "" for none
+	}{
+		{[]string{"serve"}, "auth.keys: is missing"},
+		{[]string{"emit", "user:42"}, ""},
+		{[]string{"emit", "user:42", "--broker=hunter2"}, "broker (flag): is not a URL"},
+		{[]string{"emit", "user:42", "--tls.cert=x"}, "tls.cert (flag): is not used by tether emit"},
+		{[]string{"emit"}, "<to> is missing; tether emit -h explains"},
+		{[]string{"emti"}, `"emti" is unexpected (did you mean emit?); tether -h explains`},
+	} {
+		err := load(c.args...)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want %q", c.args, err, c.want)
+		}
+	}
 }

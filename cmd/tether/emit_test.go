@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"tether/internal/backend"
+	"tether/internal/client"
+)
+
+// emitted runs tether emit, and returns what it printed and its exit code.
+func emitted(t *testing.T, environ []string, args ...string) (string, int) {
+	t.Helper()
+	out, err := tetherCommand(append([]string{"emit"}, args...), environ).CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	} else if exit != nil {
+		return strings.TrimSpace(string(out)), exit.ExitCode()
+	}
+	return strings.TrimSpace(string(out)), exitDone
+}
+
+// TestTheReceiptIsTheExitCode: a script knows without reading whether anybody was there.
+func TestTheReceiptIsTheExitCode(t *testing.T) {
+	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+		t.Run(name, func(t *testing.T) {
+			environ := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+			p := start(t, environ, "--namespaces=/,/news").ready()
+			c := dialUser(t, client.Options{URL: p.url()}, "42")
+			reader := dialUser(t, client.Options{URL: p.url(), Namespace: "/news"}, "42")
+			environ = environ[:2] // no keys are needed
+			one := map[string]string{"Redis": "1 node took it", "NATS": "1 node or more took it"}[name]
+			for _, x := range []struct {
+				args  []string
+				says  string
+				code  int
+				to    *client.Client
+				event string
+			}{
+				{[]string{"user:42", "/users/ping", `{"hello":"world"}`}, one, exitDone, c, `/users/ping [{"hello":"world"}]`},
+				{[]string{"user:42", "two", "1", `"zwei"`}, one, exitDone, c, `two [1,"zwei"]`},
+				{[]string{"--", "everyone", "negative", "-1"}, one, exitDone, c, `negative [-1]`},
+				{[]string{"socket:" + c.ID, "socket", "--json"}, oneNode(name).body, exitDone, c, `socket []`},
+				{[]string{"user:42", "read", "--namespace=/news"}, one, exitDone, reader, `read []`},
+				{[]string{"user:43", "x"}, "nobody is there", exitNobody, nil, ""},
+				{[]string{"room:user:42", "x"}, "nobody is there", exitNobody, nil, ""},
+				{[]string{"user:43", "x", "--json"}, `{"nodes":0}`, exitNobody, nil, ""},
+			} {
+				if says, code := emitted(t, environ, x.args...); says != x.says || code != x.code {
+					t.Errorf("%q: got %q and %d, want %q and %d", x.args, says, code, x.says, x.code)
+					continue
+				}
+				if x.to == nil {
+					continue
+				}
+				if got := next(t, x.to); got != x.event && !(x.to == c && got == "negative [-1]") {
+					t.Errorf("%q: got %s, want %s", x.args, got, x.event)
+				}
+			}
+		})
+	}
+}
+
+// TestAnEmitThatFails says what to do, and shows neither the payload nor the password.
+func TestAnEmitThatFails(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := "redis://:hunter2@" + gone.Addr().String()
+	gone.Close()
+	for _, x := range []struct {
+		args []string
+		says string
+		code int
+	}{
+		{[]string{"--broker=" + nobody, "user:42", "x", `"hunter2"`}, "connection refused", exitFailed},
+		{[]string{"--broker=" + nobody, "user:42", "disconnect"}, `"disconnect" is reserved`, exitMistake},
+		{[]string{"--broker=" + nobody, "user:42", "x", "hunter2"}, "argument 1 of the event is not JSON", exitMistake},
+		{[]string{"--broker=" + nobody, "42", "x"}, "user:42, room:news, socket:ID or everyone is right", exitMistake},
+		{[]string{"--broker=" + nobody, "user:", "x"}, "user:42, room:news, socket:ID or everyone is right", exitMistake},
+		{[]string{"user:42", "x"}, "memory:// reaches nobody outside of this process", exitMistake},
+		{[]string{"--broker=" + nobody, "user:42"}, "<event> is missing", exitMistake},
+	} {
+		says, code := emitted(t, nil, x.args...)
+		if code != x.code || !strings.Contains(says, x.says) || strings.Contains(says, "hunter2") {
+			t.Errorf("%q: got %q and %d, want %q and %d", x.args, says, code, x.says, x.code)
+		}
+	}
+}

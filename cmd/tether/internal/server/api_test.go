@@ -1,0 +1,125 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tether/broker"
+	"tether/cmd/tether/internal/config"
+	"tether/hub"
+)
+
+const emitKey = "emit-key-for-tests-only"
+
+// TestAnAnswerSaysWhatTheReceiptSays: a lower bound is no exact number, and unknown is none at all.
+func TestAnAnswerSaysWhatTheReceiptSays(t *testing.T) {
+	exact, more := hub.Receipt{Nodes: 2, Bound: broker.Exact}, hub.Receipt{Nodes: 1, Bound: broker.AtLeast}
+	nobody, unknown := hub.Receipt{Bound: broker.Exact}, hub.Receipt{Bound: broker.Unknown}
+	for _, c := range []struct {
+		answer any
+		want   string
+	}{
+		{AnswerOf(exact), `{"nodes":2}`},
+		{AnswerOf(more), `{"nodes":1,"bound":"at least"}`},
+		{AnswerOf(nobody), `{"nodes":0}`},
+		{AnswerOf(unknown), `{"nodes":null}`},
+		{answerOfMany([]hub.Receipt{exact, nobody}), `{"nodes":[2,0],"nobody":1}`},
+		{answerOfMany([]hub.Receipt{more, unknown, nobody}), `{"nodes":[1,null,0],"bound":"at least","nobody":1}`},
+	} {
+		if got, err := json.Marshal(c.answer); err != nil || string(got) != c.want {
+			t.Errorf("got %s, %v; want %s", got, err, c.want)
+		}
+	}
+}
+
+func TestRequestsBeyondTheLimitAreToldToComeBack(t *testing.T) {
+	c := &config.Config{Emit: config.EmitConfig{MaxActive: 1, MaxBody: 1024}}
+	a := newAPI(c, nil, nil, slog.New(slog.DiscardHandler))
+	a.setKeys([]config.Secret{emitKey}, nil)
+	serving, finish := make(chan struct{}), make(chan struct{})
+	handler := a.guard(request{serve: func(context.Context, []byte) (any, error) {
+		close(serving)
+		<-finish
+		return nil, nil
+	}})
+	ask := func() *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/emit", strings.NewReader("{}"))
+		r.Header.Set("Authorization", "Bearer "+emitKey)
+		handler.ServeHTTP(w, r)
+		return w
+	}
+	first := make(chan int)
+	go func() { first <- ask().Code }()
+	<-serving
+	if w := ask(); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("got %d %v", w.Code, w.Header())
+	}
+	close(finish)
+	if code := <-first; code != http.StatusOK {
+		t.Errorf("got %d", code)
+	}
+}
+
+func TestFailuresAreLoggedOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		c := &config.Config{Emit: config.EmitConfig{MaxActive: 1, MaxBody: 1024, Timeout: time.Second}}
+		a := newAPI(c, nil, nil, slog.New(slog.NewJSONHandler(&out, nil)))
+		a.setKeys([]config.Secret{emitKey}, nil)
+		handler := a.guard(request{serve: func(context.Context, []byte) (any, error) { return nil, broker.ErrUnavailable }})
+		for range 3 {
+			for range 100 {
+				w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/emit", strings.NewReader("{}"))
+				r.Header.Set("Authorization", "Bearer "+emitKey)
+				handler.ServeHTTP(w, r)
+				if w.Code != http.StatusServiceUnavailable {
+					t.Fatalf("got %d", w.Code)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		var alike []int
+		for line := range strings.Lines(out.String()) {
+			var in struct {
+				Level string
+				Alike int
+			}
+			if err := json.Unmarshal([]byte(line), &in); err != nil || in.Level != "WARN" {
+				t.Errorf("got %s %v", line, err)
+			}
+			alike = append(alike, in.Alike)
+		}
+		if want := []int{0, 99, 99}; !slices.Equal(alike, want) {
+			t.Errorf("got %v, want %v", alike, want)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, s := range []string{
+		`{"user":"42","event":"x","args":[1]}`, `{"user":42}`, `{"user":null}`, `{"user":1e999}`, `{"everyone":true}`, `{}`, ``, `null`, `{"user":-0}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var in struct {
+			target
+			event
+		}
+		if err := decode(body, &in); err != nil {
+			return
+		}
+		if in.User != nil && *in.User == "" {
+			t.Errorf("%q is a user without a name", body)
+		}
+	})
+}
