@@ -50,10 +50,22 @@ func (c *CORS) allowed(r *http.Request, origin string) bool {
 	return c.any() || slices.Contains(c.Origins, origin) || c.Allow != nil && c.Allow(r, origin)
 }
 
-// sameOrigin compares hosts only: behind a proxy that ends TLS the scheme is not known.
+// sameOrigin compares hosts and ports only: behind a proxy that ends TLS the scheme is not known. A port
+// that is not given is that of the origin's scheme: some proxies add it.
 func sameOrigin(r *http.Request, origin string) bool {
 	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
+	return err == nil && u.Host != "" && strings.EqualFold(withoutPort(u.Host, u.Scheme), withoutPort(r.Host, u.Scheme))
+}
+
+// withoutPort leaves the port of scheme out of host.
+func withoutPort(host, scheme string) string {
+	switch scheme {
+	case "http":
+		return strings.TrimSuffix(host, ":80")
+	case "https":
+		return strings.TrimSuffix(host, ":443")
+	}
+	return host
 }
 
 // apply sets the headers that every answer carries.

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"tether/engine"
+	"tether/internal/socketio"
 )
 
 // permessage-deflate, RFC 7692, without context takeover in either direction: a connection that is
@@ -27,12 +28,40 @@ var (
 	inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
 )
 
+// format is what the client of a WebSocket connection has asked for.
+type format uint8
+
+const (
+	formatDeflate format = 1 << iota // larger frames may be compressed
+	formatBase64                     // attachments are text: it cannot take binary frames
+)
+
+func (f format) compressed() bool { return f&formatDeflate != 0 }
+
 // frames is p as it goes over a WebSocket connection.
-func frames(p *engine.Packet, compress bool) []byte {
-	if !compress || p.Size() < compressFrom {
+func frames(p *engine.Packet, f format) []byte {
+	switch {
+	case f == 0:
+		return p.Frames()
+	case f&formatBase64 != 0 && p.Attachments() > 0:
+		return textFrames(p)
+	case !f.compressed() || p.Size() < compressFrom:
 		return p.Frames()
 	}
 	return p.Compact(deflate)
+}
+
+// textFrames is p without binary frames.
+func textFrames(p *engine.Packet) []byte {
+	b := make([]byte, 0, p.Size()+p.Size()/2)
+	if text := p.Text(); len(text) > 0 {
+		b = append(engine.AppendFrameHeader(b, engine.FinText, len(text)), text...)
+	}
+	for i := range p.Attachments() {
+		text := socketio.AppendBinary(nil, p.Attachment(i))
+		b = append(engine.AppendFrameHeader(b, engine.FinText, len(text)), text...)
+	}
+	return b
 }
 
 // deflate is p with its larger frames compressed.

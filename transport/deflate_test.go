@@ -93,7 +93,7 @@ func TestCompressedMessagesAreServed(t *testing.T) {
 	if first, got, err := c.frame(); first != bitFin|opBinary || string(got) != "\x01\x02\x03" || err != nil {
 		t.Fatalf("got %#x %q %v", first, got, err)
 	}
-	if once, again := frames(p, true), frames(p, true); &once[0] != &again[0] {
+	if once, again := frames(p, formatDeflate), frames(p, formatDeflate); &once[0] != &again[0] {
 		t.Error("compressed twice")
 	}
 }
@@ -118,6 +118,34 @@ func TestCompressedMessagesThatAreWrongCloseWithTheirCode(t *testing.T) {
 			c.wantClose(tt.code)
 		})
 	}
+}
+
+// TestAClientMayAskForBase64 sends binary as text, and asks for it in return, or not.
+func TestAClientMayAskForBase64(t *testing.T) {
+	carriers(t, Options{Compress: true}, func(t *testing.T, s *server) {
+		c := s.upgrade("EIO=4&transport=websocket&b64=1", "", "Sec-WebSocket-Extensions: permessage-deflate")
+		c.text()
+		for _, text := range []string{"bAQID", "b", "4text"} {
+			c.send(text)
+			c.wantText(text)
+		}
+		c.send("bAQ!D")
+		c.wantClose(0)
+
+		c = s.websocket()
+		c.send("bAQID")
+		if first, p, err := c.frame(); first != bitFin|opBinary || string(p) != "\x01\x02\x03" || err != nil {
+			t.Errorf("got %#x %q %v", first, p, err)
+		}
+
+		p := s.polling()
+		c = s.upgrade("EIO=4&transport=websocket&b64=1&sid="+p.sid, "")
+		c.send("2probe")
+		c.wantText("3probe")
+		c.send("5")
+		c.send("bAQID")
+		c.wantText("bAQID")
+	})
 }
 
 func TestCompressionIsOffUnlessAskedFor(t *testing.T) {

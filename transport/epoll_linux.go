@@ -18,7 +18,7 @@ import (
 // wait for a client that does not take what is written to it, because what is left lies in out.
 type epoll struct {
 	descriptor
-	compression bool // negotiated
+	format format // of what is written
 
 	reading  bool // guarded by s.mu
 	again    bool // guarded by s.mu: more has come since somebody began to read
@@ -66,7 +66,7 @@ func (h *Handler) adopt(s *session, w *websocket) adopted {
 	if !ok {
 		c = new(epoll)
 	}
-	c.s, c.fd, c.compression, c.reading = s, int32(fd), w.compression, true
+	c.s, c.fd, c.format, c.reading = s, int32(fd), w.format, true
 	if h.poller.add(c) != nil {
 		unix.Close(fd)
 		return nil
@@ -147,8 +147,8 @@ func (c *epoll) event(events uint32) bool {
 	return read && c.turn(false)
 }
 
-func (c *epoll) direct() bool     { return true }
-func (c *epoll) compresses() bool { return c.compression }
+func (c *epoll) direct() bool    { return true }
+func (c *epoll) formats() format { return c.format }
 
 func (c *epoll) tryWrite(b []byte) (int, error) {
 	if !c.acquire() {

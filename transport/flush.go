@@ -71,14 +71,14 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		s.mu.Unlock()
 		return nil, r, false
 	}
-	code, compress := s.code, s.carrier.compresses()
+	code, format := s.code, s.carrier.formats()
 	s.mu.Unlock()
 
 	if len(w.buf) == 0 && len(w.packets) == 1 && !r.final {
-		b, r.packet = frames(w.packets[0], compress), w.packets[0]
+		b, r.packet = frames(w.packets[0], format), w.packets[0]
 	} else {
 		for _, p := range w.packets {
-			w.buf = append(w.buf, frames(p, compress)...)
+			w.buf = append(w.buf, frames(p, format)...)
 		}
 		s.h.discard(w.packets)
 		if r.final {
@@ -125,7 +125,7 @@ func (s *session) pendingLocked() bool {
 
 // writeNow writes a packet in the goroutine of its Send, which holds the writing flag.
 func (s *session) writeNow(c carrier, p *engine.Packet) {
-	b := frames(p, c.compresses())
+	b := frames(p, c.formats())
 	n, err := c.tryWrite(b)
 	s.h.run.wrote()
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"unicode/utf8"
 
 	"tether/engine"
+	"tether/internal/socketio"
 )
 
 // Handler serves Engine.IO. Close ends it.
@@ -92,7 +93,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	upgrade := wantsUpgrade(r)
+	q := r.URL.Query()
+	transport := q.Get("transport")
+	upgrade := wantsUpgrade(r, transport)
 	h.o.CORS.apply(w.Header(), r)
 	if r.Method == http.MethodOptions && h.o.CORS.enabled() {
 		if !h.o.CORS.serves(r) {
@@ -102,13 +105,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.o.CORS.preflight(w, r)
 		return
 	}
-	q := r.URL.Query()
-	s, refused := h.verify(r, upgrade, q.Get("transport"), q.Get("sid"), q.Get("EIO"))
+	s, refused := h.verify(r, upgrade, transport, q.Get("sid"), q.Get("EIO"))
 	switch {
 	case refused != nil:
 		refused.write(w, upgrade)
 	case upgrade:
-		h.serveUpgrade(w, r, s, q.Get("transport") == WebSocket)
+		h.serveUpgrade(w, r, s, transport == WebSocket)
 	case s == nil:
 		h.openPolling(w, r)
 	default:
@@ -122,7 +124,7 @@ func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio stri
 	if !slices.Contains(h.o.Transports, transport) {
 		return nil, errUnknownTransport
 	}
-	if !validHeader(r.Header.Get("Origin")) {
+	if doubled(r.Header) || !validHeader(r.Header.Get("Origin")) {
 		return nil, errBadRequest
 	}
 	if !h.o.CORS.serves(r) {
@@ -315,11 +317,22 @@ func (h *Handler) receive(j job) bool {
 			return false
 		}
 	}
-	if j.text {
-		if len(data) == 0 || data[0] != '4' {
-			return j.s.control(data)
+	text := j.text
+	switch {
+	case text && !isMessage(data):
+		return j.s.control(data)
+	case text && data[0] == 'b':
+		var err error
+		if data, err = socketio.ParseBinary(data); err != nil {
+			j.s.shut(engine.ReasonParseError, 0)
+			return false
 		}
+		text = false
+	case text:
 		data = data[1:]
 	}
-	return j.s.deliver(j.text, data) && j.s.await(nil)
+	return j.s.deliver(text, data) && j.s.await(nil)
 }
+
+// isMessage reports whether text is an Engine.IO message: text, or binary in base64.
+func isMessage(text []byte) bool { return len(text) > 0 && (text[0] == '4' || text[0] == 'b') }

@@ -183,7 +183,7 @@ func (c *epoll) handle(worker bool) bool {
 			}
 		}
 		compressed := in.check.compressed
-		if !worker && (!in.text || compressed || len(in.data) > 0 && in.data[0] == '4') {
+		if !worker && (!in.text || compressed || isMessage(in.data)) {
 			return false
 		}
 		in.whole = false
@@ -200,7 +200,7 @@ func (c *epoll) next(in *inbound) error {
 	for !in.whole {
 		b := in.buf[in.at:]
 		if !in.known {
-			f, ok, err := in.check.next(b, c.s.h.o.MaxPayload, c.compression)
+			f, ok, err := in.check.next(b, c.s.h.o.MaxPayload, c.format.compressed())
 			if err != nil || !ok {
 				return err
 			}

@@ -133,6 +133,18 @@ func TestUpgradesThatAreNotServedAreRefusedBeforeTheHandshake(t *testing.T) {
 		{"a key that is not base64", goodKey, "!" + goodKey[1:], 400, "Bad WebSocket handshake"},
 		{"two keys", "Host", "Sec-WebSocket-Key: " + goodKey + "\r\nHost", 400, "Bad WebSocket handshake"},
 		{"an upgrade to something else", "Upgrade: websocket", "Upgrade: h2c", 400, "Bad WebSocket handshake"},
+		{"two versions", "Version: 13", "Version: 13\r\nSec-WebSocket-Version: 8", 400, "Bad WebSocket handshake"},
+		{"a key with bits too many", goodKey, "dGhlIHNhbXBsZSBub25jZR==", 101, ""},
+		{"several protocols to upgrade to", "Upgrade: websocket", "Upgrade: h2c, websocket", 101, ""},
+		{"a body", "Host", "Content-Length: 3\r\nHost", 400, "Bad WebSocket handshake"},
+		{"two origins", "Host", "Origin: http://good.example\r\nOrigin: http://evil.example\r\nHost", 400, "Bad request"},
+		{"its own origin, and a port", "Host: test", "Origin: https://test\r\nHost: test:443", 101, ""},
+		{"its own origin, and the port of HTTP", "Host: test", "Origin: http://test\r\nHost: test:80", 101, ""},
+		{"another port", "Host: test", "Origin: https://test\r\nHost: test:8443", 403, "Forbidden"},
+		{"the port of another scheme", "Host: test", "Origin: http://test\r\nHost: test:443", 403, "Forbidden"},
+		{"no subprotocol", "Host", "Sec-WebSocket-Protocol: \r\nHost", 400, "Bad WebSocket handshake"},
+		{"a subprotocol twice", "Host", "Sec-WebSocket-Protocol: a, a\r\nHost", 400, "Bad WebSocket handshake"},
+		{"a subprotocol that is no token", "Host", "Sec-WebSocket-Protocol: a b\r\nHost", 400, "Bad WebSocket handshake"},
 		{"HTTP/1.0", "HTTP/1.1", "HTTP/1.0", 400, "Bad WebSocket handshake"},
 		{"Connection: keep-alive, Upgrade", "Connection: Upgrade", "Connection: keep-alive, Upgrade", 101, ""},
 		{"Connection twice", "Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade", 101, ""},
@@ -157,6 +169,41 @@ func TestUpgradesThatAreNotServedAreRefusedBeforeTheHandshake(t *testing.T) {
 				t.Errorf("the version that is served is given as %q", got)
 			}
 		})
+	}
+}
+
+func TestTheFirstSubprotocolIsAnswered(t *testing.T) {
+	carriers(t, Options{}, func(t *testing.T, s *server) {
+		for _, tt := range []struct {
+			offers []string
+			want   string
+		}{
+			{nil, ""},
+			{[]string{"Sec-WebSocket-Protocol: v2.example, v1.example"}, "v2.example"},
+			{[]string{"Sec-WebSocket-Protocol: v1.example", "Sec-WebSocket-Protocol: v2.example"}, "v1.example"},
+		} {
+			c := s.upgrade("EIO=4&transport=websocket", "", tt.offers...)
+			if got := c.head.Header.Get("Sec-WebSocket-Protocol"); got != tt.want {
+				t.Errorf("%q: answered %q, want %q", tt.offers, got, tt.want)
+			}
+		}
+	})
+}
+
+// TestPollingIsServedWhateverElseTheRequestOffers is of clients that try HTTP/2 on the way.
+func TestPollingIsServedWhateverElseTheRequestOffers(t *testing.T) {
+	s := serve(t, Options{})
+	for _, offer := range [][]string{
+		{"Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"},
+		{"Upgrade: h2c, TLS/1.0", "Connection: upgrade"},
+		{"Upgrade: websocket"}, // and no Connection: a proxy has taken it
+	} {
+		if status, _, body := s.do("GET", "EIO=4&transport=polling", "", offer...); status != 200 || !strings.HasPrefix(body, "0{") {
+			t.Errorf("%q: got %d %q", offer, status, body)
+		}
+	}
+	if status, _, body := s.do("GET", "EIO=4&transport=polling", "", "Content-Type: a/b", "Content-Type: text/plain"); status != 400 {
+		t.Errorf("two types of content: got %d %q", status, body)
 	}
 }
 

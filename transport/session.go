@@ -108,7 +108,7 @@ type carrier interface {
 	// abort ends the connection at once.
 	abort()
 
-	compresses() bool
+	formats() format
 }
 
 func (s *session) ID() string { return s.id.String() }

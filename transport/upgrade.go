@@ -3,6 +3,7 @@ package transport
 import (
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -222,8 +223,14 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, ws *websocket) 
 	if h.o.Compress {
 		if extension := negotiate(r.Header); extension != "" {
 			w.Header().Set("Sec-WebSocket-Extensions", extension)
-			ws.compression = true
+			ws.format |= formatDeflate
 		}
+	}
+	if strings.Contains(r.URL.RawQuery, "b64=") && r.URL.Query().Get("b64") != "" {
+		ws.format |= formatBase64
+	}
+	if protocol, _ := subprotocol(r.Header); protocol != "" {
+		w.Header().Set("Sec-WebSocket-Protocol", protocol)
 	}
 	return handshakeAnswer(r.Header.Get("Sec-WebSocket-Key"), w.Header())
 }

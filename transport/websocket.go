@@ -27,10 +27,10 @@ const (
 // after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
 // frames that have been checked, and after the handshake Write and Close do nothing.
 type websocket struct {
-	descriptor       // of Conn, to write without waiting
-	tries       bool // there is a descriptor
-	compression bool // negotiated
-	probing     bool // owned by the reader: the session is still on polling
+	descriptor        // of Conn, to write without waiting
+	tries      bool   // there is a descriptor
+	format     format // of what is written
+	probing    bool   // owned by the reader: the session is still on polling
 
 	s        *session // nil for a connection that is refused
 	net.Conn          // what it carries over; closed by abort
@@ -283,7 +283,7 @@ func (w *websocket) came(p []byte, n int, err error) int {
 		w.in = w.in[:len(w.in)+n]
 		return 0
 	}
-	f, ok, err := w.check.next(p[:n], w.s.h.o.MaxPayload, w.compression)
+	f, ok, err := w.check.next(p[:n], w.s.h.o.MaxPayload, w.format.compressed())
 	if err != nil {
 		w.end = err
 		return 0
@@ -308,7 +308,7 @@ func (w *websocket) came(p []byte, n int, err error) int {
 func (w *websocket) look() error {
 	b := w.in[w.at:]
 	if w.need == 0 {
-		f, ok, err := w.check.next(b, w.s.h.o.MaxPayload, w.compression)
+		f, ok, err := w.check.next(b, w.s.h.o.MaxPayload, w.format.compressed())
 		if err != nil || !ok {
 			return err
 		}
@@ -466,8 +466,8 @@ func (w *websocket) Close() error { return nil }
 // SetDeadline does nothing: deadlines are this side's.
 func (w *websocket) SetDeadline(time.Time) error { return nil }
 
-func (w *websocket) direct() bool     { return w.tries }
-func (w *websocket) compresses() bool { return w.compression }
+func (w *websocket) direct() bool    { return w.tries }
+func (w *websocket) formats() format { return w.format }
 
 // abort implements [carrier]. It may be called more than once.
 func (w *websocket) abort() {

@@ -33,6 +33,19 @@ func TestEventsComeBackAsTheyWere(t *testing.T) {
 	})
 }
 
+// TestAClientMayForceBase64 has binary go as text in both directions.
+func TestAClientMayForceBase64(t *testing.T) {
+	n := serve(t, setup{})
+	everyJS(t, func(t *testing.T, w way) {
+		c := w.dial(t, n, "", map[string]any{"forceBase64": true})
+		w.welcome(t, c, n, c.on(t, "connect").SID)
+		for _, args := range values() {
+			c.emit(t, "echo", args...)
+			c.event(t, "echo-back", args...)
+		}
+	})
+}
+
 func TestAcksCarryWhatTheEventCarried(t *testing.T) {
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {

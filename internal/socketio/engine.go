@@ -60,12 +60,21 @@ func parsePayloadPacket(text []byte) (EnginePacket, error) {
 	if len(text) == 0 || text[0] != 'b' {
 		return ParseEngine(text)
 	}
-	// Line breaks are skipped: some clients' base64 has them.
-	data, err := base64.StdEncoding.AppendDecode(nil, text[1:])
+	data, err := ParseBinary(text)
 	if err != nil {
-		return EnginePacket{}, ErrBase64
+		return EnginePacket{}, err
 	}
 	return EnginePacket{Type: EngineMessage, Binary: true, Data: data}, nil
+}
+
+// ParseBinary decodes a binary message in base64, "b" before it, into memory of its own. Line breaks are
+// skipped: some clients' base64 has them.
+func ParseBinary(text []byte) ([]byte, error) {
+	data, err := base64.StdEncoding.AppendDecode(nil, text[1:])
+	if err != nil {
+		return nil, ErrBase64
+	}
+	return data, nil
 }
 
 // AppendText appends a packet, its type included, to the payload that dst is.
