@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"crypto/tls"
+	"net"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -55,6 +57,42 @@ func TestWhatTheKernelHoldsForAClientIsBounded(t *testing.T) {
 		t.Logf("figure: %d bytes in the kernel with a buffer of %d", most, size)
 		if most > limit || most == 0 {
 			t.Errorf("the kernel holds %d bytes with a buffer of %d, want no more than %d", most, size, limit)
+		}
+	}
+}
+
+func TestTheKernelsBuffersAreBoundedUnderTLS(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHandler(engine.AttachFunc(nil), Options{KernelBuffer: 16 << 10})
+	defer h.Close()
+	l := h.listener(ln, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
+	defer l.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(*tls.Conn).NetConn().(*boundConn).Conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, option := range map[string]int{"send": syscall.SO_SNDBUF, "receive": syscall.SO_RCVBUF} {
+		err := raw.Control(func(fd uintptr) {
+			got, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, option)
+			if want := 32 << 10; err != nil || got != want { // Linux takes it twice
+				t.Errorf("the buffer to %s has %d bytes, %v; want %d", name, got, err, want)
+			}
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -105,22 +105,6 @@ func (h *Handler) listener(ln net.Listener, c *tls.Config) net.Listener {
 	}
 	c = c.Clone()
 	c.NextProtos = []string{"http/1.1"}
-	return tls.NewListener(boundedListener{ln, h.o.KernelBuffer}, c)
-}
-
-// boundedListener bounds what the kernel holds for a connection. The handler does that by itself for a
-// WebSocket, but it does not reach through TLS.
-type boundedListener struct {
-	net.Listener
-	size int // of each of the two buffers in bytes; negative: as they are
-}
-
-func (l boundedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok && l.size > 0 {
-		// An error says that the connection has gone, and so does the first read.
-		_ = tcp.SetReadBuffer(l.size)
-		_ = tcp.SetWriteBuffer(l.size)
-	}
-	return c, err
+	// The handler bounds the buffers of a WebSocket by itself, but it does not reach through TLS.
+	return tls.NewListener(boundListener{ln, h.o.KernelBuffer, h.o.KernelBuffer}, c)
 }

@@ -43,17 +43,29 @@ func NewServer(addr string, h http.Handler) *http.Server {
 
 // Listener wraps l for an [http.Server] made by [NewServer]. It gives up clients that do not take their
 // answer, and bounds the kernel's send buffer of every connection to 64 KiB.
-func Listener(l net.Listener) net.Listener { return boundListener{l} }
+func Listener(l net.Listener) net.Listener { return boundListener{l, kernelSize, 0} }
 
-type boundListener struct{ net.Listener }
+// boundListener bounds what the kernel holds for a connection.
+type boundListener struct {
+	net.Listener
+	send, receive int // sizes of the kernel's buffers in bytes; 0 or less: as they are
+}
 
 func (l boundListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	if b, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
-		b.SetWriteBuffer(kernelSize)
+	// An error of these says that the connection has gone, and so does the first read.
+	b, ok := c.(interface {
+		SetReadBuffer(int) error
+		SetWriteBuffer(int) error
+	})
+	if ok && l.send > 0 {
+		_ = b.SetWriteBuffer(l.send)
+	}
+	if ok && l.receive > 0 {
+		_ = b.SetReadBuffer(l.receive)
 	}
 	return &boundConn{Conn: c}, nil
 }

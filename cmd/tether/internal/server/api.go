@@ -332,7 +332,7 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &request):
 		return request.status
-	case isUnavailable(err):
+	case isUnavailable(err), errors.Is(err, broker.ErrRefused):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, broker.ErrTooLarge):
 		return http.StatusRequestEntityTooLarge
@@ -341,8 +341,11 @@ func statusOf(err error) int {
 }
 
 func messageOf(err error) string {
-	if isUnavailable(err) {
+	switch {
+	case isUnavailable(err):
 		return "the broker did not take it"
+	case errors.Is(err, broker.ErrRefused):
+		return "the broker refuses it; the log says why"
 	}
 	return err.Error()
 }
