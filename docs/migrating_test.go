@@ -33,7 +33,7 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	_ = hub.NewEvent[Ping]("/users/ping")
 	_ = s.RegisterAs(ctx, hub.Kind("admin-user").User(userID))
 	h.Of("/").OnConnect(connect)
-	_ = hub.Options{Devices: hub.Devices{Max: 3, Exceed: hub.EndOldest}}
+	_ = hub.Options{Devices: hub.Devices{Max: 3}}
 
 	h.Of("/").Use(connect)
 	h.Of("/admin").OnConnect(connect)

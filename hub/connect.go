@@ -189,6 +189,11 @@ func (e *entry) end() {
 // the rooms that the hooks have joined arrives here.
 func (s *Socket) settle(ctx context.Context) error {
 	h := s.client.hub
+	if !h.started.Load() {
+		h.unstarted.Do(func() {
+			h.log.Warn("a client waits: the hub is not running, because Hub.Run has not been called")
+		})
+	}
 	select {
 	case <-h.live:
 	case <-ctx.Done():

@@ -43,6 +43,9 @@ type post struct {
 // NewEmitter returns an emitter that needs no hub: for a worker, which serves no clients. The broker
 // need not be running. The caller closes it.
 func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
+	if b == nil {
+		panic("hub: NewEmitter: there is no broker")
+	}
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}

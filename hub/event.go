@@ -31,6 +31,7 @@ func (e Event[T]) EmitTo(s *Socket, v T) error { return s.Emit(e.name, v) }
 // Handle adds a handler for the event when clients send it: see [Namespace.On]. An argument that does
 // not fit T is the client's mistake, and f is not called.
 func (e Event[T]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, v T) error) {
+	mustHandle("Handle of "+e.name, f == nil)
 	n.On(e.name, func(ctx context.Context, s *Socket, m *Message) error {
 		var v T
 		if err := m.Decode(0, &v); err != nil {
@@ -53,6 +54,7 @@ func (c Call[Req, Resp]) Name() string { return c.name }
 // returns a [Refuse] the answer is null and a second argument, {"message": …, "data": …}. Any other
 // error is logged, and there is no answer: the client's timeout tells it.
 func (c Call[Req, Resp]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, req Req) (Resp, error)) {
+	mustHandle("Handle of "+c.name, f == nil)
 	n.On(c.name, func(ctx context.Context, s *Socket, m *Message) error {
 		var req Req
 		if err := m.Decode(0, &req); err != nil {

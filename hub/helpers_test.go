@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -134,6 +136,12 @@ func (p *peer) refusedText(text string) error {
 		p.t.Errorf("%s was accepted", text)
 	}
 	return err
+}
+
+// TestMain keeps out of the output what hubs without a logger of their own log.
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
 }
 
 const patience = 10 * time.Second

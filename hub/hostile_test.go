@@ -81,7 +81,7 @@ func TestNobodyForgesTheLog(t *testing.T) {
 		},
 	} {
 		var log sharedBuffer
-		h := alone(t, Options{Logger: slog.New(handler(&log)), Devices: Devices{Max: 1}})
+		h := alone(t, Options{Logger: slog.New(handler(&log)), Devices: Devices{Max: 1, Exceed: RefuseNew}})
 		namespace := "/" + strings.Repeat("é", 100) + "\u2028\u202e"
 		for _, name := range []string{"/", namespace} {
 			n := h.Of(name)

@@ -47,25 +47,26 @@ type Hub struct {
 	halves     halves             // these packets
 	expiring   deadlines[*Socket]
 
-	work     group.Group // the goroutines that run handlers and hooks
-	started  atomic.Bool
-	draining atomic.Bool
-	watched  atomic.Bool           // there are functions of OnAnyOutgoing
-	live     chan struct{}         // closed when the node's own subject is subscribed
-	state    atomic.Pointer[error] // what the broker said of itself last
-	devices  devices
-	counters counters
+	work      group.Group // the goroutines that run handlers and hooks
+	started   atomic.Bool
+	unstarted sync.Once // tells that clients come before Run was called
+	draining  atomic.Bool
+	watched   atomic.Bool           // there are functions of OnAnyOutgoing
+	live      chan struct{}         // closed when the node's own subject is subscribed
+	state     atomic.Pointer[error] // what the broker said of itself last
+	devices   devices
+	counters  counters
 }
 
 // New returns a hub on b. It starts nothing: Run does. The caller closes b when Run has returned.
 func New(b broker.Broker, o Options) (*Hub, error) {
 	if b == nil {
-		return nil, errors.New("hub: no broker")
+		return nil, errors.New("hub: there is no broker: memory.NewBus().Broker() is one for a single process")
+	}
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	o = o.withDefaults()
-	if socketio.Reserved(o.Greeting.Event) {
-		return nil, fmt.Errorf("hub: greeting: %w", ErrReservedEvent)
-	}
 	tag := newTag()
 	if o.Node == "" {
 		o.Node = tag
@@ -158,6 +159,7 @@ func (h *Hub) newNamespace(name string) *Namespace {
 // has a socket. Match must return quickly; it may be called concurrently, with any name that a client
 // sends.
 func (h *Hub) Match(match func(name string) bool) *Namespace {
+	mustHandle("Match", match == nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := &Namespace{hub: h, match: match}

@@ -2,14 +2,17 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 	"sync/atomic"
+
+	"tether/internal/socketio"
 )
 
 // Namespace is one of the worlds that a connection can join: its sockets, rooms and events have
 // nothing to do with those of another. Handlers may be added at any time; they serve what comes
-// afterwards.
+// afterwards. To add nil, or a handler of an event that only Socket.IO itself sends, panics.
 type Namespace struct {
 	hub     *Hub
 	name    string                 // immutable; "" for what Hub.Match returns
@@ -76,6 +79,7 @@ func (n *Namespace) Sockets() iter.Seq[*Socket] {
 // Use adds a middleware: it runs at each CONNECT, before the connect hooks, in the order of the
 // calls. The first error refuses the socket, under the terms of OnConnect.
 func (n *Namespace) Use(f Middleware) {
+	mustHandle("Use", f == nil)
 	n.change(func(h *handlers) { h.use = append(h.use, f) })
 }
 
@@ -88,6 +92,7 @@ func (n *Namespace) Use(f Middleware) {
 // than Options.HookTimeout the connection is closed instead, since clients come back after that and
 // not after a refusal. Ctx ends with that timeout, and when the client is gone.
 func (n *Namespace) OnConnect(f Middleware) {
+	mustHandle("OnConnect", f == nil)
 	n.change(func(h *handlers) { h.connect = append(h.connect, f) })
 }
 
@@ -95,12 +100,14 @@ func (n *Namespace) OnConnect(f Middleware) {
 // has been handled. The socket's rooms are still known, although it is no longer in them. A socket
 // that was refused, or gone before it was connected, has none.
 func (n *Namespace) OnDisconnect(f func(s *Socket, r Reason)) {
+	mustHandle("OnDisconnect", f == nil)
 	n.change(func(h *handlers) { h.disconnect = append(h.disconnect, f) })
 }
 
 // UseEvent adds a middleware that runs before the handlers of each event. An error ends the event,
 // and is logged.
 func (n *Namespace) UseEvent(f Handler) {
+	mustHandle("UseEvent", f == nil)
 	n.change(func(h *handlers) { h.useEvent = append(h.useEvent, f) })
 }
 
@@ -109,6 +116,10 @@ func (n *Namespace) UseEvent(f Handler) {
 // closes the connection. Ctx ends when [Hub.Run] will not wait any longer, and not when the client is
 // gone: what it had sent before is handled.
 func (n *Namespace) On(event string, f Handler) {
+	mustHandle(fmt.Sprintf("On(%q)", event), f == nil)
+	if socketio.Reserved(event) {
+		panic(fmt.Sprintf("hub: On(%q): no client can send that; OnConnect and OnDisconnect are for what it means", event))
+	}
 	n.change(func(h *handlers) {
 		on := make(map[string][]Handler, len(h.on)+1)
 		for name, list := range h.on {
@@ -121,14 +132,23 @@ func (n *Namespace) On(event string, f Handler) {
 
 // OnAny adds a handler of all events. It runs before those of On.
 func (n *Namespace) OnAny(f Handler) {
+	mustHandle("OnAny", f == nil)
 	n.change(func(h *handlers) { h.onAny = append(h.onAny, f) })
 }
 
 // OnAnyOutgoing adds a function that is told of each event on its way to a socket of this node, for
 // logs. It must return quickly, must not call the broker, and must not change args.
 func (n *Namespace) OnAnyOutgoing(f func(s *Socket, event string, args []any)) {
+	mustHandle("OnAnyOutgoing", f == nil)
 	n.hub.watched.Store(true)
 	n.change(func(h *handlers) { h.outgoing = append(h.outgoing, f) })
+}
+
+// mustHandle panics if a handler is missing: nothing would ever come of it.
+func mustHandle(call string, missing bool) {
+	if missing {
+		panic("hub: " + call + ": the handler is nil")
+	}
 }
 
 // change replaces the handlers by a changed copy.

@@ -2,13 +2,18 @@ package hub
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"time"
 
 	"tether/broker"
+	"tether/internal/socketio"
 )
 
-// Options of a Hub. The zero value is ready to use.
+// Options of a Hub. The zero value is ready to use. New returns an error for a field that is out of range.
 type Options struct {
 	// Node is this node's name for people. Default: the random tag that is in its socket IDs.
 	Node string
@@ -22,7 +27,7 @@ type Options struct {
 	Events []string
 
 	// Logger gets what an operator should know. Client mistakes are logged at debug level only, and
-	// payloads never, but for what an error of a handler quotes. Default: discard.
+	// payloads never, but for what an error of a handler quotes. Default: slog.Default().
 	Logger *slog.Logger
 
 	// ConnectTimeout is how long a connection may be without a namespace before it is closed.
@@ -90,11 +95,18 @@ type OnExceed uint8
 
 // The choices of [Devices].
 const (
-	RefuseNew OnExceed = iota // Register returns ErrTooManyDevices
-	EndOldest                 // the sockets that were registered first are disconnected
+	// EndOldest disconnects the sockets that were registered first. It is the default: a phone that has
+	// changed its network comes back as a new socket, and the old one is the one that goes.
+	EndOldest OnExceed = iota
+
+	// RefuseNew has Register return ErrTooManyDevices. A socket counts until the end of its connection has
+	// been noticed, which is after transport.Options.PingInterval and PingTimeout if the network failed: until
+	// then a phone that has changed its network can be refused for its own old socket, and the stock client does
+	// not try again.
+	RefuseNew
 )
 
-// Limits bounds what clients may use. A field that is zero or negative has its default.
+// Limits bounds what clients may use. A field that is zero has its default; a negative one is an error.
 type Limits struct {
 	// Namespaces of one connection, joined or joining; past it CONNECT is refused. Default 16.
 	Namespaces int
@@ -105,8 +117,8 @@ type Limits struct {
 	// Auth is the size of a CONNECT payload in bytes; past it CONNECT is refused. Default 16 KiB.
 	Auth int
 
-	// Depth of the JSON in a packet, its argument array included. Default and maximum 512. This and
-	// the next five close the connection when they are passed.
+	// Depth of the JSON in a packet, its argument array included. Default and maximum 512. A packet past
+	// this limit, or past Args, EventName, Namespace, Attachments or PacketBytes, closes the connection.
 	Depth int
 
 	// Args of an event, its name included. Default 1024.
@@ -160,7 +172,7 @@ func (o Options) withDefaults() Options {
 		o.Prefix = defaultPrefix
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+		o.Logger = slog.Default()
 	}
 	if o.Time == nil {
 		o.Time = time.Now
@@ -178,7 +190,7 @@ func (o Options) withDefaults() Options {
 	orInt(&l.Namespaces, 16)
 	orInt(&l.Rooms, 1024)
 	orInt(&l.Auth, 16<<10)
-	orInt(&l.Depth, 512)
+	orInt(&l.Depth, socketio.MaxDepth)
 	orInt(&l.Args, 1024)
 	orInt(&l.EventName, 256)
 	orInt(&l.Namespace, 256)
@@ -194,13 +206,49 @@ func (o Options) withDefaults() Options {
 }
 
 func orInt(v *int, def int) {
-	if *v <= 0 {
+	if *v == 0 {
 		*v = def
 	}
 }
 
 func orDuration(v *time.Duration, def time.Duration) {
-	if *v <= 0 {
+	if *v == 0 {
 		*v = def
 	}
+}
+
+// check says what is out of range.
+func (o *Options) check() error {
+	var wrong []error
+	for name, d := range map[string]time.Duration{
+		"ConnectTimeout": o.ConnectTimeout, "HookTimeout": o.HookTimeout, "AttachmentTimeout": o.AttachmentTimeout,
+	} {
+		if d < 0 {
+			wrong = append(wrong, fmt.Errorf("%s is %v: a time cannot be negative, 0 is the default", name, d))
+		}
+	}
+	limits := reflect.ValueOf(o.Limits)
+	for i := range limits.NumField() {
+		if n := limits.Field(i).Int(); n < 0 {
+			wrong = append(wrong, fmt.Errorf("Limits.%s is %d: a limit cannot be negative, 0 is the default", limits.Type().Field(i).Name, n))
+		}
+	}
+	if o.Limits.Depth > socketio.MaxDepth {
+		wrong = append(wrong, fmt.Errorf("Limits.Depth is %d, at most %d is possible", o.Limits.Depth, socketio.MaxDepth))
+	}
+	if o.Devices.Max < 0 {
+		wrong = append(wrong, fmt.Errorf("Devices.Max is %d: a limit cannot be negative, 0 is none", o.Devices.Max))
+	}
+	if o.Devices.Exceed > RefuseNew {
+		wrong = append(wrong, fmt.Errorf("Devices.Exceed is %d: EndOldest or RefuseNew is possible", o.Devices.Exceed))
+	}
+	for _, event := range append(slices.Clone(o.Events), o.Greeting.Event) {
+		if socketio.Reserved(event) {
+			wrong = append(wrong, fmt.Errorf("%w: %q", ErrReservedEvent, event))
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("hub: options: %w", errors.Join(wrong...))
+	}
+	return nil
 }

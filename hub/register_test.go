@@ -113,7 +113,7 @@ func (u unwilling) Subscribe(ctx context.Context, subjects ...string) []error {
 }
 
 func TestNewDevicesAreRefused(t *testing.T) {
-	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2}})
+	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2, Exceed: RefuseNew}})
 	for _, h := range hubs {
 		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Register(ctx, "1") })
 	}
@@ -134,7 +134,7 @@ func TestNewDevicesAreRefused(t *testing.T) {
 }
 
 func TestTheOldestDevicesAreEnded(t *testing.T) {
-	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2, Exceed: EndOldest}})
+	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2}})
 	var peers []*peer
 	for i := range 5 {
 		p, s := connect(t, hubs[i%2])
@@ -242,12 +242,12 @@ func TestAClaimThatIsThroughIsAhead(t *testing.T) {
 		err    error
 		out    []string
 	}{
-		{"alone", 5, nil, Devices{Max: 1}, nil, nil},
-		{"first of two", 5, map[string]claim{id(1): {6, false}}, Devices{Max: 1}, nil, nil},
-		{"second of two", 5, map[string]claim{id(1): {4, false}}, Devices{Max: 1}, ErrTooManyDevices, nil},
-		{"clock is behind", 5, map[string]claim{id(1): {9, true}}, Devices{Max: 1}, ErrTooManyDevices, nil},
-		{"clock is behind, and a third", 5, map[string]claim{id(1): {9, true}, id(2): {7, false}}, Devices{Max: 2}, ErrTooManyDevices, nil},
-		{"same stamp", 5, map[string]claim{id(1): {5, false}}, Devices{Max: 1}, ErrTooManyDevices, nil},
+		{"alone", 5, nil, Devices{Max: 1, Exceed: RefuseNew}, nil, nil},
+		{"first of two", 5, map[string]claim{id(1): {6, false}}, Devices{Max: 1, Exceed: RefuseNew}, nil, nil},
+		{"second of two", 5, map[string]claim{id(1): {4, false}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
+		{"clock is behind", 5, map[string]claim{id(1): {9, true}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
+		{"clock is behind, and a third", 5, map[string]claim{id(1): {9, true}, id(2): {7, false}}, Devices{Max: 2, Exceed: RefuseNew}, ErrTooManyDevices, nil},
+		{"same stamp", 5, map[string]claim{id(1): {5, false}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
 		{"end the oldest", 5, map[string]claim{id(1): {9, true}, id(2): {3, true}}, Devices{2, EndOldest}, nil, []string{id(2)}},
 		{"newer ones race", 5, map[string]claim{id(1): {9, false}, id(2): {8, false}}, Devices{2, EndOldest}, ErrTooManyDevices, nil},
 		{"one that races is older, and one that is through", 5, map[string]claim{id(1): {4, false}, id(2): {7, true}}, Devices{1, EndOldest}, nil, []string{id(2), id(1)}},

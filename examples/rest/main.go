@@ -61,7 +61,7 @@ func run(ctx context.Context, listener net.Listener, brokerURL, key string) erro
 		return err
 	}
 	defer b.Close()
-	h, err := hub.New(b, hub.Options{Logger: slog.Default()})
+	h, err := hub.New(b, hub.Options{})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -57,6 +58,7 @@ func (w *world) start() *node {
 	}
 	h, err := hub.New(n.broker, hub.Options{
 		Node:        n.name,
+		Logger:      slog.New(slog.DiscardHandler),
 		DrainWindow: drainWindow,
 		HookTimeout: hookTimeout,
 		Devices:     w.devices,

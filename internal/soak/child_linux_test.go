@@ -79,7 +79,7 @@ func serveChild(brokerURL string) error {
 		defer mu.Unlock()
 		json.NewEncoder(os.Stdout).Encode(r)
 	}
-	h, err := hub.New(b, hub.Options{DrainWindow: -1, OnGap: func(g broker.Gap) { say(report{Gap: &g.From, To: &g.To}) }})
+	h, err := hub.New(b, hub.Options{DrainWindow: -1, Logger: slog.New(slog.DiscardHandler), OnGap: func(g broker.Gap) { say(report{Gap: &g.From, To: &g.To}) }})
 	if err != nil {
 		return err
 	}

@@ -180,6 +180,7 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 		}
 		r.t.Logf("%s: a gap of %v until %s: %v", n.name, g.To.Sub(g.From).Round(time.Millisecond), g.To.Format(time.TimeOnly+".000"), g.Cause)
 	}
+	o.Logger = slog.New(slog.DiscardHandler)
 	h, err := hub.New(n.calls, o)
 	if err != nil {
 		r.t.Fatal(err)

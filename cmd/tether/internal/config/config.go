@@ -62,7 +62,7 @@ type StatsConfig struct {
 // DevicesConfig bounds how many connections a user may have.
 type DevicesConfig struct {
 	Max    int    `default:"0" min:"0" max:"10000" help:"Sockets that one user may have in the whole cluster; 0: no limit."`
-	Exceed string `default:"refuse-new" enum:"refuse-new,end-oldest" help:"What happens to the socket that is too many."`
+	Exceed string `default:"end-oldest" enum:"end-oldest,refuse-new" help:"What happens when a user has too many: the oldest go, or the new one is refused, also by an old socket whose network has gone and that is not noticed yet."`
 }
 
 // ClientConfig is what a Socket.IO client is given, and what it may use.

@@ -25,8 +25,8 @@ func hubOptions(c *config.Config, log *slog.Logger) hub.Options {
 
 		AttachmentTimeout: c.Client.AttachmentTimeout,
 	}
-	if c.Devices.Exceed == "end-oldest" {
-		o.Devices.Exceed = hub.EndOldest
+	if c.Devices.Exceed == "refuse-new" {
+		o.Devices.Exceed = hub.RefuseNew
 	}
 	return o
 }

@@ -73,7 +73,7 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 		"node":              {"b", "b"},
 		"prefix":            {"other", "other"},
 		"emit.events":       {"/a,/b", []string{"/a", "/b"}},
-		"devices.exceed":    {"end-oldest", hub.EndOldest},
+		"devices.exceed":    {"refuse-new", hub.RefuseNew},
 		"client.path":       {"/io/", "/io/"},
 		"client.cookie":     {"node", "node"},
 		"client.transports": {"websocket", []string{"websocket"}},
