@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/cmd/tether/internal/config"
 	"tether/internal/backend"
 	"tether/internal/client"
 	"tether/token"
@@ -355,5 +356,40 @@ func TestARequestIsBounded(t *testing.T) {
 		if err != nil || !bytes.Contains(head[:n], []byte(c.want)) {
 			t.Errorf("%s: got %q, %v; want %s", name, head[:n], err, c.want)
 		}
+	}
+}
+
+// TestANodeStopsInTheTimeThatItSays, also when neither its broker nor its clients answer any more.
+func TestANodeStopsInTheTimeThatItSays(t *testing.T) {
+	redis := backend.Redis(t)
+	if !redis.Pausable() {
+		t.Skipf("%s cannot be frozen", redis)
+	}
+	args := []string{
+		"--drain.delay=100ms", "--drain.window=300ms", "--drain.timeout=300ms", "--client.hook-timeout=500ms", "--client.write-timeout=500ms",
+	}
+	environ := append([]string{"TETHER_BROKER=" + redis.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+	l, err := config.Loader{Args: args, Environ: environ}.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, environ, args...).ready()
+	dialUser(t, client.Options{URL: p.url()}, "42")
+	dialUser(t, client.Options{URL: p.url(), Transport: client.Polling}, "42")
+	conn, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "POST /emit HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\nContent-Length: 10\r\n\r\n{", testEmitKey); err != nil {
+		t.Fatal(err)
+	}
+	redis.Pause()
+	defer redis.Resume()
+	told := time.Now()
+	p.signal(syscall.SIGTERM)
+	code := p.exit()
+	if took := time.Since(told); took > l.StopTime() || code != exitDone {
+		t.Errorf("it ended with %d after %v, and says that it needs %v", code, took, l.StopTime())
 	}
 }

@@ -63,7 +63,7 @@ func grammar() (any, *config.Flags) {
 }
 
 // run does what the command line says and returns the exit code. A question for help or the version is
-// answered, whatever else is wrong.
+// answered even if the rest is wrong.
 func (p *program) run() int {
 	switch args := beforeDashes(p.loader.Args); {
 	case len(args) == 0:

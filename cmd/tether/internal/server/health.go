@@ -9,7 +9,7 @@ import (
 
 var errDraining = errors.New("draining")
 
-// health answers those who ask whether this node is fit to serve.
+// health says whether this node is fit to serve.
 type health struct {
 	hub      *hub.Hub
 	stopping <-chan struct{} // closed before anything else happens in a drain
