@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"tether/clientjs"
 	"tether/hub"
 	"tether/token"
 )
@@ -28,6 +29,7 @@ func (s *site) mount(mux *http.ServeMux) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)
 	})
+	mux.Handle("GET /socket.io.min.js", clientjs.Handler())
 	mux.Handle("POST /login", guard.Handler(http.HandlerFunc(s.login)))
 	mux.Handle("POST /logout", guard.Handler(http.HandlerFunc(s.logout)))
 	mux.Handle("POST /socket-token", guard.Handler(http.HandlerFunc(s.socketToken)))

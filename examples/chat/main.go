@@ -13,6 +13,7 @@ import (
 	"os"
 
 	"tether/broker/drivers"
+	"tether/clientjs"
 	"tether/examples/internal/serve"
 	"tether/hub"
 	"tether/transport"
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	sockets := transport.NewHandler(h, transport.Options{})
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
+	app.Handle("GET /socket.io.min.js", clientjs.Handler())
 	app.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"io"
@@ -32,8 +34,8 @@ node, log in as different users, and let them emit to each other.
   go run ./examples/quickstart -broker nats://127.0.0.1:4222      the same over NATS
   go run ./examples/quickstart -addr 127.0.0.1:4000               one node, on another port
 
-Over Redis or NATS, start it twice with different addresses: all nodes are one hub, and
-go run ./examples/worker emits to it from a process without connections.
+Over Redis or NATS, start it twice with different addresses: all nodes are one hub, and a token of one
+is good at the others. go run ./examples/worker emits to it from a process without connections.
 `
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -49,9 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// One key for all nodes: a token from one is good at the other. In earnest it is a secret of the
-	// application's configuration; this one dies with the process.
-	key, err := token.NewKey(token.GenerateKey())
+	key, err := token.NewKey(publicKey())
 	if err != nil {
 		return err
 	}
@@ -63,6 +63,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	return c.run(ctx, func() { fmt.Fprint(stdout, c.guide()) })
+}
+
+// publicKey is the key of the tokens, the same for all nodes of all processes, so that a token of one is good at
+// the others. It is no secret: here everybody may log in as anybody. A service has a key that
+// [token.GenerateKey] made, in its configuration.
+func publicKey() string {
+	sum := sha256.Sum256([]byte("tether quickstart: no secret"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // listen opens a listener for each address, before anything else is started.
@@ -119,12 +127,10 @@ func (c *cluster) run(ctx context.Context, ready func()) error {
 	return failure
 }
 
-// name is A for the first node, B for the second.
+// name is the port of a node, which no other process of this machine has.
 func (c *cluster) name(i int) string {
-	if i < 26 {
-		return string(rune('A' + i))
-	}
-	return fmt.Sprint("A", i)
+	_, port, _ := net.SplitHostPort(c.listeners[i].Addr().String())
+	return port
 }
 
 func (c *cluster) url(i int) string { return "http://" + c.listeners[i].Addr().String() }
@@ -133,12 +139,16 @@ func (c *cluster) url(i int) string { return "http://" + c.listeners[i].Addr().S
 func (c *cluster) guide() string {
 	var b strings.Builder
 	scheme, _, _ := strings.Cut(c.brokerURL, "://")
-	fmt.Fprintf(&b, "\nTether is up: %d nodes in this process, joined by the broker %s.\n\n", len(c.listeners), scheme)
+	nodes := "1 node"
+	if n := len(c.listeners); n > 1 {
+		nodes = fmt.Sprint(n, " nodes")
+	}
+	fmt.Fprintf(&b, "\nTether is up: %s in this process, joined by the broker %s.\n\n", nodes, scheme)
 	for i := range c.listeners {
 		fmt.Fprintf(&b, "  node %s   %s\n", c.name(i), c.url(i))
 	}
 	fmt.Fprintf(&b, `
-Open them in a browser, log in as alice on one and as bob on another, and emit to each other.
+Open two pages in a browser, log in as alice on one and as bob on the other, and emit to each other.
 Or emit from a terminal:
 
   curl -d '{"user":"bob","event":"/users/ping","args":[{"hello":"from a terminal"}]}' %s/emit

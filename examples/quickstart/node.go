@@ -34,7 +34,7 @@ func (c *cluster) node(ctx context.Context, i int, started func()) error {
 	sockets := transport.NewHandler(h, transport.Options{Logger: c.log})
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
-	c.mountPage(app, i, h.Emitter())
+	c.mountPage(app, i, h)
 	return sockets.Serve(ctx, c.listeners[i], app, h, transport.ServeOptions{})
 }
 

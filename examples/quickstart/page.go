@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/clientjs"
 	"tether/hub"
 )
 
@@ -19,15 +20,15 @@ var files embed.FS
 
 const (
 	tokenLife   = time.Hour
-	maxBody     = 64 << 10 // bytes
+	maxBody     = 64 << 10 // bytes; a message says so
 	emitTimeout = 2 * time.Second
 
-	// What the page may load: itself, and the Socket.IO client.
-	policy = "default-src 'self'; script-src 'self' https://cdn.socket.io; img-src data:; frame-ancestors 'none'"
+	// What the page may load: what comes from here.
+	policy = "default-src 'self'; img-src data:; frame-ancestors 'none'"
 )
 
 // mountPage serves the page of the i-th node, and what it asks of its server.
-func (c *cluster) mountPage(mux *http.ServeMux, i int, emitter *hub.Emitter) {
+func (c *cluster) mountPage(mux *http.ServeMux, i int, h *hub.Hub) {
 	page, err := fs.Sub(files, "page")
 	if err != nil {
 		panic(err) // the directory is part of this program
@@ -35,6 +36,8 @@ func (c *cluster) mountPage(mux *http.ServeMux, i int, emitter *hub.Emitter) {
 	index := template.Must(template.ParseFS(page, "index.html"))
 
 	mux.Handle("/", http.FileServerFS(page))
+	mux.Handle("GET /socket.io.min.js", clientjs.Handler())
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { ready(w, h) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Security-Policy", policy)
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -44,7 +47,7 @@ func (c *cluster) mountPage(mux *http.ServeMux, i int, emitter *hub.Emitter) {
 	guard := http.NewCrossOriginProtection()
 	mux.Handle("POST /login", guard.Handler(http.HandlerFunc(c.login)))
 	mux.Handle("POST /emit", guard.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		emit(w, r, emitter)
+		emit(w, r, h.Emitter())
 	})))
 }
 
@@ -66,13 +69,21 @@ func (c *cluster) view(i int) view {
 	return v
 }
 
+// ready tells the page whether events reach this node: a client stays connected while the broker is away.
+func ready(w http.ResponseWriter, h *hub.Hub) {
+	if err := h.Ready(); err != nil {
+		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
+		return
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
 // login answers with a token for whomever the visitor claims to be.
 func (c *cluster) login(w http.ResponseWriter, r *http.Request) {
 	var req struct {
 		User string `json:"user"`
 	}
-	if err := read(w, r, &req); err != nil {
-		answer(w, http.StatusBadRequest, failure{err.Error()})
+	if !read(w, r, &req) {
 		return
 	}
 	tok, err := c.keys.SealUser(req.User, tokenLife)
@@ -90,8 +101,7 @@ func emit(w http.ResponseWriter, r *http.Request, emitter *hub.Emitter) {
 		Event string            `json:"event"`
 		Args  []json.RawMessage `json:"args"`
 	}
-	if err := read(w, r, &req); err != nil {
-		answer(w, http.StatusBadRequest, failure{err.Error()})
+	if !read(w, r, &req) {
 		return
 	}
 	if req.User == "" || req.Event == "" {
@@ -129,11 +139,17 @@ type failure struct {
 	Error string `json:"error"`
 }
 
-func read(w http.ResponseWriter, r *http.Request, v any) error {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v); err != nil {
-		return errors.New("the request is not the JSON that it should be: " + err.Error())
+// read reads the JSON of a request into v. Where that fails it answers, and reports false.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		answer(w, http.StatusRequestEntityTooLarge, failure{"the request is too large: this page takes 64 KiB"})
+	case err != nil:
+		answer(w, http.StatusBadRequest, failure{"the request is not the JSON that it should be: " + err.Error()})
 	}
-	return nil
+	return err == nil
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -16,21 +16,18 @@ import (
 	"tether/internal/interop/browser"
 )
 
-// clientURL is where the page gets the client from. The page has a hash of it, so the bytes of the npm
-// package do only if they are the same.
-const clientURL = "https://cdn.socket.io/4.8.3/socket.io.min.js"
+var printedAddress = regexp.MustCompile(`(http://[\d.:]+)(;|$)`)
 
-var nodeAddress = regexp.MustCompile(`^\s*node \w+\s+(http://\S+)$`)
-
-// startQuickstart runs examples/quickstart with two nodes and returns the addresses of their pages.
-func startQuickstart(t *testing.T) []string {
+// startExample runs a program of examples on so many ports, and returns the addresses of its pages.
+func startExample(t *testing.T, name string, ports int, args ...string) []string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "quickstart")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "tether/examples/quickstart").CombinedOutput(); err != nil {
+	binary := filepath.Join(t.TempDir(), name)
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "tether/examples/"+name).CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, binary, "-addr", "127.0.0.1:0,127.0.0.1:0")
+	addresses := strings.Repeat(",127.0.0.1:0", ports)[1:]
+	cmd := exec.CommandContext(ctx, binary, append([]string{"-addr", addresses}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = patience
 	cmd.Stderr = os.Stderr
@@ -58,21 +55,21 @@ func startQuickstart(t *testing.T) []string {
 		}
 		cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("quickstart ends with %d, want 0", code)
+			t.Errorf("%s ends with %d, want 0", name, code)
 		}
 	})
 	var pages []string
-	for late := time.After(patience); len(pages) < 2; {
+	for late := time.After(patience); len(pages) < ports; {
 		select {
 		case line, ok := <-lines:
 			if !ok {
-				t.Fatal("quickstart ended")
+				t.Fatalf("%s ended", name)
 			}
-			if m := nodeAddress.FindStringSubmatch(line); m != nil {
+			if m := printedAddress.FindStringSubmatch(line); m != nil {
 				pages = append(pages, m[1])
 			}
 		case <-late:
-			t.Fatal("quickstart does not start")
+			t.Fatalf("%s does not start", name)
 		}
 	}
 	return pages
@@ -101,13 +98,8 @@ func emit(t *testing.T, p *browser.Page, to, payload, receipt string) {
 func TestQuickstartPagesEmitToEachOther(t *testing.T) {
 	chromium, err := browser.Find()
 	need(t, err)
-	modules, err := nodeModules()
-	need(t, err)
-	script, err := os.ReadFile(filepath.Join(modules, "socket.io-client", "dist", "socket.io.min.js"))
-	need(t, err)
-	pages := startQuickstart(t)
+	pages := startExample(t, "quickstart", 2)
 	b := browser.Start(t, chromium)
-	b.Route(clientURL, "text/javascript; charset=utf-8", script)
 
 	alice, bob := b.Open(t, pages[0]), b.Open(t, pages[1])
 	login(t, alice, "alice")
@@ -129,10 +121,22 @@ func TestQuickstartPagesEmitToEachOther(t *testing.T) {
 		}
 	}
 
+	screenshot(t, alice, "quickstart-a")
+	screenshot(t, bob, "quickstart-b")
+	wantNoProblems(t, b)
+}
+
+// screenshot saves a picture of the page, where somebody wants to look at it.
+func screenshot(t *testing.T, p *browser.Page, name string) {
+	t.Helper()
 	if dir := os.Getenv("TETHER_SCREENSHOT_DIR"); dir != "" {
-		alice.Screenshot(t, filepath.Join(dir, "quickstart-a.png"))
-		bob.Screenshot(t, filepath.Join(dir, "quickstart-b.png"))
+		p.Screenshot(t, filepath.Join(dir, name+".png"))
 	}
+}
+
+// wantNoProblems checks that pages have asked nobody but their own server, and have not complained.
+func wantNoProblems(t *testing.T, b *browser.Browser) {
+	t.Helper()
 	if refused := b.Refused(); len(refused) > 0 {
 		t.Errorf("the pages asked for %q", refused)
 	}

@@ -31,15 +31,19 @@ function logout(why) {
   notice(why);
 }
 
+function hasClient() {
+  if (typeof io !== "undefined") return true;
+  notice("This page has no Socket.IO client: the server has not sent socket.io.min.js. See whether it still runs, and reload the page.");
+  return false;
+}
+
 // --- the connection: a stock Socket.IO client that shows its token ---
 
 function connect() {
   const user = sessionStorage.getItem("user");
   loggedIn(user);
   notice("");
-  if (typeof io === "undefined") {
-    return notice("The Socket.IO client did not load from cdn.socket.io. This page needs the internet for it.");
-  }
+  if (!hasClient()) return;
   if (socket) socket.disconnect();
 
   socket = io({ auth: (cb) => cb({ token: sessionStorage.getItem("token") }) });
@@ -123,7 +127,12 @@ function loggedIn(user) {
   if (!user) $("login-user").focus();
 }
 
+let shown = ["not connected", ""];
+let deaf = false; // the node's broker is away: it has clients, and no events
+
 function show(status, kind) {
+  shown = [status, kind];
+  if (kind === "good" && deaf) [status, kind] = ["connected, but the node's broker is away", "wait"];
   $("status").textContent = status;
   $("dot").className = "dot " + kind;
   const engine = socket && socket.io.engine;
@@ -140,4 +149,19 @@ function notice(text) {
   $("notice").hidden = !text;
 }
 
-if (sessionStorage.getItem("token")) connect();
+async function watchBroker() {
+  try {
+    deaf = (await fetch("ready")).status === 503;
+    show(...shown);
+  } catch {
+    // the server is gone, which the socket notices by itself
+  }
+  setTimeout(watchBroker, 2000);
+}
+
+// This script comes before the client's, so that the forms work however long that takes.
+document.querySelectorAll("button").forEach((b) => (b.disabled = false));
+addEventListener("DOMContentLoaded", () => {
+  if (hasClient() && sessionStorage.getItem("token")) connect();
+  watchBroker();
+});

@@ -1,0 +1,88 @@
+package interop
+
+import (
+	"strings"
+	"testing"
+
+	"tether/internal/backend"
+	"tether/internal/interop/browser"
+)
+
+// has is an expression that is true when an element of the page has a text in it.
+func has(selector, text string) string {
+	return `document.querySelector("` + selector + `").textContent.includes("` + text + `")`
+}
+
+func TestTheChatPageTalks(t *testing.T) {
+	chromium, err := browser.Find()
+	need(t, err)
+	page := startExample(t, "chat", 1)[0]
+	b := browser.Start(t, chromium)
+	ann, ben := b.Open(t, page), b.Open(t, page)
+	for name, p := range map[string]*browser.Page{"Ann": ann, "Ben": ben} {
+		p.Fill(t, "#name", name)
+		p.Fill(t, "#room", "tea")
+		p.Click(t, "#join button")
+		p.Wait(t, has("#lines", "You are in tea."))
+	}
+	ann.Fill(t, "#text", "hello")
+	ann.Click(t, "#say button")
+	ben.Wait(t, has("#lines", "tea · Ann: hello"))
+	screenshot(t, ben, "chat")
+	wantNoProblems(t, b)
+}
+
+func TestTheAuthPageLogsIn(t *testing.T) {
+	chromium, err := browser.Find()
+	need(t, err)
+	page := startExample(t, "auth", 1)[0]
+	b := browser.Start(t, chromium)
+	p := b.Open(t, page)
+	p.Wait(t, has("#lines", "log in, please"))
+	p.Fill(t, "[name=user]", "alice")
+	p.Fill(t, "[name=password]", "secret")
+	p.Click(t, "#login button")
+	p.Wait(t, has("#lines", "Successfully connected"))
+	p.Click(t, "#logout")
+	p.Wait(t, has("#lines", "io server disconnect"))
+	screenshot(t, p, "auth")
+	if refused := b.Refused(); len(refused) > 0 {
+		t.Errorf("the page asked for %q", refused)
+	}
+}
+
+func TestAPageWithoutAClientSaysSo(t *testing.T) {
+	chromium, err := browser.Find()
+	need(t, err)
+	places := map[string]string{"quickstart": "#notice", "chat": "#lines", "auth": "#lines"}
+	pages := map[string]string{}
+	for name := range places {
+		pages[name] = startExample(t, name, 1)[0]
+	}
+	b := browser.Start(t, chromium) // the programs end after it: they wait for open connections
+	for name, where := range places {
+		page := pages[name]
+		b.Route(page+"/socket.io.min.js", "text/javascript", nil)
+		p := b.Open(t, page)
+		p.Wait(t, has(where, "This page has no Socket.IO client"))
+		screenshot(t, p, name+"-without-client")
+	}
+}
+
+func TestTheLightOfTheQuickstartIsNotGreenWithoutABroker(t *testing.T) {
+	chromium, err := browser.Find()
+	need(t, err)
+	server := backend.Redis(t)
+	page := startExample(t, "quickstart", 1, "-broker", server.URL)[0]
+	b := browser.Start(t, chromium)
+	p := b.Open(t, page)
+	login(t, p, "alice")
+	server.Stop()
+	p.Wait(t, has("#status", "broker is away"))
+	if light := p.Eval(t, `document.querySelector("#dot").className`); strings.Contains(light.(string), "good") {
+		t.Errorf("the light is %v", light)
+	}
+	screenshot(t, p, "quickstart-without-broker")
+	server.Start()
+	p.Wait(t, `document.querySelector("#status").textContent === "connected"`)
+}
