@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -30,7 +33,9 @@ With -emit the clients emit in turn, by a schedule; the argument is a string. -a
 and times it; -back says that the server sends each client its own event back, which is then checked:
 lost, doubled, inverted. Both are timed from when the event was due.
 
-It ends after -time, or at Ctrl-C with the report so far.`
+It ends after -time, or at Ctrl-C with the report so far. The exit status is 1 when an event was not
+answered that should have been, when a message was lost, doubled, inverted or foreign, or when a connection
+failed; what -slow and -churn cause does not count.`
 
 // loadFlags are the flags of load.
 type loadFlags struct {
@@ -40,11 +45,11 @@ type loadFlags struct {
 	back       bool
 	perProcess int
 	json       string
+	name       string
 }
 
-func (c cli) load(ctx context.Context, args []string) error {
-	f := c.flags("load", loadText)
-	var o loadFlags
+// define defines the flags; the number of the run has none in o.
+func (o *loadFlags) define(f *flag.FlagSet) {
 	f.StringVar(&o.URL, "url", "", "the server: http://HOST:PORT or https://HOST:PORT, with a path unless it is /socket.io/")
 	f.BoolVar(&o.Insecure, "insecure", false, "with https://, believe any certificate")
 	f.BoolVar(&o.Remote, "remote", false, "allow a server that is not on a loopback address; only ever your own")
@@ -66,9 +71,16 @@ func (c cli) load(ctx context.Context, args []string) error {
 	f.IntVar(&o.ChurnEvery, "churn", 0, "every n-th client leaves and comes back")
 	f.DurationVar(&o.Life, "life", 2*time.Second, "how long such a client stays on average")
 	f.DurationVar(&o.Away, "away", 200*time.Millisecond, "how long such a client is away on average")
-	run := f.Uint("run", 0, "number of the run in the marks of messages, to be timed when they come from bench serve; 0: a random one")
 	f.IntVar(&o.perProcess, "per-process", 0, "clients of one process (default: what its descriptors allow)")
 	f.StringVar(&o.json, "json", "", "write every raw figure to this file")
+	f.StringVar(&o.name, "name", "", "what the report calls the server (default: its URL)")
+}
+
+func (c cli) load(ctx context.Context, args []string) error {
+	f := c.flags("load", loadText)
+	var o loadFlags
+	o.define(f)
+	run := f.Uint("run", 0, "number of the run in the marks of messages, to be timed when they come from bench serve; 0: a random one")
 	names, help, err := c.parse(f, args)
 	if help || err != nil {
 		return err
@@ -123,7 +135,6 @@ func (c cli) drive(ctx context.Context, o loadFlags, args []string) error {
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errNobody) {
 		return err
 	}
-	failed := err
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // the report comes after Ctrl-C, too
 	defer cancel()
 	res, err := fleet.Result(late, nil)
@@ -138,10 +149,29 @@ func (c cli) drive(ctx context.Context, o loadFlags, args []string) error {
 	if o.json != "" {
 		err = errors.Join(err, result.Save(o.json))
 	}
-	if errors.Is(failed, errNobody) {
-		err = errors.Join(err, failed)
+	return errors.Join(err, d.verdict(res, result.Interrupted))
+}
+
+// verdict is an error that says what went wrong with the server, if anything did.
+func (d *driver) verdict(res *load.Result, interrupted bool) error {
+	s := res.Snapshot
+	if d.upAt == 0 && !interrupted {
+		return errNobody
 	}
-	return err
+	if interrupted || d.o.SlowEvery > 0 || d.o.ChurnEvery > 0 {
+		return nil
+	}
+	var wrong []error
+	if n := s.Sent - s.Answered; d.o.emit.Ack && n > 0 {
+		wrong = append(wrong, fmt.Errorf("%d of %d events were not answered", n, s.Sent))
+	}
+	if n := res.Check.Faults(); n > 0 {
+		wrong = append(wrong, fmt.Errorf("%d messages were lost, doubled, inverted or foreign", n))
+	}
+	if n := s.Failed + s.Closed; n > 0 {
+		wrong = append(wrong, fmt.Errorf("%d connections failed or were closed", n))
+	}
+	return errors.Join(wrong...)
 }
 
 var errNobody = errors.New("no connection came up")
@@ -190,7 +220,21 @@ func (d *driver) run(ctx context.Context) error {
 	if err := d.watch(ctx, "holding", nil, d.upAt, d.to); err != nil {
 		return err
 	}
-	return clock.Sleep(ctx, clock.Now()+int64(300*time.Millisecond)) // for what is still on its way
+	return d.settle(ctx)
+}
+
+// settle waits for what is still on its way: a moment, and longer while answers are missing.
+func (d *driver) settle(ctx context.Context) error {
+	const moment, most = 300 * time.Millisecond, 3 * time.Second
+	for end := clock.Now() + int64(most); ; {
+		if err := clock.Sleep(ctx, clock.Now()+int64(moment)); err != nil {
+			return err
+		}
+		s := d.fleet.Snapshot()
+		if !d.o.emit.Ack || s.Answered >= s.Sent || clock.Now() > end {
+			return nil
+		}
+	}
 }
 
 // watch shows the rates until something comes from done, or until the time to when done is nil.
@@ -241,7 +285,9 @@ func (d *driver) report(res *load.Result) *report.File {
 	if seconds := float64(res.LastUp-d.began) / 1e9; seconds > 0 {
 		m["handshakes_s"] = float64(res.Handshake.Count()) / seconds
 	}
-	m["handshake_p50_ms"], m["handshake_p99_ms"] = ms(res.Handshake.Quantile(0.5)), ms(res.Handshake.Quantile(0.99))
+	if res.Handshake.Count() > 0 {
+		m["handshake_p50_ms"], m["handshake_p99_ms"] = ms(res.Handshake.Quantile(0.5)), ms(res.Handshake.Quantile(0.99))
+	}
 	if held := float64(clock.Now()-d.upAt) / 1e9; d.upAt > 0 {
 		m["events_s"] = float64(res.Snapshot.Events) / held
 	}
@@ -254,11 +300,13 @@ func (d *driver) report(res *load.Result) *report.File {
 		s.Columns = append(s.Columns, "emits_s")
 	}
 	if d.o.emit.Ack {
-		m["answer_p50_ms"], m["answer_p99_ms"] = ms(res.Answer.Quantile(0.5)), ms(res.Answer.Quantile(0.99))
+		if res.Answer.Count() > 0 {
+			m["answer_p50_ms"], m["answer_p99_ms"] = ms(res.Answer.Quantile(0.5)), ms(res.Answer.Quantile(0.99))
+		}
 		m["unanswered"] = float64(res.Snapshot.Sent - res.Snapshot.Answered)
 		s.Columns = append(s.Columns, "answer_p50_ms", "answer_p99_ms", "unanswered")
 	}
-	r := report.Run{Scenario: s.Name, Peer: d.o.URL, Repetition: 1, Metrics: m, Series: d.points, Handshake: &res.Handshake, Failures: res.Failures}
+	r := report.Run{Scenario: s.Name, Peer: cmp.Or(d.o.name, d.o.URL), Repetition: 1, Metrics: m, Series: d.points, Handshake: &res.Handshake, Failures: res.Failures}
 	r.Check, r.Latency = &res.Check, &res.Latency
 	if d.o.emit.Ack && res.Latency.Count() == 0 {
 		r.Latency = &res.Answer

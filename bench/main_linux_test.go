@@ -7,14 +7,19 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"tether/bench/internal/control"
 	"tether/bench/internal/report"
+	"tether/broker/memory"
+	"tether/hub"
+	"tether/transport"
 )
 
 // The test binary is the program when it is started by a test, so that processes are real.
@@ -126,6 +131,47 @@ func TestLoadDrivesAServerAndReports(t *testing.T) {
 	m := f.Runs[0].Metrics
 	if m["up"] != 40 || m["unanswered"] != 0 || m["closed"] != 0 || f.Runs[0].Latency.Count() == 0 {
 		t.Errorf("%v, %d answers timed", m, f.Runs[0].Latency.Count())
+	}
+}
+
+// mute is the URL of a hub that answers nothing.
+func mute(t *testing.T) string {
+	t.Helper()
+	up := make(chan struct{})
+	h, err := hub.New(memory.NewBus().Broker(), hub.Options{DrainWindow: -1, OnStart: func(context.Context, *hub.Hub) error {
+		close(up)
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Of("/").On("echo", func(context.Context, *hub.Socket, *hub.Message) error { return nil })
+	sockets := transport.NewHandler(h, transport.Options{})
+	server := httptest.NewServer(sockets)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }() // received in the cleanup
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		sockets.Close()
+		server.Close()
+	})
+	<-up
+	return server.URL
+}
+
+func TestLoadFailsWhenEventsAreNotAnswered(t *testing.T) {
+	out, _, err := bench(t, "load", "-url", mute(t), "-name", "mute", "-conns", "3", "-warm", "0", "-time", "100ms", "-emit", "echo", "-rate", "100", "-ack")
+	if err == nil || !strings.Contains(err.Error(), "events were not answered") {
+		t.Errorf("got %v", err)
+	}
+	for _, want := range []string{`answer p50, ms +–`, `unanswered +\d+`, ` mute\n`} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
 	}
 }
 

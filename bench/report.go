@@ -62,7 +62,10 @@ bench compare [flags] OLD NEW compares two results of run -json. The exit status
 got worse: the median by more than -spread percent, with no repetition of the new one as good as one
 of the old; or any message more that was lost, doubled, inverted or foreign, any emit or connection
 more that failed. Where a scenario has a limit the ratios to it are compared, so the two may come from
-different hours.`
+different hours.
+
+Servers are compared under their names (load -name, run -peer). Where each file has one server in a
+scenario, those two are compared, whatever they are called.`
 
 func (c cli) compare(args []string) error {
 	f := c.flags("compare", compareText)
@@ -85,7 +88,7 @@ func (c cli) compare(args []string) error {
 	}
 	changes := report.Compare(old, new, *spread)
 	if len(changes) == 0 {
-		return fmt.Errorf("%s and %s have no figure in common", old.Name, new.Name)
+		return fmt.Errorf("%s and %s have no scenario in common, or no server of the same name in it", old.Name, new.Name)
 	}
 	worse, err := report.PrintChanges(c.out, changes, *all)
 	if err == nil && worse > 0 {

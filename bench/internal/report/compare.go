@@ -33,29 +33,18 @@ func (v Verdict) String() string { return [...]string{"same", "better", "WORSE"}
 // Compare compares what both reports have. A figure is better or worse when its median differs by
 // more than spread percent and the repetitions of the two do not overlap; ratios to the limit stand
 // for the figures that they are made of. Any fault more in the check, and any connection or emit more
-// that failed, is worse whatever the spread.
+// that failed, is worse whatever the spread. Servers are compared under their names; where each report
+// has one server, those two are, whatever they are called.
 func Compare(old, new *File, spread float64) (changes []Change) {
 	for _, s := range new.Scenarios {
-		for _, peer := range new.Peers(s.Name) {
-			if peer == s.Limit || !slices.Contains(old.Peers(s.Name), peer) {
-				continue
-			}
-			changes = append(changes, compareFaults(old, new, s.Name, peer)...)
+		for _, p := range pairs(old, new, s) {
+			changes = append(changes, p.faults()...)
 			for _, name := range s.Columns {
 				m := MetricOf(name)
 				if m.Better == 0 {
 					continue
 				}
-				c := Change{Scenario: s.Name, Peer: peer, What: m.Title}
-				if slices.Contains(s.Ratios, name) {
-					c.Old, c.New = old.Ratio(s.Name, peer, s.Limit, name), new.Ratio(s.Name, peer, s.Limit, name)
-					c.What += " ÷ " + s.Limit
-				}
-				if c.Old.N == 0 || c.New.N == 0 {
-					c.What = m.Title
-					c.Old, c.New = old.Value(s.Name, peer, name), new.Value(s.Name, peer, name)
-				}
-				if c.Old.N > 0 && c.New.N > 0 {
+				if c := p.change(name); c.Old.N > 0 && c.New.N > 0 {
 					c.judge(m.Better, spread)
 					changes = append(changes, c)
 				}
@@ -63,6 +52,52 @@ func Compare(old, new *File, spread float64) (changes []Change) {
 		}
 	}
 	return changes
+}
+
+// pair is a server of each of two reports, in a scenario.
+type pair struct {
+	scenario       scenario.Scenario
+	old, new       *File
+	before, behind string // what the server is called in old, and in new
+}
+
+func pairs(old, new *File, s scenario.Scenario) (all []pair) {
+	measured := func(f *File) []string {
+		return slices.DeleteFunc(f.Peers(s.Name), func(peer string) bool { return peer == s.Limit })
+	}
+	before, behind := measured(old), measured(new)
+	if len(before) == 1 && len(behind) == 1 {
+		return []pair{{s, old, new, before[0], behind[0]}}
+	}
+	for _, peer := range behind {
+		if slices.Contains(before, peer) {
+			all = append(all, pair{s, old, new, peer, peer})
+		}
+	}
+	return all
+}
+
+// name is that of the server, or both of its names.
+func (p pair) name() string {
+	if p.before == p.behind {
+		return p.behind
+	}
+	return p.before + " → " + p.behind
+}
+
+// change is a figure of both. It is not judged yet.
+func (p pair) change(metric string) Change {
+	s := p.scenario
+	c := Change{Scenario: s.Name, Peer: p.name(), What: MetricOf(metric).Title}
+	if slices.Contains(s.Ratios, metric) {
+		c.Old, c.New = p.old.Ratio(s.Name, p.before, s.Limit, metric), p.new.Ratio(s.Name, p.behind, s.Limit, metric)
+		if c.Old.N > 0 && c.New.N > 0 {
+			c.What += " ÷ " + s.Limit
+			return c
+		}
+	}
+	c.Old, c.New = p.old.Value(s.Name, p.before, metric), p.new.Value(s.Name, p.behind, metric)
+	return c
 }
 
 func (c *Change) judge(better int, spread float64) {
@@ -87,24 +122,26 @@ func (c *Change) judge(better int, spread float64) {
 	}
 }
 
-func compareFaults(old, new *File, name, peer string) (changes []Change) {
-	per := func(f *File, n uint64) Summary {
+// faults are what went wrong in one report more often than in the other.
+func (p pair) faults() (changes []Change) {
+	name := p.scenario.Name
+	per := func(f *File, peer string, n uint64) Summary {
 		runs := len(f.of(name, peer))
 		v := float64(n) / float64(max(runs, 1))
 		return Summary{v, v, v, runs}
 	}
-	a, b := old.Faults(name, peer), new.Faults(name, peer)
+	a, b := p.old.Faults(name, p.before), p.new.Faults(name, p.behind)
 	faults := []struct {
 		what     string
 		old, new uint64
 	}{
 		{"lost", a.Lost, b.Lost}, {"doubled", a.Doubled, b.Doubled}, {"inverted", a.Inverted, b.Inverted}, {"foreign", a.Foreign, b.Foreign},
-		{"failed emits", total(old, name, peer, false), total(new, name, peer, false)},
-		{"failed connections", total(old, name, peer, true), total(new, name, peer, true)},
-		{"failed repetitions", old.failed(name, peer), new.failed(name, peer)},
+		{"failed emits", total(p.old, name, p.before, false), total(p.new, name, p.behind, false)},
+		{"failed connections", total(p.old, name, p.before, true), total(p.new, name, p.behind, true)},
+		{"failed repetitions", p.old.failed(name, p.before), p.new.failed(name, p.behind)},
 	}
 	for _, f := range faults {
-		c := Change{Scenario: name, Peer: peer, What: f.what + " a repetition", Old: per(old, f.old), New: per(new, f.new)}
+		c := Change{Scenario: name, Peer: p.name(), What: f.what + " a repetition", Old: per(p.old, p.before, f.old), New: per(p.new, p.behind, f.new)}
 		switch {
 		case c.New.Median > c.Old.Median:
 			c.Percent, c.Verdict = 100, Worse

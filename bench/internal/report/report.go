@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,14 +90,14 @@ var Metrics = []Metric{
 	{"bytes", "process memory per connection", "B", -1},
 	{"stack_bytes", "stacks", "B", -1},
 	{"heap_bytes", "heap", "B", -1},
-	{"other_bytes", "other", "B", -1},
+	{"other_bytes", "other memory", "B", -1},
 	{"kernel_bytes", "kernel, both ends", "B", 0},
 	{"last_ms", "until the last has it", "ms", -1},
 	{"p50_ms", "latency p50", "ms", -1},
-	{"p90_ms", "p90", "ms", -1},
-	{"p99_ms", "p99", "ms", -1},
-	{"p999_ms", "p99.9", "ms", -1},
-	{"max_ms", "max", "ms", 0},
+	{"p90_ms", "latency p90", "ms", -1},
+	{"p99_ms", "latency p99", "ms", -1},
+	{"p999_ms", "latency p99.9", "ms", -1},
+	{"max_ms", "latency, most", "ms", 0},
 	{"answer_p50_ms", "answer p50", "ms", -1},
 	{"answer_p99_ms", "answer p99", "ms", -1},
 	{"unanswered", "unanswered", "", -1},
@@ -190,7 +191,7 @@ func (s Summary) Spread() float64 {
 	if s.Median == 0 {
 		return 0
 	}
-	return 50 * (s.Max - s.Min) / s.Median
+	return 50 * (s.Max - s.Min) / math.Abs(s.Median)
 }
 
 // of are the runs of a peer in a scenario.

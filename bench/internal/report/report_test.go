@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"tether/bench/internal/check"
 	"tether/bench/internal/hist"
@@ -174,6 +175,45 @@ func TestAFaultMoreIsWorseWhateverTheSpread(t *testing.T) {
 	}
 	if worse, _ := PrintChanges(&b, Compare(new, old, 1000), false); worse != 0 {
 		t.Errorf("a fault less is worse")
+	}
+}
+
+func TestTwoServersOfDifferentNamesAreCompared(t *testing.T) {
+	old, new := sample("a", 12, 12), sample("b", 24, 24)
+	for i := range new.Runs {
+		if new.Runs[i].Peer == "hub" {
+			new.Runs[i].Peer = "node"
+		}
+	}
+	var b bytes.Buffer
+	worse, err := PrintChanges(&b, Compare(old, new, 5), false)
+	if err != nil || worse != 1 || !strings.Contains(b.String(), "hub → node") {
+		t.Errorf("worse %d, %v:\n%s", worse, err, b.String())
+	}
+}
+
+func TestATableIsNoWiderThanATerminal(t *testing.T) {
+	f := sample("one.json", 11, 12)
+	for _, m := range Metrics { // bench load shows many, run a few for several servers
+		f.Scenarios[0].Columns = append(f.Scenarios[0].Columns, m.Name)
+	}
+	for _, r := range f.Runs {
+		for _, peer := range []string{"http://127.0.0.1:40000", "psychic"} {
+			if r.Peer == "hub" {
+				other := r
+				other.Peer = peer
+				f.Runs = append(f.Runs, other)
+			}
+		}
+	}
+	var b bytes.Buffer
+	if err := f.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if utf8.RuneCountInString(line) > 101 {
+			t.Errorf("%d columns: %s", utf8.RuneCountInString(line), line)
+		}
 	}
 }
 

@@ -14,52 +14,44 @@ import (
 // row is a line of a table for people.
 type row []string
 
-// table is what a scenario comes to: a header and a line for each peer.
+// table is what a scenario comes to: a line for each figure, and a column for each server, so that it is as
+// narrow as there are few servers.
 func (f *File) table(s scenario.Scenario) (rows []row) {
-	head := row{"server"}
+	peers := f.Peers(s.Name)
+	rows = append(rows, append(row{""}, peers...))
+	add := func(title string, of func(peer string) string) {
+		r := row{title}
+		for _, peer := range peers {
+			r = append(r, of(peer))
+		}
+		rows = append(rows, r)
+	}
 	for _, c := range s.Columns {
 		m := MetricOf(c)
 		title := m.Title
 		if m.Unit != "" && m.Unit != "/s" {
-			title += ", " + m.Unit
-		} else if m.Unit != "" {
-			title += m.Unit
+			title += ", "
 		}
-		head = append(head, title)
+		add(title+m.Unit, func(peer string) string { return cell(f.Value(s.Name, peer, c)) })
 	}
-	yardsticks := f.yardsticks(s)
-	for _, y := range yardsticks {
+	for _, y := range f.yardsticks(s) {
 		for _, c := range s.Ratios {
-			head = append(head, MetricOf(c).Title+" ÷ "+y)
+			add(MetricOf(c).Title+" ÷ "+y, func(peer string) string {
+				if peer == y {
+					return "1"
+				}
+				return cell(f.Ratio(s.Name, peer, y, c))
+			})
 		}
 	}
 	if s.Kind == scenario.Emit {
-		head = append(head, "lost, doubled, inverted, foreign")
-	}
-	rows = append(rows, head)
-	for _, peer := range f.Peers(s.Name) {
-		r := row{peer}
-		for _, c := range s.Columns {
-			r = append(r, cell(f.Value(s.Name, peer, c)))
-		}
-		for _, y := range yardsticks {
-			for _, c := range s.Ratios {
-				if peer == y {
-					r = append(r, "1")
-				} else {
-					r = append(r, cell(f.Ratio(s.Name, peer, y, c)))
-				}
-			}
-		}
-		if s.Kind == scenario.Emit {
+		add("lost, doubled, inverted, foreign", func(peer string) string {
 			c := f.Faults(s.Name, peer)
-			text := fmt.Sprintf("%d, %d, %d, %d", c.Lost, c.Doubled, c.Inverted, c.Foreign)
-			if n := f.Value(s.Name, peer, "failed"); n.Max > 0 {
-				text += fmt.Sprintf(" (%s emits failed)", number(n.Max))
-			}
-			r = append(r, text)
+			return fmt.Sprintf("%d, %d, %d, %d", c.Lost, c.Doubled, c.Inverted, c.Foreign)
+		})
+		if slices.ContainsFunc(peers, func(peer string) bool { return f.Value(s.Name, peer, "failed").Max > 0 }) {
+			add("failed emits", func(peer string) string { return number(f.Value(s.Name, peer, "failed").Max) })
 		}
-		rows = append(rows, r)
 	}
 	return rows
 }
@@ -196,13 +188,12 @@ func (f *File) disturbed(w io.Writer, s scenario.Scenario, peer string) {
 
 func printRows(w io.Writer, rows []row) {
 	width := make([]int, len(rows[0]))
-	head := wrapHead(rows[0])
-	for _, r := range append(slices.Clone(head), rows[1:]...) {
+	for _, r := range rows {
 		for i, c := range r {
 			width[i] = max(width[i], utf8.RuneCountInString(c))
 		}
 	}
-	for _, r := range append(head, rows[1:]...) {
+	for _, r := range rows {
 		for i, c := range r {
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
 			if i == 0 {
@@ -213,33 +204,6 @@ func printRows(w io.Writer, rows []row) {
 		}
 		fmt.Fprintln(w)
 	}
-}
-
-// wrapHead breaks long titles into several lines.
-func wrapHead(head row) (lines []row) {
-	for i, title := range head {
-		n := 0
-		line := ""
-		put := func() {
-			for len(lines) <= n {
-				lines = append(lines, make(row, len(head)))
-			}
-			lines[n][i] = line
-			n++
-		}
-		for word := range strings.FieldsSeq(title) {
-			if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > 16 {
-				put()
-				line = ""
-			}
-			if line != "" {
-				line += " "
-			}
-			line += word
-		}
-		put()
-	}
-	return lines
 }
 
 func sortedKeys[V any](m map[string]V) []string {
