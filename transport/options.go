@@ -55,10 +55,10 @@ type Options struct {
 	// waits, and comes on top too. Default 1 MiB.
 	QueueBytes int
 
-	// TotalQueueBytes limits what waits for all clients together, in bytes of memory: what several wait for
-	// counts once. Past it, the sessions with the longest queues end, as for a full queue, whatever
-	// Overflow is; of those whose queues are alike, within a factor of two, the one that has been there for
-	// longest. The first 4 KiB that wait for a client do not count. Default 256 MiB; negative: no limit.
+	// TotalQueueBytes limits what waits for all clients together, in bytes of memory. What several clients
+	// wait for counts once; the first 4 KiB that wait for a client do not count. Past the limit the sessions
+	// with the longest queues end, whatever Overflow is. Queues count as equally long within a factor of two;
+	// then the session ends whose queue has been that long for longer. Default 256 MiB; negative: no limit.
 	TotalQueueBytes int
 
 	// Overflow is the policy for a full queue, unless a packet says so itself. Answers, and packets of the
@@ -66,15 +66,15 @@ type Options struct {
 	// connection ends. Default [engine.CloseSlow].
 	Overflow engine.Overflow
 
-	// InboundBytes limits what has come of messages, and bodies of polling requests, that are not complete,
-	// of all clients together, in bytes of buffers. Past it, those that began first end with their
-	// connections. What is less than 4 KiB does not count. Default 256 MiB; negative: no limit.
+	// InboundBytes limits the unfinished messages, and bodies of polling requests, of all clients together,
+	// in bytes of buffers. Past it, the connections whose messages began first are closed. A message of which
+	// less than 4 KiB have come does not count. Default 256 MiB; negative: no limit.
 	InboundBytes int
 
-	// KernelBuffer is the size of the kernel's send and receive buffer of a WebSocket connection, in bytes.
-	// Linux takes it twice, for what it adds; without it, it lets a client that does not read take 4 MB of
-	// its memory. Default 64 KiB; negative: they stay as they are, which for sending is 64 KiB behind a
-	// [Listener].
+	// KernelBuffer is the size in bytes of the kernel's two buffers of a WebSocket connection, for sending
+	// and for receiving. Linux uses up to twice as much memory. Without a limit, a client that does not read
+	// can fill 4 MB of the kernel's memory. Default 64 KiB. Negative: the buffers stay as they are; behind
+	// a [Listener] the one for sending has 64 KiB already.
 	KernelBuffer int
 
 	// WriteTimeout is how long the connection of a client may stand still while something is being
@@ -84,15 +84,15 @@ type Options struct {
 	// MessageTimeout is how long a message may take from its first byte to its last. Default 10 s.
 	MessageTimeout time.Duration
 
-	// ControlRate limits what a client sends that carries nothing, to so many a second on the average of
-	// a minute: WebSocket pings and pongs, fragments of less than 128 bytes, and Engine.IO packets that are no
-	// message, except the pong that was asked for. Past it the connection ends, with close code 1008.
-	// Default 100; negative: no limit.
+	// ControlRate is how many frames without content a client may send in a second, on the average of a
+	// minute: WebSocket pings and pongs, fragments of less than 128 bytes, and Engine.IO packets that are no
+	// message. The pong that answers a heartbeat does not count. Past it the connection ends, with close
+	// code 1008. Default 100; negative: no limit.
 	ControlRate int
 
-	// MessageRate is how many messages a second are read from one client, attachments counted one by one,
-	// beside those of one second that may come at once. One that sends more is read from more slowly; it is
-	// not closed. Default 0: as many as the receiver takes.
+	// MessageRate is how many messages are read from one client in a second. Each attachment counts as one.
+	// The messages of one second may come at once. A client that sends more is not closed; it is read from
+	// more slowly. Default 0: as many as the receiver takes.
 	MessageRate int
 
 	// MaxConns limits the sessions; a handshake past it is answered with 503. Default 0: no limit.
