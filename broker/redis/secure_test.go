@@ -72,6 +72,7 @@ func openAny(rawURL string) (broker.Broker, error) {
 func TestWhatIsWrongWithTLSOrAPasswordIsNamedWithWhatToDo(t *testing.T) {
 	s := secure(t)
 	const escaped = "s3cret+%2F%40%3A"
+	long.Only(t)
 	kinds := map[string]string{
 		"one server": backend.SecureRedis(t, backend.RedisProduct, s).URL,
 		"Sentinels":  backend.SecureSentinels(t, backend.RedisProduct, s).URL,

@@ -372,9 +372,10 @@ func on(t *testing.T, f func(t *testing.T, brokerURL, addr string, s *backend.Se
 	}
 }
 
-// onAll is on, with the memory broker too.
+// onAll is on, with the memory broker too where all tests are to run.
 func onAll(t *testing.T, f func(t *testing.T, brokerURL, addr string)) {
 	t.Run("memory", func(t *testing.T) {
+		long.Only(t)
 		repeat(t, func(t *testing.T) { f(t, "memory://", "") })
 	})
 	on(t, func(t *testing.T, brokerURL, addr string, _ *backend.Server) { f(t, brokerURL, addr) })

@@ -16,6 +16,7 @@ import (
 
 	"tether/hub"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -47,6 +48,7 @@ func TestAHostThatIsUnplugged(t *testing.T) {
 		}
 		return
 	}
+	long.Only(t)
 	for _, tool := range []string{"ip", "nsenter", "redis-server", "nats-server"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
