@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -54,6 +57,8 @@ func (h *Handler) Serve(ctx context.Context, ln net.Listener, app http.Handler, 
 	if o.HTTP != nil {
 		o.HTTP(server)
 	}
+	quiet := &quietConns{conns: map[net.Conn]struct{}{}, then: server.ConnState}
+	server.ConnState = quiet.track
 	alive, fail := context.WithCancel(context.WithoutCancel(ctx)) // until one of the two has ended
 	defer fail()
 	hubCtx, drain := context.WithCancel(alive)
@@ -78,7 +83,9 @@ func (h *Handler) Serve(ctx context.Context, ln net.Listener, app http.Handler, 
 	case <-alive.Done():
 	}
 	drain()
-	err := errors.Join(<-ran, h.shutdown(server, o.Timeout), h.Close())
+	err := <-ran
+	quiet.close()
+	err = errors.Join(err, h.shutdown(server, o.Timeout), h.Close())
 	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
 		err = errors.Join(err, fmt.Errorf("transport: serve: %w", e))
 	}
@@ -97,6 +104,45 @@ func (h *Handler) shutdown(server *http.Server, timeout time.Duration) error {
 		err = server.Close()
 	}
 	return err
+}
+
+// quietConns are the connections that have sent nothing yet. A browser opens one in reserve, and
+// [http.Server.Shutdown] waits five seconds for it.
+type quietConns struct {
+	then func(net.Conn, http.ConnState) // of somebody else; may be nil
+
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{} // guarded by mu
+	closed bool                  // guarded by mu
+}
+
+// track is a hook for [http.Server.ConnState].
+func (q *quietConns) track(c net.Conn, state http.ConnState) {
+	q.mu.Lock()
+	closed := q.closed
+	if state == http.StateNew {
+		q.conns[c] = struct{}{}
+	} else {
+		delete(q.conns, c)
+	}
+	q.mu.Unlock()
+	if closed && state == http.StateNew {
+		c.Close()
+	}
+	if q.then != nil {
+		q.then(c, state)
+	}
+}
+
+// close closes them, and those that come later.
+func (q *quietConns) close() {
+	q.mu.Lock()
+	q.closed = true
+	all := slices.Collect(maps.Keys(q.conns))
+	q.mu.Unlock()
+	for _, c := range all {
+		c.Close()
+	}
 }
 
 func (h *Handler) listener(ln net.Listener, c *tls.Config) net.Listener {

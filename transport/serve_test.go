@@ -152,6 +152,29 @@ func TestServeGoesOnForTheDelay(t *testing.T) {
 	}
 }
 
+// Browsers open a connection in reserve. net/http would wait five seconds for it.
+func TestServeDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
+	states := make(chan http.ConnState, 8)
+	s := serveHub(t, hub.Options{}, transport.ServeOptions{Timeout: 4 * time.Second, HTTP: func(server *http.Server) {
+		server.ConnState = func(_ net.Conn, state http.ConnState) { states <- state }
+	}})
+	reserve, err := net.Dial("tcp", s.ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reserve.Close()
+	if state := <-states; state != http.StateNew {
+		t.Errorf("the state is %v", state)
+	}
+	s.cancel()
+	if err := s.end(); err != nil {
+		t.Error(err)
+	}
+	if log := s.log.String(); strings.Contains(log, "cut off") {
+		t.Errorf("the log says\n%s", log)
+	}
+}
+
 func TestServeCutsOffRequestsThatTakeTooLong(t *testing.T) {
 	s := serveHub(t, hub.Options{}, transport.ServeOptions{Timeout: time.Millisecond})
 	begun := make(chan struct{})
