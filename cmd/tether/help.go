@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -33,9 +34,18 @@ func printHelp(w io.Writer, args []string) error {
 		f.Hidden = selected == nil || !config.Uses(selected, f.Name)
 	}
 	ctx.Stdout = w
-	return kong.DefaultHelpPrinter(kong.HelpOptions{
-		Compact: true, NoExpandSubcommands: false, WrapUpperBound: 100, ValueFormatter: kong.DefaultHelpValueFormatter,
-	}, ctx)
+	return kong.DefaultHelpPrinter(kong.HelpOptions{Compact: true, WrapUpperBound: 100, ValueFormatter: explain}, ctx)
+}
+
+// explain is the help of a flag or an argument, with what its tags add.
+func explain(v *kong.Value) string {
+	switch {
+	case v.Enum != "":
+		return v.Help + " One of " + strings.Join(v.EnumSlice(), ", ") + "."
+	case v.IsBool() && v.Default == "true":
+		return v.Help + " On by default; --" + v.Name + "=false turns it off."
+	}
+	return v.Help
 }
 
 // release is set by the linker where the source has no repository: -ldflags "-X main.release=v0.1.0".

@@ -22,17 +22,17 @@ type Config struct {
 	Prefix     string   `default:"tether" help:"Beginning of all names in the broker. Nodes and workers with the same broker and prefix are one cluster."`
 	Namespaces []string `default:"/" help:"Namespaces that clients may join. Any other is refused."`
 
-	Auth    AuthConfig    `embed:"" prefix:"auth."`
-	Emit    EmitConfig    `embed:"" prefix:"emit."`
-	Stats   StatsConfig   `embed:"" prefix:"stats."`
-	Devices DevicesConfig `embed:"" prefix:"devices."`
-	Client  ClientConfig  `embed:"" prefix:"client."`
-	Limits  LimitsConfig  `embed:"" prefix:"limits."`
-	CORS    CORSConfig    `embed:"" prefix:"cors."`
-	HTTP    HTTPConfig    `embed:"" prefix:"http."`
-	TLS     TLSConfig     `embed:"" prefix:"tls."`
-	Log     LogConfig     `embed:"" prefix:"log."`
-	Drain   DrainConfig   `embed:"" prefix:"drain."`
+	Auth    AuthConfig    `embed:"" prefix:"auth." group:"Who a client is:"`
+	Emit    EmitConfig    `embed:"" prefix:"emit." group:"The HTTP API that emits:"`
+	Stats   StatsConfig   `embed:"" prefix:"stats." group:"Monitoring:"`
+	Devices DevicesConfig `embed:"" prefix:"devices." group:"Devices of a user:"`
+	Client  ClientConfig  `embed:"" prefix:"client." group:"Connections of clients:"`
+	Limits  LimitsConfig  `embed:"" prefix:"limits." group:"What one client may send:"`
+	CORS    CORSConfig    `embed:"" prefix:"cors." group:"Web pages of other origins:"`
+	HTTP    HTTPConfig    `embed:"" prefix:"http." group:"HTTP requests:"`
+	TLS     TLSConfig     `embed:"" prefix:"tls." group:"TLS:"`
+	Log     LogConfig     `embed:"" prefix:"log." group:"The log, on standard error:"`
+	Drain   DrainConfig   `embed:"" prefix:"drain." group:"The end, after SIGTERM or Ctrl-C:"`
 }
 
 // AuthConfig says who a client is.
