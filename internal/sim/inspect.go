@@ -9,6 +9,7 @@ import (
 
 	"tether/hub"
 	"tether/internal/ledger"
+	"tether/internal/simbroker"
 )
 
 // expirySlack is how late an expiry may be.
@@ -36,13 +37,13 @@ func (w *world) mend() {
 	if w.cluster == nil {
 		return
 	}
-	w.cluster.start()
-	for part := range uint32(parts) {
-		w.cluster.ail(part, nil)
+	w.cluster.Start()
+	for part := range uint32(simbroker.Parts) {
+		w.cluster.Ail(part, nil)
 	}
 	for _, n := range w.nodes {
 		if !n.isDead() {
-			n.peer.heal()
+			n.peer.Heal()
 		}
 	}
 }
@@ -57,7 +58,7 @@ func (w *world) look() {
 		if n.peer == nil {
 			continue
 		}
-		if since := n.peer.troubled(); !since.IsZero() && time.Since(since) > 3*time.Second && n.hub.Ready() == nil {
+		if since := n.peer.Troubled(); !since.IsZero() && time.Since(since) > 3*time.Second && n.hub.Ready() == nil {
 			w.violate("%s says that it is ready, and its link has been down for %v", n.name, time.Since(since))
 		}
 	}
@@ -224,7 +225,7 @@ func (w *world) verifyKicks() {
 
 func (w *world) verify(k *kick, alone bool) {
 	for _, c := range k.clients {
-		if !c.stayed(k.room, k.from) || w.book.Excused(c.node.name, k.from, k.to.Add(maxSlow+patience)) {
+		if !c.stayed(k.room, k.from) || w.book.Excused(c.node.name, k.from, k.to.Add(simbroker.MaxSlow+simbroker.Patience)) {
 			continue
 		}
 		if c.alive() {
@@ -337,7 +338,7 @@ func (w *world) inspectEnd(n *node) {
 	if !dead {
 		n.pace()
 	}
-	if n.peer != nil && len(n.peer.subscriptions()) > 0 {
+	if n.peer != nil && len(n.peer.Subscriptions()) > 0 {
 		w.violate("%s has ended and is still subscribed", n.name)
 	}
 	conn := &wire{w: w, node: n}

@@ -96,7 +96,7 @@ func (n *node) strandedFor(d time.Duration) bool {
 	if n.peer == nil {
 		return false
 	}
-	since := n.peer.troubled()
+	since := n.peer.Troubled()
 	return !since.IsZero() && time.Since(since) >= d
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"tether/broker"
 	"tether/hub"
+	"tether/internal/simbroker"
 )
 
 const (
@@ -29,8 +30,8 @@ type node struct {
 	w       *world
 	name    string
 	hub     *hub.Hub
-	peer    *peer  // nil in a run on the memory broker
-	watch   *watch // nil unless in a run on the memory broker
+	peer    *simbroker.Peer // nil in a run on the memory broker
+	watch   *watch          // nil unless in a run on the memory broker
 	broker  broker.Broker
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when Run has returned
@@ -111,7 +112,7 @@ func (w *world) start() *node {
 func (w *world) broker(name string, n *node) broker.Broker {
 	var b broker.Broker
 	if w.cluster != nil {
-		p := w.cluster.open(name)
+		p := w.cluster.Open(name)
 		if n != nil {
 			n.peer = p
 		}
@@ -209,7 +210,7 @@ func (n *node) kill() {
 	}
 	n.bury()
 	if n.peer != nil {
-		n.peer.kill()
+		n.peer.Kill()
 	} else {
 		n.broker.Close()
 	}
@@ -221,7 +222,7 @@ func (n *node) bury() {
 	if n.peer == nil {
 		return
 	}
-	if g := n.peer.unreported(); !g.To.IsZero() {
+	if g := n.peer.Unreported(); !g.To.IsZero() {
 		n.w.book.Gap(n.name, g)
 	}
 }
@@ -229,7 +230,7 @@ func (n *node) bury() {
 // subscriptions are what the broker knows of the node.
 func (n *node) subscriptions() map[string]bool {
 	if n.peer != nil {
-		return n.peer.subscriptions()
+		return n.peer.Subscriptions()
 	}
 	return n.watch.subscriptions()
 }

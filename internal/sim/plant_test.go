@@ -159,11 +159,11 @@ var brokerPlants = []plant{
 		}
 	}},
 	{name: bufferPlant, broker: delivering(func(deliver func(broker.Message)) func(broker.Message) {
-		var mu sync.Mutex
+		turn := make(chan struct{}, 1) // a mutex would stop the clock while deliver sleeps
 		buffer := make([]byte, 0, 1<<16)
 		return func(m broker.Message) {
-			mu.Lock()
-			defer mu.Unlock()
+			turn <- struct{}{}
+			defer func() { <-turn }()
 			buffer = append(buffer[:0], m.Data...)
 			m.Data = buffer
 			deliver(m)

@@ -11,6 +11,7 @@ import (
 	"tether/broker"
 	"tether/hub"
 	"tether/internal/ledger"
+	"tether/internal/simbroker"
 )
 
 // attachment is a mark as binary.
@@ -560,7 +561,7 @@ func (w *world) doSilence() bool {
 		return false
 	}
 	w.note("%s is cut off in silence", n.name)
-	n.peer.silence()
+	n.peer.Silence()
 	return true
 }
 
@@ -570,7 +571,7 @@ func (w *world) doHeal() bool {
 		return false
 	}
 	w.note("%s is well", n.name)
-	n.peer.heal()
+	n.peer.Heal()
 	return true
 }
 
@@ -580,7 +581,7 @@ func (w *world) doCut() bool {
 		return false
 	}
 	w.note("the connection of %s is reset", n.name)
-	n.peer.cut()
+	n.peer.Cut()
 	return true
 }
 
@@ -590,7 +591,7 @@ func (w *world) doSlow() bool {
 		return false
 	}
 	w.note("%s is slow", n.name)
-	n.peer.slowDown()
+	n.peer.SlowDown()
 	return true
 }
 
@@ -600,7 +601,7 @@ func (w *world) doRevoke() bool {
 		return false
 	}
 	w.note("the broker ends subscriptions of %s", n.name)
-	n.peer.revoke(1 + w.rng.IntN(5))
+	n.peer.Revoke(1 + w.rng.IntN(5))
 	return true
 }
 
@@ -608,9 +609,9 @@ func (w *world) doAil() bool {
 	if w.victim() == nil {
 		return false
 	}
-	part, cause := w.rng.Uint32N(parts), pick(w, []error{broker.ErrUnavailable, broker.ErrRefused})
+	part, cause := w.rng.Uint32N(simbroker.Parts), pick(w, []error{broker.ErrUnavailable, broker.ErrRefused})
 	w.note("part %d of the broker takes no subscriptions: %v", part, cause)
-	w.cluster.ail(part, cause)
+	w.cluster.Ail(part, cause)
 	return true
 }
 
@@ -618,9 +619,9 @@ func (w *world) doRecover() bool {
 	if w.cluster == nil {
 		return false
 	}
-	part := w.rng.Uint32N(parts)
+	part := w.rng.Uint32N(simbroker.Parts)
 	w.note("part %d of the broker is well", part)
-	w.cluster.ail(part, nil)
+	w.cluster.Ail(part, nil)
 	return true
 }
 
@@ -629,7 +630,7 @@ func (w *world) doStopBroker() bool {
 		return false
 	}
 	w.note("the broker stops")
-	w.cluster.stop()
+	w.cluster.Stop()
 	return true
 }
 
@@ -638,6 +639,6 @@ func (w *world) doStartBroker() bool {
 		return false
 	}
 	w.note("the broker starts")
-	w.cluster.start()
+	w.cluster.Start()
 	return true
 }

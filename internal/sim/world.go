@@ -16,6 +16,7 @@ import (
 	"tether/engine"
 	"tether/hub"
 	"tether/internal/ledger"
+	"tether/internal/simbroker"
 )
 
 // Plan is what a run is like.
@@ -47,8 +48,8 @@ type world struct {
 	forks     uint64
 	began     time.Time
 	book      *ledger.Ledger
-	cluster   *cluster    // nil in a run on the memory broker
-	bus       *memory.Bus // nil in a run on the simulated one
+	cluster   *simbroker.Cluster // nil in a run on the memory broker
+	bus       *memory.Bus        // nil in a run on the simulated one
 	devices   hub.Devices
 	nodes     []*node
 	wires     []*wire
@@ -184,8 +185,8 @@ func (w *world) furnish() (kind string) {
 	} else {
 		bound := []broker.Bound{broker.Exact, broker.Exact, broker.AtLeast, broker.Unknown}[w.rng.IntN(4)]
 		kind = fmt.Sprintf("cluster with receipts of bound %d", bound)
-		w.cluster = newCluster(w.plan.Seed, bound)
-		latency = patience + maxSlow + 100*time.Millisecond
+		w.cluster = simbroker.New(simbroker.Options{Seed: w.plan.Seed, Bound: bound})
+		latency = simbroker.Patience + simbroker.MaxSlow + 100*time.Millisecond
 	}
 	w.many, w.real = w.chance(12), w.chance(4)
 	if w.real {
@@ -301,7 +302,7 @@ func (w *world) emitOne(e *hub.Emitter, p *publisher, names, excepted []string, 
 		receipt, err = e.EmitUnion(ctx, to, "n", args...)
 	}
 	w.book.Sent(m, receipt, err)
-	if took := time.Since(began); took > publishFails+100*time.Millisecond {
+	if took := time.Since(began); took > simbroker.PublishFails+100*time.Millisecond {
 		w.violate("%v took %v", m, took)
 	}
 	if err == nil {
