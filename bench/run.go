@@ -80,16 +80,21 @@ func (c cli) run(ctx context.Context, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
+	result := &report.File{Made: time.Now().UTC(), Command: append([]string{"run"}, args...), Environment: environment(files, cfg)}
+	return c.measure(ctx, cfg, result, *jsonFile)
+}
+
+// measure runs what cfg says, and reports it, also in jsonFile unless that is "".
+func (c cli) measure(ctx context.Context, cfg runner.Config, result *report.File, jsonFile string) error {
 	bar := newBar(c.err)
 	cfg.Progress = bar.run
-	result := &report.File{Made: time.Now().UTC(), Command: append([]string{"run"}, args...), Environment: environment(files, cfg)}
-	err = cfg.Run(ctx, result)
+	err := cfg.Run(ctx, result)
 	bar.end()
 	if e := result.Print(c.out); err == nil {
 		err = e
 	}
-	if *jsonFile != "" {
-		if e := result.Save(*jsonFile); e != nil {
+	if jsonFile != "" {
+		if e := result.Save(jsonFile); e != nil {
 			err = errors.Join(err, e)
 		}
 	}
