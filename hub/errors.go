@@ -66,18 +66,19 @@ var (
 	ErrNoHub = errors.New("hub: emitter has no hub")
 
 	// ErrArgs says that a message's arguments do not fit what the handler wanted. It is the client's
-	// mistake: returned from a handler it is logged for debugging only.
+	// mistake: returned from a handler it is logged for debugging only, and the client is told.
 	ErrArgs = errors.New("hub: arguments do not fit")
 )
 
-// Refusal is an error that the client gets to see, in CONNECT_ERROR or in the answer of a [Call].
+// Refusal is an error that the client gets to see, in CONNECT_ERROR or in the answer to an event.
 type Refusal struct {
 	Message string
 	Data    any // encoded as JSON; nil: left out
 }
 
 // Refuse returns a *Refusal: a middleware or connect hook that returns it refuses the client with
-// this message and data. Of any other error the client is told only "connection refused".
+// this message and data. Of any other error the client is told only "connection refused". From a handler
+// of an event it is the answer to a client that waits for one: see [Namespace.On].
 func Refuse(message string, data any) error { return &Refusal{Message: message, Data: data} }
 
 func (r *Refusal) Error() string { return "hub: refused: " + r.Message }

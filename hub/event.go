@@ -1,9 +1,6 @@
 package hub
 
-import (
-	"context"
-	"errors"
-)
+import "context"
 
 // Event is an event's name, tied to the type of its one argument. Declare it once, as a variable of a
 // package that all parts of an application import.
@@ -29,7 +26,7 @@ func (e Event[T]) EmitMany(ctx context.Context, by *Emitter, to []Target, v T) (
 func (e Event[T]) EmitTo(s *Socket, v T) error { return s.Emit(e.name, v) }
 
 // Handle adds a handler for the event when clients send it: see [Namespace.On]. An argument that does
-// not fit T is the client's mistake, and f is not called.
+// not fit T is the client's mistake: f is not called, and a client that waits for an answer is told.
 func (e Event[T]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, v T) error) {
 	mustHandle("Handle of "+e.name, f == nil)
 	n.On(e.name, func(ctx context.Context, s *Socket, m *Message) error {
@@ -50,9 +47,8 @@ func NewCall[Req, Resp any](name string) Call[Req, Resp] { return Call[Req, Resp
 // Name is the name of the call's event.
 func (c Call[Req, Resp]) Name() string { return c.name }
 
-// Handle adds a handler for the call when clients make it; what it returns is their answer. When it
-// returns a [Refuse] the answer is null and a second argument, {"message": …, "data": …}. Any other
-// error is logged, and there is no answer: the client's timeout tells it.
+// Handle adds a handler for the call when clients make it; what it returns is their answer. Of an error
+// they are told what [Namespace.On] says.
 func (c Call[Req, Resp]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, req Req) (Resp, error)) {
 	mustHandle("Handle of "+c.name, f == nil)
 	n.On(c.name, func(ctx context.Context, s *Socket, m *Message) error {
@@ -61,11 +57,7 @@ func (c Call[Req, Resp]) Handle(n *Namespace, f func(ctx context.Context, s *Soc
 			return err
 		}
 		resp, err := f(ctx, s, req)
-		var refusal *Refusal
-		switch {
-		case errors.As(err, &refusal):
-			return m.Ack(nil, refusalText(refusal))
-		case err != nil:
+		if err != nil {
 			return err
 		}
 		return m.Ack(resp)

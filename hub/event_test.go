@@ -456,3 +456,60 @@ func TestTypedEventsAndCalls(t *testing.T) {
 		t.Error("names are lost")
 	}
 }
+
+func TestAClientThatWaitsForAnAnswerIsToldOfItsMistake(t *testing.T) {
+	type point struct{ X, Y int }
+	var log sharedBuffer
+	h := alone(t, Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	n := h.Of("/")
+	NewEvent[point]("move").Handle(n, func(context.Context, *Socket, point) error { return nil })
+	NewCall[point, int]("add").Handle(n, func(context.Context, *Socket, point) (int, error) { return 1, nil })
+	n.On("refuse", func(context.Context, *Socket, *Message) error { return Refuse("not now", []int{1}) })
+	n.On("refuse badly", func(context.Context, *Socket, *Message) error { return Refuse("not now", make(chan int)) })
+	n.On("answer, and fail", func(_ context.Context, _ *Socket, m *Message) error { return errors.Join(m.Ack(1), ErrArgs) })
+	n.On("decode", func(_ context.Context, _ *Socket, m *Message) error {
+		if err := m.Decode(0, new(int)); err != nil {
+			return err
+		}
+		return m.Ack()
+	})
+	n.On("fail", func(context.Context, *Socket, *Message) error { return errors.New("no such table") })
+	n.UseEvent(func(_ context.Context, _ *Socket, m *Message) error {
+		if m.Event() == "guarded" {
+			return Refuse("guarded", nil)
+		}
+		return nil
+	})
+	p, _ := connect(t, h)
+	for i, c := range []struct{ event, want string }{
+		{`["move",{"X":"one"}]`, `[null,{"message":"arguments do not fit: \"X\" cannot be a string"}]`},
+		{`["move","one"]`, `[null,{"message":"arguments do not fit"}]`},
+		{`["move"]`, `[null,{"message":"arguments do not fit"}]`},
+		{`["add",[]]`, `[null,{"message":"arguments do not fit"}]`},
+		{`["decode","x"]`, `[null,{"message":"arguments do not fit"}]`},
+		{`["nobody handles this"]`, `[null,{"message":"no handler for this event"}]`},
+		{`["refuse"]`, `[null,{"message":"not now","data":[1]}]`},
+		{`["guarded"]`, `[null,{"message":"guarded"}]`},
+		{`["answer, and fail"]`, `[1]`},
+		{`["fail"]`, ""},
+		{`["refuse badly"]`, ""},
+	} {
+		p.say(fmt.Sprintf("2%d%s", i, c.event))
+		if c.want != "" {
+			p.want(fmt.Sprintf("43%d%s", i, c.want))
+		}
+	}
+	p.say(`2["move","and nobody waits"]`, `2["nobody handles this, nor waits"]`, `299["decode",1]`)
+	p.want(`4399[]`)
+	s := h.Stats()
+	if s.Unhandled != 2 || s.Unfit != 7 {
+		t.Errorf("%d events are counted as unhandled, want 2, and %d as unfit, want 7", s.Unhandled, s.Unfit)
+	}
+	text := log.String()
+	if got := strings.Count(text, "level=DEBUG msg=\"event without a handler\""); got != 2 {
+		t.Errorf("%d lines are about events without a handler, want 2:\n%s", got, text)
+	}
+	if got := strings.Count(text, "level=ERROR"); got != 2 { // "fail", and the data that cannot be sent
+		t.Errorf("%d errors are logged, want 2:\n%s", got, text)
+	}
+}

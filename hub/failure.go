@@ -65,6 +65,9 @@ func (h *Hub) failed(where, event string, s *Socket, err error) {
 		return
 	}
 	level := slog.LevelError
+	if errors.Is(err, ErrArgs) {
+		h.counters.unfit.Add(1)
+	}
 	if errors.Is(err, ErrArgs) || errors.Is(err, ErrDisconnected) || errors.Is(err, ErrSlowConsumer) || errors.As(err, new(*Refusal)) {
 		level = slog.LevelDebug
 	}

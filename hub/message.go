@@ -2,6 +2,7 @@ package hub
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -120,6 +121,35 @@ func (m *Message) pass(raw []byte) any {
 
 // WantsAck reports whether the client waits for an acknowledgement.
 func (m *Message) WantsAck() bool { return m.asks && m.event != "" }
+
+// fail tells a client that waits for an answer what the application refuses, or what its mistake was. Of
+// other errors it is told nothing, so that it may try again. err may be nil.
+func (m *Message) fail(err error) {
+	if err == nil || !m.WantsAck() || m.acked.Load() {
+		return
+	}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+	case errors.Is(err, ErrArgs):
+		refusal = &Refusal{Message: unfit(err)}
+	default:
+		return
+	}
+	if err := m.Ack(nil, refusalText(refusal)); err != nil && !errors.Is(err, ErrAcked) && !errors.Is(err, ErrDisconnected) {
+		m.socket.client.hub.log.Error("a refusal cannot be sent", "event", loggable(m.event, maxLoggedName), "error", err)
+	}
+}
+
+// unfit says in the client's words why its arguments do not fit.
+func unfit(err error) string {
+	text := "arguments do not fit"
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) && wrong.Field != "" {
+		text += fmt.Sprintf(": %q cannot be a %s", wrong.Field, wrong.Value)
+	}
+	return text
+}
 
 // Ack answers the event. It does nothing if the client does not want an answer, and returns ErrAcked
 // if it has had one. It may be called after the handler has returned.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -112,9 +113,13 @@ func (n *Namespace) UseEvent(f Handler) {
 }
 
 // On adds a handler of an event. The events of one connection are handled one at a time, in order; an
-// event without a handler is ignored. A handler's error is logged and has no other effect, its panic
-// closes the connection. Ctx ends when [Hub.Run] will not wait any longer, and not when the client is
-// gone: what it had sent before is handled.
+// event without a handler is counted. A handler's error is logged, its panic closes the connection. Ctx
+// ends when [Hub.Run] will not wait any longer, and not when the client is gone: what it had sent before is
+// handled.
+//
+// A client that waits for an acknowledgement, and has had none, is told of a [Refuse], of an error that
+// wraps ErrArgs, and of an event without a handler: the answer is null, and a second argument
+// {"message": …, "data": …}. Of other errors it is told nothing: its timeout tells it.
 func (n *Namespace) On(event string, f Handler) {
 	mustHandle(fmt.Sprintf("On(%q)", event), f == nil)
 	if socketio.Reserved(event) {
@@ -225,16 +230,33 @@ func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
 	for _, f := range h.useEvent {
 		if err := call(ctx, f, s, m); err != nil {
 			n.hub.failed("event", m.event, s, err)
+			m.fail(err)
 			return
 		}
 	}
-	for _, list := range [][]Handler{h.onAny, h.on[m.event]} {
+	on := h.on[m.event]
+	if len(on)+len(h.onAny) == 0 {
+		n.unhandled(s, m)
+		return
+	}
+	var failure error // the first
+	for _, list := range [][]Handler{h.onAny, on} {
 		for _, f := range list {
 			if err := call(ctx, f, s, m); err != nil {
 				n.hub.failed("event", m.event, s, err)
+				failure = cmp.Or(failure, err)
 			}
 		}
 	}
+	m.fail(failure)
+}
+
+// unhandled deals with an event that no handler is for.
+func (n *Namespace) unhandled(s *Socket, m *Message) {
+	n.hub.counters.unhandled.Add(1)
+	n.hub.log.Debug("event without a handler", "event", loggable(m.event, maxLoggedName),
+		"namespace", loggable(n.name, maxLoggedName), "socket", s.ID())
+	m.fail(Refuse("no handler for this event", nil))
 }
 
 func call(ctx context.Context, f Handler, s *Socket, m *Message) (err error) {

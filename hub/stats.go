@@ -26,6 +26,8 @@ type Stats struct {
 	Acks           uint64 // answers that somebody waited for
 	Connected      uint64 // sockets that were told so
 	Refused        uint64 // CONNECTs answered with CONNECT_ERROR
+	Unhandled      uint64 // events that no handler is for
+	Unfit          uint64 // events whose arguments did not fit
 	ProtocolErrors uint64 // connections closed because of what the client sent
 	Panics         uint64 // of handlers; each closed its connection
 	Expired        uint64 // sockets disconnected by ExpireAt
@@ -38,6 +40,7 @@ type counters struct {
 	delivered, dropped                        atomic.Uint64
 	_                                         [64]byte
 	events, acks, connected, refused          atomic.Uint64
+	unhandled, unfit                          atomic.Uint64
 	protocolErrors, panics, expired, timedOut atomic.Uint64
 }
 
@@ -63,6 +66,8 @@ func (h *Hub) Stats() Stats {
 		Acks:           c.acks.Load(),
 		Connected:      c.connected.Load(),
 		Refused:        c.refused.Load(),
+		Unhandled:      c.unhandled.Load(),
+		Unfit:          c.unfit.Load(),
 		ProtocolErrors: c.protocolErrors.Load(),
 		Panics:         c.panics.Load(),
 		Expired:        c.expired.Load(),
