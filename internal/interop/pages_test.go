@@ -6,6 +6,7 @@ import (
 
 	"tether/internal/backend"
 	"tether/internal/interop/browser"
+	"tether/internal/long"
 )
 
 // has is an expression that is true when an element of the page has a text in it.
@@ -14,6 +15,7 @@ func has(selector, text string) string {
 }
 
 func TestTheChatPageTalks(t *testing.T) {
+	long.Only(t)
 	chromium, err := browser.Find()
 	need(t, err)
 	page := startExample(t, "chat", 1)[0]
@@ -33,6 +35,7 @@ func TestTheChatPageTalks(t *testing.T) {
 }
 
 func TestTheAuthPageLogsIn(t *testing.T) {
+	long.Only(t)
 	chromium, err := browser.Find()
 	need(t, err)
 	page := startExample(t, "auth", 1)[0]
@@ -52,6 +55,7 @@ func TestTheAuthPageLogsIn(t *testing.T) {
 }
 
 func TestAPageWithoutAClientSaysSo(t *testing.T) {
+	long.Only(t)
 	chromium, err := browser.Find()
 	need(t, err)
 	places := map[string]string{"quickstart": "#notice", "chat": "#lines", "auth": "#lines"}
@@ -70,6 +74,7 @@ func TestAPageWithoutAClientSaysSo(t *testing.T) {
 }
 
 func TestTheLightOfTheQuickstartIsNotGreenWithoutABroker(t *testing.T) {
+	long.Only(t)
 	chromium, err := browser.Find()
 	need(t, err)
 	server := backend.Redis(t)

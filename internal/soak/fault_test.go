@@ -209,6 +209,7 @@ func TestALinkThatIsSilent(t *testing.T) {
 
 // A node that is cut off is no longer counted, and serves nobody what is stale.
 func TestANodeThatIsUnpluggedIsNotCounted(t *testing.T) {
+	long.Only(t)
 	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		c := r.connect(r.nodes[1], "ghost", webSocket)

@@ -14,6 +14,7 @@ import (
 
 	"tether/hub"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -120,6 +121,7 @@ func feed(t *testing.T, e *hub.Emitter, n, bytes int) {
 // Who else uses the machine is noticed, too. Rounds alternate, and there are more of them while it looks
 // as if it made a difference: what the node does to others it does in every round.
 func TestOthersDoNotNoticeClientsThatDoNotRead(t *testing.T) {
+	long.Only(t)
 	const most = 2 // times the 99th percentile
 	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		for name, env := range map[string]string{"portable": epollEnv + "=", "epoll": epollEnv + "=1"} {
