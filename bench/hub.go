@@ -54,7 +54,10 @@ func hubTarget(ctx context.Context, o serveOptions) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve: %w", err)
 	}
-	handler := transport.NewHandler(h, transport.Options{Logger: log, Epoll: o.server == "hub-epoll"})
+	handler, err := transport.NewHandler(h, transport.Options{Logger: log, Epoll: o.server == "hub-epoll"})
+	if err != nil {
+		return nil, fmt.Errorf("serve: %w", err)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", handler)
 	srv := transport.NewServer("", mux)

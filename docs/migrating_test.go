@@ -2,6 +2,7 @@ package docs
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/clientjs"
 	"tether/hub"
 	"tether/transport"
 )
@@ -23,7 +25,8 @@ type Ping struct {
 // called.
 var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m *hub.Message, userID string,
 	f func(context.Context, *hub.Socket, *hub.Message) error,
-	connect func(context.Context, *hub.Socket) error, ended func(*hub.Socket, hub.Reason), isTenant func(string) bool) {
+	connect func(context.Context, *hub.Socket) error, ended func(*hub.Socket, hub.Reason), isTenant func(string) bool,
+	generate func(*http.Request) (string, error), headers func(http.Header, *http.Request), refused func(transport.ConnectionError)) {
 	var ping Ping
 	emitter := h.Emitter()
 
@@ -69,7 +72,12 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	_ = transport.Options{PingInterval: 25 * time.Second, PingTimeout: 20 * time.Second}
 	_ = transport.Options{MaxPayload: 1_000_000}
 	_ = transport.Options{CORS: transport.CORS{Origins: []string{"https://app.example.com"}}}
-	_ = transport.Options{Cookie: "io"}
+	_ = transport.Options{Cookie: transport.Cookie{Name: "io"}}
+	_ = transport.Options{Client: clientjs.Handler()}
+	_ = transport.Options{CompressPolling: 1024}
+	_ = transport.Options{GenerateID: generate}
+	_ = transport.Options{OnHandshake: headers, OnHeaders: headers}
+	_ = transport.Options{OnConnectionError: refused}
 }
 
 var cell = regexp.MustCompile("`([^`]+)`")

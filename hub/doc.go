@@ -15,7 +15,7 @@
 //		}
 //		return s.Register(ctx, user)
 //	})
-//	sockets := transport.NewHandler(h, transport.Options{})
+//	sockets, err := transport.NewHandler(h, transport.Options{})
 //	mux.Handle("/socket.io/", sockets)
 //	return sockets.Serve(ctx, listener, mux, h, transport.ServeOptions{}) // runs h, too
 //

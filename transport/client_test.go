@@ -96,7 +96,16 @@ func (s *server) start(attach engine.AttachFunc, o Options) {
 	s.startHandler(newEngine(attach, o))
 }
 
-func newEngine(attach engine.AttachFunc, o Options) *Handler { return NewHandler(attach, o) }
+func newEngine(attach engine.AttachFunc, o Options) *Handler { return newHandler(attach, o) }
+
+// newHandler is NewHandler with options that are right.
+func newHandler(server engine.Server, o Options) *Handler {
+	h, err := NewHandler(server, o)
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
 
 func (s *server) startHandler(h *Handler) {
 	s.h = h

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,6 +24,12 @@ type CORS struct {
 	// Credentials allows cookies and HTTP authentication. Browsers refuse it together with "*".
 	Credentials bool
 
+	// Methods that a preflight request is told are allowed. Default: GET, HEAD, PUT, PATCH, POST, DELETE.
+	Methods []string
+
+	// Status of the answer to a preflight request. Some old browsers want 200. Default 204.
+	Status int
+
 	// Headers that a preflight request is told are allowed. Default: those that it asks for.
 	Headers []string
 
@@ -33,8 +40,6 @@ type CORS struct {
 	// Default: not said.
 	MaxAge time.Duration
 }
-
-const corsMethods = "GET,HEAD,PUT,PATCH,POST,DELETE"
 
 func (c *CORS) enabled() bool { return len(c.Origins) > 0 || c.Allow != nil }
 
@@ -47,7 +52,14 @@ func (c *CORS) serves(r *http.Request) bool {
 }
 
 func (c *CORS) allowed(r *http.Request, origin string) bool {
-	return c.any() || slices.Contains(c.Origins, origin) || c.Allow != nil && c.Allow(r, origin)
+	return c.any() || slices.ContainsFunc(c.Origins, func(o string) bool { return isOrigin(o, origin) }) ||
+		c.Allow != nil && c.Allow(r, origin)
+}
+
+// isOrigin reports whether an allowed origin is that of a request. Browsers leave out the default port.
+func isOrigin(allowed, origin string) bool {
+	scheme, _, _ := strings.Cut(allowed, ":")
+	return withoutPort(allowed, scheme) == origin
 }
 
 // sameOrigin compares hosts and ports only: behind a proxy that ends TLS the scheme is not known. A port
@@ -97,7 +109,11 @@ func (c *CORS) apply(h http.Header, r *http.Request) {
 // preflight answers an OPTIONS request. The headers of apply have been set.
 func (c *CORS) preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Methods", corsMethods)
+	methods := "GET,HEAD,PUT,PATCH,POST,DELETE"
+	if len(c.Methods) > 0 {
+		methods = strings.Join(c.Methods, ",")
+	}
+	h.Set("Access-Control-Allow-Methods", methods)
 	if len(c.Headers) > 0 {
 		h.Set("Access-Control-Allow-Headers", strings.Join(c.Headers, ","))
 	} else {
@@ -113,5 +129,5 @@ func (c *CORS) preflight(w http.ResponseWriter, r *http.Request) {
 		h.Set("Access-Control-Expose-Headers", strings.Join(c.Exposed, ","))
 	}
 	h.Set("Content-Length", "0")
-	w.WriteHeader(http.StatusNoContent)
+	w.WriteHeader(cmp.Or(c.Status, http.StatusNoContent))
 }

@@ -78,7 +78,7 @@ func TestCORSHeadersAreThoseOfTheNpmPackage(t *testing.T) {
 }
 
 func TestCORSHeadersStandOnTheAnswerToAnUpgrade(t *testing.T) {
-	s := serve(t, Options{CORS: CORS{Origins: []string{"*"}}, Cookie: "io"})
+	s := serve(t, Options{CORS: CORS{Origins: []string{"*"}}, Cookie: Cookie{Name: "io"}})
 	c := s.upgrade("EIO=4&transport=websocket", "", "Origin: http://x.test")
 	if got := c.head.Header.Get("Access-Control-Allow-Origin"); got != "*" {
 		t.Errorf("Access-Control-Allow-Origin: %q", got)

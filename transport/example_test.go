@@ -28,9 +28,12 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	sockets := transport.NewHandler(h, transport.Options{
+	sockets, err := transport.NewHandler(h, transport.Options{
 		CORS: transport.CORS{Origins: []string{"https://app.example"}},
 	})
+	if err != nil {
+		log.Fatal(err)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	if err := sockets.Serve(ctx, ln, mux, h, transport.ServeOptions{}); err != nil {
@@ -51,7 +54,10 @@ func (s shouter) Closed(engine.Reason)  {}
 // Engine.IO alone, without a hub.
 func ExampleNewHandler_engine() {
 	shout := func(c engine.Conn, r *http.Request) (engine.Receiver, error) { return shouter{c}, nil }
-	h := transport.NewHandler(engine.AttachFunc(shout), transport.Options{Path: "/engine.io/"})
+	h, err := transport.NewHandler(engine.AttachFunc(shout), transport.Options{Path: "/engine.io/"})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer h.Close()
 	http.Handle("/engine.io/", h)
 }

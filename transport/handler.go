@@ -50,7 +50,8 @@ type Handler struct {
 
 	partials partials
 
-	run run
+	run      run
+	mistakes mistakes
 
 	mu           sync.Mutex
 	sessions     registry       // guarded by mu
@@ -61,8 +62,14 @@ type Handler struct {
 }
 
 // NewHandler serves Engine.IO for a server, which gets every new session: a hub, say, or an
-// [engine.AttachFunc]. Mount it at Options.Path.
-func NewHandler(server engine.Server, o Options) *Handler {
+// [engine.AttachFunc]. Mount it at Options.Path. The error says which options are wrong.
+func NewHandler(server engine.Server, o Options) (*Handler, error) {
+	if server == nil {
+		return nil, errors.New("transport: NewHandler needs a server: a hub, for example")
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	h := &Handler{
 		o:       o.withDefaults(),
 		server:  server,
@@ -74,7 +81,7 @@ func NewHandler(server engine.Server, o Options) *Handler {
 	h.flushers.init(runtime.GOMAXPROCS(0))
 	h.run.now = h.now
 	h.workers.keep = 4 * runtime.GOMAXPROCS(0)
-	return h
+	return h, nil
 }
 
 // now is a monotonic clock.
@@ -89,26 +96,37 @@ func (h *Handler) Len() int {
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !strings.HasPrefix(r.URL.Path, h.o.Path) {
+	name, ok := strings.CutPrefix(r.URL.Path, h.o.Path)
+	if !ok {
+		h.otherPath(r)
 		http.NotFound(w, r)
 		return
 	}
+	h.o.CORS.apply(w.Header(), r)
+	if h.o.OnHeaders != nil {
+		h.o.OnHeaders(w.Header(), r)
+	}
+	switch {
+	case h.o.Client != nil && isClientFile(name):
+		h.o.Client.ServeHTTP(w, r)
+	case r.Method != http.MethodOptions || !h.o.CORS.enabled():
+		h.serve(w, r)
+	case h.o.CORS.serves(r):
+		h.o.CORS.preflight(w, r)
+	default:
+		h.refuse(w, r, errForbidden.because("origin", r.Header.Get("Origin")), false)
+	}
+}
+
+// serve answers a request of Engine.IO.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	transport := q.Get("transport")
 	upgrade := wantsUpgrade(r, transport)
-	h.o.CORS.apply(w.Header(), r)
-	if r.Method == http.MethodOptions && h.o.CORS.enabled() {
-		if !h.o.CORS.serves(r) {
-			errForbidden.write(w, false)
-			return
-		}
-		h.o.CORS.preflight(w, r)
-		return
-	}
 	s, refused := h.verify(r, upgrade, transport, q.Get("sid"), q.Get("EIO"))
 	switch {
 	case refused != nil:
-		refused.write(w, upgrade)
+		h.refuse(w, r, refused, upgrade)
 	case upgrade:
 		h.serveUpgrade(w, r, s, transport == WebSocket)
 	case s == nil:
@@ -121,40 +139,47 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // verify makes the checks of the reference server, in its order, and those of ours where they do not
 // disturb it. It returns the session that the request names, nil for a handshake.
 func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio string) (*session, *refusal) {
-	if !slices.Contains(h.o.Transports, transport) {
-		return nil, errUnknownTransport
-	}
-	if doubled(r.Header) || !validHeader(r.Header.Get("Origin")) {
-		return nil, errBadRequest
-	}
-	if !h.o.CORS.serves(r) {
-		return nil, errForbidden
-	}
-	if sid != "" {
-		s := h.session(sid)
-		if s == nil || s.overdue() {
-			return nil, errUnknownSession
-		}
-		if eio != "4" || !upgrade && s.Transport() != transport {
-			return nil, errBadRequest
-		}
-		return s, nil
-	}
-	if r.Method != http.MethodGet {
-		return nil, errMethod
-	}
-	if transport == WebSocket && !upgrade {
-		return nil, errBadRequest
+	origin := r.Header.Get("Origin")
+	switch {
+	case !slices.Contains(h.o.Transports, transport):
+		return nil, errUnknownTransport.because("transport", transport)
+	case doubled(r.Header):
+		return nil, errBadRequest.because("name", "DOUBLED_HEADER")
+	case !validHeader(origin):
+		return nil, errBadRequest.because("name", "INVALID_ORIGIN", "origin", origin)
+	case !h.o.CORS.serves(r):
+		return nil, errForbidden.because("origin", origin)
+	case sid != "":
+		return h.verifySession(upgrade, transport, sid, eio)
+	case r.Method != http.MethodGet:
+		return nil, errMethod.because("method", r.Method)
+	case transport == WebSocket && !upgrade:
+		return nil, errBadRequest.because("name", "TRANSPORT_HANDSHAKE_ERROR")
 	}
 	if h.o.Allow != nil {
 		if err := h.o.Allow(r); err != nil {
-			return nil, &refusal{http.StatusForbidden, errForbidden.code, err.Error()}
+			return nil, (&refusal{status: http.StatusForbidden, code: errForbidden.code, message: err.Error()}).because("message", err.Error())
 		}
 	}
 	if eio != "4" {
-		return nil, errProtocol
+		return nil, errProtocol.because("protocol", eio)
 	}
 	return nil, nil
+}
+
+// verifySession is verify for a request that names a session.
+func (h *Handler) verifySession(upgrade bool, transport, sid, eio string) (*session, *refusal) {
+	s := h.session(sid)
+	if s == nil || s.overdue() {
+		return nil, errUnknownSession.because("sid", sid)
+	}
+	if eio != "4" {
+		return nil, errBadRequest.because("name", "UNSUPPORTED_PROTOCOL_VERSION", "protocol", eio)
+	}
+	if was := s.Transport(); !upgrade && was != transport {
+		return nil, errBadRequest.because("name", "TRANSPORT_MISMATCH", "transport", transport, "previousTransport", was)
+	}
+	return s, nil
 }
 
 func validHeader(s string) bool {
@@ -168,6 +193,9 @@ func validHeader(s string) bool {
 
 func (h *Handler) session(sid string) *session {
 	key, ok := parseID(sid)
+	if h.o.GenerateID != nil {
+		key, ok = nameID(sid), true
+	}
 	if !ok {
 		return nil
 	}
@@ -178,9 +206,15 @@ func (h *Handler) session(sid string) *session {
 
 // open opens a new session, when it has been accepted. It is to be started, or abandoned.
 func (h *Handler) open(s *session, r *http.Request) *refusal {
-	s.h, s.id, s.slot, s.delivering = h, newID(), noSlot, true
+	s.h, s.slot, s.delivering = h, noSlot, true
+	if err := s.identify(r); err != nil {
+		return errBadRequest.because("name", "ID_GENERATION_ERROR", "error", err.Error())
+	}
 	h.mu.Lock()
 	switch {
+	case h.o.GenerateID != nil && h.sessions.find(s.id) != nil:
+		h.mu.Unlock()
+		return errBadRequest.because("name", "ID_GENERATION_ERROR", "error", "there is a session with this ID")
 	case h.closed:
 		h.mu.Unlock()
 		return errDraining
@@ -198,6 +232,23 @@ func (h *Handler) open(s *session, r *http.Request) *refusal {
 		h.sessionsLeft.Done()
 	}
 	return refused
+}
+
+// identify gives the session its ID.
+func (s *session) identify(r *http.Request) error {
+	if s.h.o.GenerateID == nil {
+		s.id = newID()
+		return nil
+	}
+	name, err := s.h.o.GenerateID(r)
+	if err != nil {
+		return err
+	}
+	if !validID(name) {
+		return errors.New("the ID is not 1 to 128 letters, digits and -._~")
+	}
+	s.id, s.extra = nameID(name), &extra{name: name}
+	return nil
 }
 
 func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 )
 
@@ -23,4 +24,26 @@ func parseID(s string) (d id, ok bool) {
 	}
 	n, err := base64.RawURLEncoding.Strict().Decode(d[:], []byte(s))
 	return d, err == nil && n == len(d) // line breaks are ignored, and make it shorter
+}
+
+// maxIDText is the length of the longest ID that Options.GenerateID may make.
+const maxIDText = 128
+
+// nameID is what a session is found by whose ID is not ours.
+func nameID(name string) (d id) {
+	sum := sha256.Sum256([]byte(name))
+	copy(d[:], sum[:])
+	return d
+}
+
+// validID reports whether name may be the ID of a session: it stands in URLs, in JSON, and in cookies.
+func validID(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c == '-', c == '.', c == '_', c == '~':
+		default:
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxIDText
 }

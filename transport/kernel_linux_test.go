@@ -66,7 +66,7 @@ func TestTheKernelsBuffersAreBoundedUnderTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := NewHandler(engine.AttachFunc(nil), Options{KernelBuffer: 16 << 10})
+	h := newEngine(nil, Options{KernelBuffer: 16 << 10})
 	defer h.Close()
 	l := h.listener(ln, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
 	defer l.Close()

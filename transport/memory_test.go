@@ -35,7 +35,7 @@ func TestIdleServer(t *testing.T) {
 	o := Options{PingInterval: time.Hour, Epoll: strings.HasPrefix(kind, "epoll")}
 	h := newEngine(func(engine.Conn, *http.Request) (engine.Receiver, error) { return deaf{}, nil }, o)
 	if strings.HasSuffix(kind, "hub") {
-		h = NewHandler(registering(t), o)
+		h = newHandler(registering(t), o)
 	}
 	defer h.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

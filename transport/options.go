@@ -42,13 +42,34 @@ type Options struct {
 	// CORS says which foreign origins are served. Default: none.
 	CORS CORS
 
-	// Cookie names a cookie with the session ID that the polling handshake sets, for load balancers.
+	// Cookie is a cookie with the session ID that the polling handshake sets, for load balancers.
 	// Default: none is set.
-	Cookie string
+	Cookie Cookie
+
+	// Client serves the client's file and its source map, as Path + "socket.io.min.js" for example:
+	// clientjs.Handler(). Default: they are not served.
+	Client http.Handler
+
+	// CompressPolling is the size in bytes from which the answers to polling requests are compressed with
+	// gzip or deflate, if the client takes it. The reference server has 1024. Default 0: none are.
+	CompressPolling int
 
 	// Allow refuses a handshake by an error, whose text is sent to the client with status 403.
 	// Default: all are allowed.
 	Allow func(*http.Request) error
+
+	// GenerateID makes the ID of the session that a request opens: up to 128 letters, digits and "-._~". It is
+	// a secret of the client, and must not be that of a session that there is. After an error the client
+	// gets 400. Default: 15 random bytes in base64.
+	GenerateID func(*http.Request) (string, error)
+
+	// OnHeaders may add headers to every answer, and OnHandshake to those that open a session, on both
+	// transports. Default: nil.
+	OnHeaders, OnHandshake func(http.Header, *http.Request)
+
+	// OnConnectionError is told of each request that is refused: see [ConnectionError]. It must not wait.
+	// Default: nil.
+	OnConnectionError func(ConnectionError)
 
 	// QueueBytes limits what waits for one client, in bytes of WebSocket frames. What is being written,
 	// 64 KiB or one packet at most, comes on top. A packet that is larger is taken when nothing else
@@ -112,6 +133,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// withDefaults fills in what is not set. The options have been checked.
 func (o Options) withDefaults() Options {
 	if o.Path == "" {
 		o.Path = "/socket.io/"
@@ -124,10 +146,10 @@ func (o Options) withDefaults() Options {
 	if o.ControlRate == 0 {
 		o.ControlRate = 100
 	}
-	if o.MaxPayload <= 0 {
+	if o.MaxPayload == 0 {
 		o.MaxPayload = 1_000_000
 	}
-	if o.QueueBytes <= 0 {
+	if o.QueueBytes == 0 {
 		o.QueueBytes = 1 << 20
 	}
 	if o.InboundBytes == 0 {

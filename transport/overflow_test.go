@@ -245,7 +245,7 @@ func TestAWorkersPolicyCountsAtTheClientsQueue(t *testing.T) {
 	bus := memory.NewBus()
 	h := running(t, bus.Broker())
 	s := &server{t: t}
-	s.startHandler(NewHandler(h, Options{QueueBytes: 4000}))
+	s.startHandler(newHandler(h, Options{QueueBytes: 4000}))
 	c := s.polling()
 	c.post("40")
 	if _, body := c.get(); !strings.HasPrefix(body, `40{"sid"`) {
@@ -491,7 +491,7 @@ func TestAHandlerThatWaitsIsNotCutOff(t *testing.T) {
 		return nil
 	})
 	s := &server{t: t}
-	s.startHandler(NewHandler(h, Options{QueueBytes: 2 * size, Epoll: os.Getenv(onEpoll) != ""}))
+	s.startHandler(newHandler(h, Options{QueueBytes: 2 * size, Epoll: os.Getenv(onEpoll) != ""}))
 	poll, ws := s.polling(), s.websocket()
 	poll.post("40")
 	if _, body := poll.get(); !strings.HasPrefix(body, `40{"sid"`) {

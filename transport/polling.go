@@ -87,14 +87,15 @@ func (p *poll) wakeUp() {
 func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
 	s := &session{poll: &poll{bye: byeClose, wake: make(chan struct{}, 1)}}
 	if refused := h.open(s, r); refused != nil {
-		refused.write(w, false)
+		h.refuse(w, r, refused, false)
 		return
 	}
-	if h.o.Cookie != "" {
-		w.Header().Add("Set-Cookie", h.o.Cookie+"="+s.ID()+"; Path=/; HttpOnly; SameSite=Lax")
+	if h.o.Cookie.Name != "" {
+		http.SetCookie(w, h.o.Cookie.with(s.ID()))
 	}
+	h.opens(w, r)
 	s.start(nil)
-	if !h.writePayload(w, []byte(h.handshake(s.ID(), h.upgrades()))) {
+	if !h.writePayload(w, r, []byte(h.handshake(s.ID(), h.upgrades()))) {
 		s.fail(engine.ReasonTransportError)
 	}
 }
@@ -124,7 +125,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	noop := s.awaitLocked(r.Context().Done())
 	if at == stateOpen && s.carrier != nil { // a client that goes over has no GET any more, unless it comes late
 		s.mu.Unlock()
-		errBadRequest.write(w, false)
+		s.h.refuse(w, r, errBadRequest.because("name", "TRANSPORT_MISMATCH", "transport", Polling, "previousTransport", WebSocket), false)
 		return
 	}
 	body, rd := s.takePayload(noop) // unlocks
@@ -132,7 +133,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		s.h.forget(s) // it was kept for this GET
 	}
 	s.stalls(body, round{})
-	if !s.h.writePayload(w, body) {
+	if !s.h.writePayload(w, r, body) {
 		s.fail(engine.ReasonTransportError)
 		return
 	}
@@ -243,9 +244,15 @@ func appendPayload(dst []byte, p *engine.Packet) []byte {
 // pollChunk is what a polling client must take within WriteTimeout.
 const pollChunk = 64 << 10
 
-// writePayload answers with body and reports whether the connection took it all.
-func (h *Handler) writePayload(w http.ResponseWriter, body []byte) bool {
+// writePayload answers r with body and reports whether the connection took it all.
+func (h *Handler) writePayload(w http.ResponseWriter, r *http.Request, body []byte) bool {
 	header := w.Header()
+	if from := h.o.CompressPolling; from > 0 && len(body) >= from {
+		if encoding := acceptedEncoding(r.Header["Accept-Encoding"]); encoding != "" {
+			header.Set("Content-Encoding", encoding)
+			body = compress(encoding, body)
+		}
+	}
 	header.Set("Content-Type", "text/plain; charset=UTF-8")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	header.Set("Cache-Control", "no-store")

@@ -480,7 +480,7 @@ func TestAClientThatClosesReleasesItsPoll(t *testing.T) {
 }
 
 func TestThePollingHandshakeHasItsHeaders(t *testing.T) {
-	s := serve(t, Options{Cookie: "io", CORS: CORS{Origins: []string{"*"}}})
+	s := serve(t, Options{Cookie: Cookie{Name: "io"}, CORS: CORS{Origins: []string{"*"}}})
 	status, h, body := s.do("GET", "EIO=4&transport=polling&t=abc", "")
 	if status != 200 || len(body) != 118 {
 		t.Fatalf("got %d %q", status, body)

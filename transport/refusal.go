@@ -13,22 +13,23 @@ type refusal struct {
 	status  int
 	code    int
 	message string
+	context map[string]string // see ConnectionError
 }
 
 var (
-	errUnknownTransport = &refusal{http.StatusBadRequest, 0, "Transport unknown"}
-	errUnknownSession   = &refusal{http.StatusBadRequest, 1, "Session ID unknown"}
-	errMethod           = &refusal{http.StatusBadRequest, 2, "Bad handshake method"}
-	errBadRequest       = &refusal{http.StatusBadRequest, 3, "Bad request"}
-	errForbidden        = &refusal{http.StatusForbidden, 4, "Forbidden"}
-	errProtocol         = &refusal{http.StatusBadRequest, 5, "Unsupported protocol version"}
+	errUnknownTransport = &refusal{status: http.StatusBadRequest, code: 0, message: "Transport unknown"}
+	errUnknownSession   = &refusal{status: http.StatusBadRequest, code: 1, message: "Session ID unknown"}
+	errMethod           = &refusal{status: http.StatusBadRequest, code: 2, message: "Bad handshake method"}
+	errBadRequest       = &refusal{status: http.StatusBadRequest, code: 3, message: "Bad request"}
+	errForbidden        = &refusal{status: http.StatusForbidden, code: 4, message: "Forbidden"}
+	errProtocol         = &refusal{status: http.StatusBadRequest, code: 5, message: "Unsupported protocol version"}
 
-	errFull     = &refusal{http.StatusServiceUnavailable, -1, "Too many connections"}
-	errDraining = &refusal{http.StatusServiceUnavailable, -1, "Shutting down"}
-	errInternal = &refusal{http.StatusInternalServerError, -1, "Internal server error"}
+	errFull     = &refusal{status: http.StatusServiceUnavailable, code: -1, message: "Too many connections"}
+	errDraining = &refusal{status: http.StatusServiceUnavailable, code: -1, message: "Shutting down"}
+	errInternal = &refusal{status: http.StatusInternalServerError, code: -1, message: "Internal server error"}
 
-	errVersion   = &refusal{http.StatusUpgradeRequired, -1, "Unsupported WebSocket version"}
-	errHandshake = &refusal{http.StatusBadRequest, -1, "Bad WebSocket handshake"}
+	errVersion   = &refusal{status: http.StatusUpgradeRequired, code: -1, message: "Unsupported WebSocket version"}
+	errHandshake = &refusal{status: http.StatusBadRequest, code: -1, message: "Bad WebSocket handshake"}
 )
 
 // write answers with JSON, or as plain text when the request wanted to upgrade, after which the

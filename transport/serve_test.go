@@ -50,7 +50,10 @@ func serveHub(t *testing.T, ho hub.Options, o transport.ServeOptions) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sockets := transport.NewHandler(h, transport.Options{Logger: log})
+	sockets, err := transport.NewHandler(h, transport.Options{Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.mux.Handle("/socket.io/", sockets)
 	ctx, cancel := context.WithCancel(t.Context())
 	s.cancel = cancel

@@ -53,6 +53,7 @@ type session struct {
 // extra is what few sessions have. It is guarded by the session's lock.
 type extra struct {
 	pongs             []byte        // frames that answer WebSocket pings and wait to be written; nil for none
+	name              string        // the ID; empty for one of ours
 	gone              chan struct{} // closed at the end; nil unless somebody waits for it
 	control, messages pace          // of what is no message, and of messages
 	rank              *rank         // nil until the session has one
@@ -111,7 +112,14 @@ type carrier interface {
 	formats() format
 }
 
-func (s *session) ID() string { return s.id.String() }
+func (s *session) ID() string {
+	if s.h.o.GenerateID == nil {
+		return s.id.String()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.extra.name
+}
 
 func (s *session) Transport() string {
 	s.mu.Lock()

@@ -11,7 +11,7 @@ import (
 // query agrees; s is the session that it names, or nil.
 func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *session, known bool) {
 	if refused := checkHandshake(r); refused != nil {
-		refused.write(w, true)
+		h.refuse(w, r, refused, true)
 		return
 	}
 	switch {
@@ -34,9 +34,10 @@ func (h *Handler) serveUpgrade(w http.ResponseWriter, r *http.Request, s *sessio
 func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 	s, ws := h.newConnection()
 	if refused := h.open(s, r); refused != nil {
-		refused.write(w, true)
+		h.refuse(w, r, refused, true)
 		return
 	}
+	h.opens(w, r)
 	answer := h.hijack(w, r, ws)
 	if answer == nil {
 		s.abandon()
@@ -202,7 +203,8 @@ func (s *session) dropProbe(w *websocket) {
 func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, ws *websocket) []byte {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		errInternal.write(w, false)
+		h.noHijack(w, err)
+		h.refuse(w, r, errInternal, false)
 		return nil
 	}
 	if c, ok := conn.(*boundConn); ok {

@@ -77,7 +77,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		h.Of("/").OnConnect(s.connect)
 	}
 
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		return err
+	}
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
 	s.mount(app)

@@ -64,7 +64,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	installChat(h.Of("/"))
 
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		return err
+	}
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
 	app.Handle("GET /socket.io.min.js", clientjs.Handler())

@@ -59,6 +59,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&o.transport.TotalQueueBytes, "total-queue-bytes", 256<<20, "what may wait for all clients together, in `bytes`; negative: no limit")
 	f.IntVar(&o.transport.ControlRate, "control-rate", 100, "pings, pongs and the like that a client may send in a second; negative: no limit")
 	f.IntVar(&o.transport.MessageRate, "message-rate", 0, "messages of one client that are read in a second; 0: no limit")
+	f.BoolVar(&o.transport.Epoll, "epoll", false, "WebSocket connections on the epoll carrier")
 	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
 	f.StringVar(&o.tokenKey, "token-key", "", "`key` of the tokens of clients, in base64")
 	f.BoolVar(&o.suite, "suite", false, "the behaviours and timings of a protocol test suite")
@@ -136,24 +137,30 @@ func (o options) run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	sockets, app := handlers(h, o, keys)
+	sockets, app, err := handlers(h, o, keys)
+	if err != nil {
+		return err
+	}
 	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }
 
-func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler) {
+func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler, error) {
 	if o.engine {
 		o.transport.Path = "/engine.io/"
-		echo := transport.NewHandler(engine.AttachFunc(echoEngine), o.transport)
-		return echo, echo
+		echo, err := transport.NewHandler(engine.AttachFunc(echoEngine), o.transport)
+		return echo, echo, err
 	}
 	if o.suite {
 		conformance.InstallSuite(h)
 	} else {
 		conformance.Install(h, conformance.Options{Keys: keys})
 	}
-	sockets := transport.NewHandler(h, o.transport)
+	sockets, err := transport.NewHandler(h, o.transport)
+	if err != nil {
+		return nil, nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	mux.Handle("/", conformance.Endpoints(h))
-	return sockets, mux
+	return sockets, mux, nil
 }

@@ -56,7 +56,10 @@ func serve(ctx context.Context, ln net.Listener, brokerURL string) error {
 		return s.Register(ctx, auth.User) // a real service opens a token: docs/registering.md
 	})
 
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	mux.HandleFunc("POST /ping/{user}", ping(h.Emitter()))

@@ -26,7 +26,10 @@ func serve(t *testing.T, connect func(context.Context, *hub.Socket) error) (url 
 		t.Fatal(err)
 	}
 	h.Of("/").OnConnect(connect)
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewServer(sockets)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -31,7 +31,10 @@ func (c *cluster) node(ctx context.Context, i int, started func()) error {
 	}
 	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return register(ctx, s, c.keys) })
 
-	sockets := transport.NewHandler(h, transport.Options{Logger: c.log})
+	sockets, err := transport.NewHandler(h, transport.Options{Logger: c.log})
+	if err != nil {
+		return err
+	}
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
 	c.mountPage(app, i, h)

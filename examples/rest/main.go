@@ -68,7 +68,10 @@ func run(ctx context.Context, listener net.Listener, brokerURL, key string) erro
 	s := &service{tokens: token.NewKeyring(current), hub: h}
 	h.Of("/").OnConnect(s.connect)
 
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
 	mux.HandleFunc("POST /login", s.login)

@@ -41,7 +41,10 @@ func serveUsers(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
 		return s.Register(ctx, s.Handshake().Query.Get("user"))
 	})
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		return err
+	}
 	app := http.NewServeMux()
 	app.Handle("/socket.io/", sockets)
 	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})

@@ -65,7 +65,10 @@ func serve(t testing.TB, s setup) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine := transport.NewHandler(h, s.transport)
+	engine, err := transport.NewHandler(h, s.transport)
+	if err != nil {
+		t.Fatal(err)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", engine)
 	addr := listener.Addr().String()

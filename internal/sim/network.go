@@ -49,10 +49,13 @@ func (n *network) Addr() net.Addr { return &net.TCPAddr{} }
 // listen gives the node a transport. It returns what ends it.
 func (n *node) listen() (end func()) {
 	n.network = &network{conns: make(chan net.Conn), gone: make(chan struct{})}
-	handler := transport.NewHandler(engine.AttachFunc(n.accept), transport.Options{
+	handler, err := transport.NewHandler(engine.AttachFunc(n.accept), transport.Options{
 		QueueBytes: 8 << 10, // so that clients that stall can have too much
 		Logger:     slog.New(slog.DiscardHandler),
 	})
+	if err != nil {
+		panic(err)
+	}
 	server := transport.NewServer("", handler)
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	var wg sync.WaitGroup

@@ -84,7 +84,10 @@ func serveChild(brokerURL string) error {
 		return err
 	}
 	register(h)
-	handler := transport.NewHandler(h, transport.Options{Epoll: os.Getenv(epollEnv) != "", Logger: slog.New(slog.DiscardHandler)})
+	handler, err := transport.NewHandler(h, transport.Options{Epoll: os.Getenv(epollEnv) != "", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
 	server := transport.NewServer("", handler)
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	l, err := net.Listen("tcp", cmp.Or(os.Getenv(listenEnv), "127.0.0.1:0"))

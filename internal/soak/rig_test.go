@@ -188,7 +188,10 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	n.hub = h
 	register(h)
 	to.Logger = slog.New(slog.DiscardHandler)
-	n.handler = transport.NewHandler(h, to)
+	n.handler, err = transport.NewHandler(h, to)
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	n.server = transport.NewServer("", n.handler)
 	n.server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -55,7 +55,7 @@ func (s *Server) transportOptions(c *config.Config) transport.Options {
 	return transport.Options{
 		Path:           c.Client.Path,
 		NoUpgrade:      !c.Client.Upgrade,
-		Cookie:         c.Client.Cookie,
+		Cookie:         transport.Cookie{Name: c.Client.Cookie},
 		PingInterval:   c.Client.PingInterval,
 		PingTimeout:    c.Client.PingTimeout,
 		UpgradeTimeout: c.Client.UpgradeTimeout,

@@ -106,7 +106,9 @@ func (s *Server) build(ctx context.Context) error {
 			return errors.Join(err, b.Close())
 		}
 	}
-	s.sockets = transport.NewHandler(s.hub, s.transportOptions(c))
+	if s.sockets, err = transport.NewHandler(s.hub, s.transportOptions(c)); err != nil {
+		return errors.Join(err, b.Close())
+	}
 	s.api = newAPI(c, s.hub, s.sockets, s.log)
 	fresh, err := materialOf(c)
 	if err == nil {
