@@ -148,7 +148,10 @@ func mute(t *testing.T) string {
 		t.Fatal(err)
 	}
 	h.Of("/").On("echo", func(context.Context, *hub.Socket, *hub.Message) error { return nil })
-	sockets := transport.NewHandler(h, transport.Options{})
+	sockets, err := transport.NewHandler(h, transport.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewServer(sockets)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
