@@ -94,7 +94,8 @@ type Broker interface {
 	// itself, but for what is in it, is the caller's again afterwards.
 	//
 	// A node is counted while it is subscribed, and no longer than about five seconds after it died,
-	// froze or was cut off.
+	// froze or was cut off. A backend that counts acknowledgements answers Unknown within about a second
+	// if none comes from a node that may have the message; a zero is certain everywhere.
 	Publish(ctx context.Context, msgs ...Message) ([]Receipt, error)
 
 	// Subscribe returns nil once all subjects are live: a message published afterwards, by anyone, will

@@ -381,7 +381,7 @@ func testFrozen(t *testing.T, h Harness) {
 	if h.KeepsFrozen {
 		t.Log("a frozen node stays counted on this backend")
 	} else {
-		awaitNobody(t, p, "s")
+		awaitUncounted(t, h, p, "s")
 	}
 	thaw()
 	n.awaitState(nil)

@@ -13,18 +13,22 @@ const (
 	maxAckInboxes = 4096     // publishers to remember
 )
 
-// acks gathers the acknowledgements that this node owes, by publisher. It is owned by the goroutine
-// that feeds the dispatcher.
+// acks gathers the acknowledgements that this node owes: ranges of numbers, one message to each publisher
+// for all that was read at once. It is owned by the goroutine that reads.
 type acks struct {
 	conn *natsio.Conn
-	to   map[string]*ackTo // by inbox, without the dot at its end
-	owed bool              // something has not been sent
-	lost bool              // something could not be sent
+	to   map[string]*ackTo // by inbox, with the dot at its end
+	last *ackTo            // the one that was added to last
+	owed []*ackTo          // those with something to send
 }
 
+// ackTo is what is owed to one publisher.
 type ackTo struct {
-	subject string
-	pairs   []byte
+	inbox   string
+	ranges  []byte
+	first   uint64 // of the range that is not in ranges yet
+	n       uint64 // its length; 0: there is none
+	pending bool   // it is in owed
 }
 
 func newAcks(conn *natsio.Conn) *acks {
@@ -33,84 +37,101 @@ func newAcks(conn *natsio.Conn) *acks {
 
 // add acknowledges the message with this reply subject, if it is one of ours.
 func (a *acks) add(reply string) {
-	inbox, id, index, ok := splitReply(reply)
+	inbox, n, ok := splitReply(reply)
 	if !ok {
 		return
 	}
+	to := a.last
+	if to == nil || to.inbox != inbox {
+		to = a.publisher(inbox)
+	}
+	if to.n > 0 && n == to.first+to.n {
+		to.n++
+		return
+	}
+	to.endRange()
+	to.first, to.n = n, 1
+	if !to.pending {
+		to.pending = true
+		a.owed = append(a.owed, to)
+	}
+	if len(to.ranges) > maxAckBytes {
+		a.send(to)
+	}
+}
+
+func (a *acks) publisher(inbox string) *ackTo {
 	to := a.to[inbox]
 	if to == nil {
 		if len(a.to) >= maxAckInboxes {
-			a.lost = !a.flush() || a.lost
+			a.flush()
 			clear(a.to)
 		}
-		to = &ackTo{subject: inbox + "._"}
-		a.to[strings.Clone(inbox)] = to
+		to = &ackTo{inbox: strings.Clone(inbox)}
+		a.to[to.inbox] = to
 	}
-	if len(to.pairs) > maxAckBytes {
+	a.last = to
+	return to
+}
+
+func (t *ackTo) endRange() {
+	if t.n > 0 {
+		t.ranges = appendRange(t.ranges, t.first, t.n)
+		t.n = 0
+	}
+}
+
+// splitReply takes apart inbox.NUMBER. The inbox has the dot at its end.
+func splitReply(reply string) (inbox string, n uint64, ok bool) {
+	i := strings.LastIndexByte(reply, '.') + 1
+	if i <= 1 {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(reply[i:], 36, 63)
+	if err != nil {
+		return "", 0, false
+	}
+	return reply[:i], n, true
+}
+
+// flush sends what is owed. What cannot be sent is forgotten: its publishers will say that they do not know.
+func (a *acks) flush() {
+	for _, to := range a.owed {
 		a.send(to)
+		to.pending = false
 	}
-	to.pairs = binary.AppendUvarint(to.pairs, id)
-	to.pairs = binary.AppendUvarint(to.pairs, index)
-	a.owed = true
+	clear(a.owed)
+	a.owed = a.owed[:0]
 }
 
-// splitReply takes apart inbox.BATCH.INDEX.
-func splitReply(reply string) (inbox string, id, index uint64, ok bool) {
-	j := strings.LastIndexByte(reply, '.')
-	if j < 0 {
-		return "", 0, 0, false
-	}
-	i := strings.LastIndexByte(reply[:j], '.')
-	if i <= 0 {
-		return "", 0, 0, false
-	}
-	id, err := strconv.ParseUint(reply[i+1:j], 36, 64)
-	if err != nil {
-		return "", 0, 0, false
-	}
-	index, err = strconv.ParseUint(reply[j+1:], 36, 31)
-	if err != nil {
-		return "", 0, 0, false
-	}
-	return reply[:i], id, index, true
-}
-
-// flush sends what is owed, one message to each publisher, and reports whether everything since the
-// last flush could be sent. What could not is not owed any more: it must not be delivered.
-func (a *acks) flush() bool {
-	if a.owed {
-		for _, to := range a.to {
-			if len(to.pairs) > 0 {
-				a.send(to)
-			}
-		}
-	}
-	ok := !a.lost
-	a.owed, a.lost = false, false
-	return ok
-}
-
-// drop forgets what is owed.
-func (a *acks) drop() {
-	if !a.owed {
-		return
-	}
-	for _, to := range a.to {
-		to.pairs = to.pairs[:0]
-	}
-	a.owed, a.lost = false, false
+func (a *acks) send(to *ackTo) {
+	to.endRange()
+	_ = a.conn.Publish(to.inbox+ackTail, to.ranges)
+	to.ranges = to.ranges[:0]
 }
 
 // trim forgets publishers, once in a while, so that those that are gone are not kept.
 func (a *acks) trim() {
-	if !a.owed {
+	if len(a.owed) == 0 {
 		clear(a.to)
+		a.last = nil
 	}
 }
 
-func (a *acks) send(to *ackTo) {
-	if a.conn.Publish(to.subject, to.pairs) != nil {
-		a.lost = true
+// appendRange appends n numbers from first on.
+func appendRange(dst []byte, first, n uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(dst, first), n)
+}
+
+// cutRange undoes appendRange.
+func cutRange(data []byte) (first, n uint64, rest []byte, ok bool) {
+	first, i := binary.Uvarint(data)
+	if i <= 0 {
+		return 0, 0, nil, false
 	}
-	to.pairs = to.pairs[:0]
+	n, j := binary.Uvarint(data[i:])
+	if j <= 0 {
+		return 0, 0, nil, false
+	}
+	return first, n, data[i+j:], true
 }

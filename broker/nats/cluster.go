@@ -2,6 +2,8 @@ package nats
 
 import (
 	"errors"
+	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,75 +14,74 @@ import (
 )
 
 const (
-	// settle is how long a broker that has come to a server listens for others before it counts on
-	// having heard of all. It has to be longer than a route of the cluster takes there and back.
-	settle = 100 * time.Millisecond
+	// listenTime is how long a broker that has come to a server listens for brokers at other servers before
+	// it counts on having heard of all. It has to be longer than a route takes there and back. A server
+	// without a cluster is most likely alone.
+	listenTime      = 100 * time.Millisecond
+	listenTimeAlone = 40 * time.Millisecond
 
 	// serverPatience is how long a confirmation waits for a server where somebody was, and
 	// joinPatience how long join does.
 	serverPatience = time.Second
 	joinPatience   = 300 * time.Millisecond
 
-	markAgain = 100 * time.Millisecond // between marks to a server that does not answer
+	askAgain = 100 * time.Millisecond // between questions to a server that does not answer
 
 	// lateLoss is how long before its death a server may have taken what it never passed on.
 	lateLoss = 2 * time.Second
-
-	forgetServer = 5 * time.Minute // after its last answer
-	maxServers   = 1024
-	clusterQueue = 4096 // messages that nats.go has read and loop has not
 )
 
 var (
-	errJoining   = errors.New("the server is still greeting")
-	errRoute     = errors.New("nats: the servers did not hear each other")
-	errMovedAway = errors.New("nats: a publisher has lost its server")
+	errConnecting = errors.New("the server is still greeting")
+	errRoute      = errors.New("nats: the servers did not hear each other")
+	errMovedAway  = errors.New("nats: a publisher has lost its server")
 )
 
-// cluster confirms across the servers of a cluster, where interest travels from server to server a
-// little behind the answer of one's own.
+// cluster confirms across servers, where interest travels from server to server a little behind the answer
+// of one's own.
 //
-// What one server passes to another keeps its order, interest and messages alike. So when a mark that
+// What one server passes to another keeps its order, interest and messages alike. So when a question that
 // we sent behind our SUBs is answered by a broker at another server, that server knows of them. For
 // that every broker, also one that only publishes, is in a queue group of its server on two subjects,
-// of which a mark reaches one broker:
+// of which a question reaches one broker:
 //
 //	prefix.c.ID   one at the server ID; the server says 503 if there is none
 //	prefix.m      one at each server: to find out where somebody is
 //
-// A broker that comes to a server says so on prefix.c, before it publishes anything, and waits until a
-// mark that it sent behind that is answered: whoever subscribes after that counts it in, and what was
-// subscribed before has arrived by the time of the answer.
+// A broker that comes to a server says so on prefix.c, and waits until a question that it sent behind that
+// is answered: whoever subscribes after that counts it in, and what was subscribed before has arrived by
+// the time of the answer. It has joined then. What it publishes before is passed on at once, but that
+// nobody is there is not certain yet.
 //
-// On a server that belongs to no cluster nothing of this happens.
+// This holds for the routes of a cluster and for leaf nodes, which keep one order for all. It does not hold
+// between clusters: a gateway sends interest and messages on different connections. So as soon as somebody
+// is heard of in a cluster of another name, that nobody is there is never certain.
 type cluster struct {
 	conn  *natsio.Conn
 	link  *link
+	log   *slog.Logger
 	base  time.Time // of the stamps
 	hello string    // subject: "prefix.c"
 	all   string    // subject: "prefix.m"
 	inbox string    // with the dot at its end
+	in    chan *natsio.Msg
 
-	spawn  func(func()) bool // runs a goroutine that Close waits for; false after Close
-	closed <-chan struct{}   // closed by Close
-	gone   <-chan struct{}   // closed when loop is to end
+	closed  <-chan struct{} // closed by Close
+	joined  atomic.Uint64   // epoch in which there is nothing left to do
+	wrote   atomic.Int64    // stamp of the last Publish
+	foreign atomic.Bool     // somebody is in another cluster
+	warned  atomic.Bool     // the log says so
 
-	turn   chan struct{}    // capacity 1; held by join
-	joined atomic.Uint64    // epoch in which there is nothing left to do
-	wrote  atomic.Int64     // stamp of the last Publish
-	again  atomic.Bool      // rejoin is at work
-	in     chan *natsio.Msg // owned by join; nil before there is a cluster
+	subs []*natsio.Subscription // owned by keep; hello, and two of the queue group
 
 	mu      sync.Mutex
-	here    string                 // guarded by mu; server ID, empty without a cluster
+	here    place                  // guarded by mu
 	epoch   epoch                  // guarded by mu; that here is of
 	entered time.Time              // guarded by mu; when join succeeded in it, or zero
 	eldest  time.Time              // guarded by mu; since when somebody has been here, as far as known
-	subs    []*natsio.Subscription // guarded by mu; hello, inbox, and two of the queue group
-	own     int64                  // guarded by mu; the last stamp that our server has returned
 	last    int64                  // guarded by mu; the last stamp that was given out
 	servers map[string]*server     // guarded by mu; other ones, by ID
-	changed chan struct{}          // guarded by mu; closed and replaced when own or servers change
+	changed chan struct{}          // guarded by mu; closed and replaced when servers change
 	missed  func(time.Time, error) // guarded by mu; nil while there is no Run
 }
 
@@ -88,14 +89,13 @@ func newCluster(b *Broker) *cluster {
 	return &cluster{
 		conn:    b.conn,
 		link:    b.link,
+		log:     b.log,
 		base:    time.Now(),
 		hello:   b.names.cluster,
-		all:     b.names.marks,
-		inbox:   b.conn.NewInbox() + ".",
-		spawn:   b.spawn,
+		all:     b.names.all,
+		inbox:   b.inbox + clusterTail,
+		in:      b.in,
 		closed:  b.closed,
-		gone:    b.gone,
-		turn:    make(chan struct{}, 1),
 		servers: make(map[string]*server),
 		changed: make(chan struct{}),
 	}
@@ -114,100 +114,67 @@ func (c *cluster) changeLocked() {
 	c.changed = make(chan struct{})
 }
 
-// isClustered reports whether the server of epoch e, in which join has returned nil, is in a cluster.
-func (c *cluster) isClustered() bool {
+// isJoined reports whether the others know where we are.
+func (c *cluster) isJoined() bool { return c.joined.Load() == c.link.current().n }
+
+// isCertain reports whether nobody is there if our own server says so of what we publish now.
+func (c *cluster) isCertain() bool { return c.isJoined() && !c.foreign.Load() }
+
+// isAlone reports whether there is no broker at any other server, as far as is known.
+func (c *cluster) isAlone() bool {
+	if !c.isCertain() {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.here != ""
+	return len(c.servers) == 0
 }
 
-// join makes this broker known to the others, once in each epoch. It may block as long as the
-// connection does.
-func (c *cluster) join(e epoch, deadline time.Time, closed <-chan struct{}) error {
-	if c.joined.Load() == e.n {
-		return nil
-	}
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-e.down:
+// join makes this broker known to the others, once in each epoch.
+func (c *cluster) join(e epoch) error {
+	here := place{c.conn.ConnectedServerId(), clusterTag(c.conn.ConnectedClusterName())}
+	if !c.link.is(e) {
 		return errReplaced
-	case <-closed:
-		return broker.ErrClosed
 	}
-	if c.joined.Load() == e.n {
-		return nil
+	if here.id == "" {
+		return errConnecting
 	}
-	id, clustered := c.conn.ConnectedServerId(), c.conn.ConnectedClusterName() != ""
-	switch {
-	case c.link.current().n != e.n:
-		return errReplaced
-	case id == "":
-		return errJoining
-	case !clustered:
-		c.mu.Lock()
-		c.here, c.epoch = "", e
-		c.mu.Unlock()
-	default:
-		if err := c.enter(e, id, deadline, closed); err != nil {
-			return err
-		}
-	}
-	c.joined.Store(e.n)
-	return nil
-}
-
-// enter takes our place at a server and waits until the others know.
-func (c *cluster) enter(e epoch, id string, deadline time.Time, closed <-chan struct{}) error {
-	lost := c.moved(id)
-	if err := c.subscribe(id); err != nil {
+	lost := c.moved(here.id)
+	if err := c.subscribe(here.id); err != nil {
 		return err
 	}
-	if err := c.conn.Publish(c.hello, appendHello(nil, id, lost)); err != nil {
+	if err := c.conn.Publish(c.hello, appendHello(nil, here, lost)); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.here, c.epoch = id, e // and not before: nobody gets an answer ahead of the hello
+	c.here, c.epoch = here, e // and not before: nobody gets an answer ahead of the hello
 	c.eldest, c.entered = e.since, time.Time{}
 	clear(c.servers) // those that are still there will answer
 	c.mu.Unlock()
-	timer := time.NewTimer(settle)
-	defer timer.Stop()
+	wait := listenTimeAlone / 2
+	if here.cluster != "" {
+		wait = listenTime / 2
+	}
 	for range 2 { // the second is for those who had come at the same time, and had not heard of us
 		if err := c.look(); err != nil {
 			return err
 		}
-		timer.Reset(settle / 2)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-e.down:
 			return errReplaced
-		case <-closed:
+		case <-c.closed:
 			return broker.ErrClosed
 		}
 	}
-	if err := c.confirm(e, joinPatience, deadline, closed); err != nil {
+	if err := c.confirm(e, joinPatience, time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.entered = time.Now()
+	c.mu.Unlock()
+	c.joined.Store(e.n)
 	return nil
-}
-
-// rejoin joins in the background. Who only publishes, and has not lately, learns from the marks of
-// others that it is at another server.
-func (c *cluster) rejoin(e epoch) {
-	if e.ended() || !c.again.CompareAndSwap(false, true) {
-		return
-	}
-	join := func() {
-		defer c.again.Store(false)
-		_ = c.join(e, time.Now().Add(timeout), c.closed) // there will be other marks
-	}
-	if !c.spawn(join) {
-		c.again.Store(false)
-	}
 }
 
 // published says that something was published just now.
@@ -217,7 +184,7 @@ func (c *cluster) published() { c.wrote.Store(int64(time.Since(c.base))) }
 func (c *cluster) moved(to string) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.here == "" || c.here == to {
+	if c.here.id == "" || c.here.id == to {
 		return 0
 	}
 	ended, wrote := c.epoch.ending(), c.wrote.Load()
@@ -227,57 +194,124 @@ func (c *cluster) moved(to string) time.Duration {
 	return time.Since(ended) + lateLoss
 }
 
-// subscribe makes the subscriptions, of which those of the queue group bear the name of the server.
+// subscribe makes the subscriptions, of which those of the queue group bear the ID of the server.
 func (c *cluster) subscribe(id string) error {
-	c.mu.Lock()
-	subs, here := c.subs, c.here
-	c.mu.Unlock()
-	if here == id && len(subs) == 4 {
+	if len(c.subs) == 3 && c.subs[2].Queue == id {
 		return nil
 	}
-	const plain = 2
-	if c.in == nil {
-		in := make(chan *natsio.Msg, clusterQueue)
-		if !c.spawn(func() { c.loop(in) }) {
-			return broker.ErrClosed
-		}
-		c.in = in
+	c.unsubscribe()
+	hello, err := c.conn.ChanSubscribe(c.hello, c.in)
+	if err != nil {
+		return err
 	}
-	for i := len(subs); i < plain; i++ {
-		sub, err := c.conn.ChanSubscribe([plain]string{c.hello, c.inbox + ">"}[i], c.in)
-		if err != nil {
-			return err
-		}
-		subs = append(subs, sub)
-		c.keep(subs)
-	}
-	for _, sub := range subs[plain:] {
-		_ = sub.Unsubscribe() // fails only if the connection is closed
-	}
-	subs = subs[:plain:plain]
+	c.subs = append(c.subs, hello)
 	for _, subject := range []string{c.hello + "." + id, c.all} {
 		sub, err := c.conn.ChanQueueSubscribe(subject, id, c.in)
 		if err != nil {
 			return err
 		}
-		subs = append(subs, sub)
-		c.keep(subs)
+		c.subs = append(c.subs, sub)
 	}
 	return nil
 }
 
-func (c *cluster) keep(subs []*natsio.Subscription) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.subs = subs
-}
-
-// end gives the subjects back to the application's connection.
-func (c *cluster) end() {
-	c.mu.Lock()
-	subs := c.subs
-	c.mu.Unlock()
-	for _, sub := range subs {
+// unsubscribe ends the subscriptions: what is wrong with them the next join mends.
+func (c *cluster) unsubscribe() {
+	for _, sub := range c.subs {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
+	c.subs = nil
+}
+
+// look asks at each server where somebody is, to learn which those are, and again at each that is known: if
+// the route to it is broken, our own server says so.
+func (c *cluster) look() error {
+	c.mu.Lock()
+	stamp, here := c.nowLocked(), c.here
+	var known []string
+	for id, s := range c.servers {
+		if s.present {
+			known = append(known, id)
+		}
+	}
+	c.mu.Unlock()
+	if err := c.conn.PublishRequest(c.all, c.reply(stamp, ""), appendHello(nil, here, 0)); err != nil {
+		return err
+	}
+	for _, id := range known {
+		if err := c.ask(id, stamp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask asks a broker at a server. The reply says of which, for the 503 of our own server.
+func (c *cluster) ask(id string, stamp int64) error {
+	return c.conn.PublishRequest(c.hello+"."+id, c.reply(stamp, "."+id), nil)
+}
+
+func (c *cluster) reply(stamp int64, end string) string {
+	return c.inbox + strconv.FormatInt(stamp, 36) + end
+}
+
+// confirm returns nil when every other server where somebody is knows of every change that our own server
+// had taken, in epoch e. A server that was heard of and does not answer in time does not count: if it comes
+// back, there was a gap.
+func (c *cluster) confirm(e epoch, patience time.Duration, deadline time.Time) error {
+	c.mu.Lock()
+	stamp := c.nowLocked()
+	c.mu.Unlock()
+	impatient := time.NewTimer(min(patience, time.Until(deadline)))
+	defer impatient.Stop()
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for again, enough := false, false; ; {
+		missing, unasked, changed := c.answers(stamp, again, enough)
+		if missing == 0 {
+			return nil
+		}
+		for _, id := range unasked {
+			if err := c.ask(id, stamp); err != nil {
+				return err
+			}
+		}
+		again = false
+		select {
+		case <-changed:
+		case <-tick.C:
+			again = true
+		case <-impatient.C:
+			enough = true
+		case <-e.down:
+			return errReplaced
+		case <-c.closed:
+			return broker.ErrClosed
+		}
+		if !c.link.is(e) {
+			return errReplaced
+		}
+	}
+}
+
+// answers says how many servers have not answered a question with a stamp or a later one, and which of them
+// have to be asked. Again means all of them, enough that they are given up.
+func (c *cluster) answers(stamp int64, again, enough bool) (missing int, unasked []string, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, s := range c.servers {
+		if !s.present || s.answered >= stamp {
+			continue
+		}
+		if enough {
+			s.leave()
+			continue
+		}
+		missing++
+		if again || s.asked < stamp {
+			s.asked = stamp
+			unasked = append(unasked, id)
+		}
+	}
+	return missing, unasked, c.changed
 }

@@ -18,6 +18,7 @@ type gaps struct {
 	subjects map[string]struct{} // guarded by mu; nil: all
 	cause    error               // guarded by mu; the first
 	ended    []broker.Gap        // guarded by mu; to be told
+	lost     []broker.Gap        // guarded by mu; subjects that the server has ended, to be told
 }
 
 // open says that something was missed after from: on a subject, or on any if it is empty.
@@ -55,11 +56,22 @@ func (g *gaps) end(to time.Time) {
 	g.isOpen, g.subjects = false, nil
 }
 
-// take returns the gaps that have ended since the last time.
-func (g *gaps) take() []broker.Gap {
+// lose adds subjects that the server has ended: since the open gap began, or else a time.
+func (g *gaps) lose(lost broker.Gap, since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ended := g.ended
-	g.ended = nil
-	return ended
+	if g.isOpen {
+		since = g.from
+	}
+	lost.From = since
+	g.lost = append(g.lost, lost)
+}
+
+// take returns the gaps that have ended, and the subjects that were lost, since the last time.
+func (g *gaps) take() (ended, lost []broker.Gap) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended, lost = g.ended, g.lost
+	g.ended, g.lost = nil, nil
+	return ended, lost
 }

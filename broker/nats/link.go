@@ -77,6 +77,7 @@ func linkOf(conn *natsio.Conn) (*link, error) {
 	case conn.IsConnected() && !conn.HeadersSupported():
 		return nil, errors.New("nats: the server is older than 2.2, and cannot tell that nobody is subscribed")
 	default:
+		l.handleErrors(conn)
 		return l, nil
 	}
 	return nil, errors.New("nats: the connection was not made with ConnectOptions: " + wrong)
@@ -90,9 +91,16 @@ type link struct {
 
 	mu        sync.Mutex
 	now       epoch                  // guarded by mu
+	renewed   chan struct{}          // guarded by mu; closed and replaced when now is
 	wire      *wire                  // guarded by mu; nil before the first
 	cause     error                  // guarded by mu; why the current one has ended
-	followers map[*follower]struct{} // guarded by mu
+	handles   bool                   // guarded by mu; handleErrors was called
+	listeners map[*listener]struct{} // guarded by mu
+}
+
+// listener is told of every error that nats.go reports of the connection.
+type listener struct {
+	told func(error) // must not block
 }
 
 // epoch is the time of one network connection.
@@ -129,70 +137,94 @@ func (e epoch) ended() bool {
 func newLink(dial func(network, address string) (net.Conn, error)) *link {
 	down := make(chan struct{})
 	close(down)
-	return &link{dial: dial, now: epoch{down: down, end: new(time.Time)}, cause: errors.New("not connected")}
+	return &link{
+		dial:      dial,
+		now:       epoch{down: down, end: new(time.Time)},
+		renewed:   make(chan struct{}),
+		cause:     errors.New("not connected"),
+		listeners: make(map[*listener]struct{}),
+	}
 }
 
 // Dial implements nats.CustomDialer.
 func (l *link) Dial(network, address string) (net.Conn, error) {
 	c, err := l.dial(network, address)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err != nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
 		if l.now.ended() {
 			l.cause = err
 		}
 		return nil, err
 	}
 	w := &wire{Conn: c, link: l}
-	l.mu.Lock()
 	if !l.now.ended() {
 		l.now.close()
 	}
-	n := l.now.n + 1
-	l.now = epoch{n: n, since: time.Now(), down: make(chan struct{}), end: new(time.Time)}
+	l.now = epoch{n: l.now.n + 1, since: time.Now(), down: make(chan struct{}), end: new(time.Time)}
 	l.wire, l.cause = w, nil
-	followers := slices.Collect(maps.Keys(l.followers))
-	l.mu.Unlock()
-	for _, f := range followers {
-		f.replaced(n)
-	}
+	close(l.renewed)
+	l.renewed = make(chan struct{})
 	return w, nil
 }
 
-// follower is told of each new network connection. That is between what nats.go has read from the one
-// before, all of which is in the channels of its subscriptions by then, and what it reads from the new
-// one: nats.go waits for its reading goroutine to end before it dials.
-type follower struct {
-	replaced func(n uint64) // may block for a moment
-}
-
-// follow tells f of each network connection from now on, and returns the number of the current one.
-func (l *link) follow(f *follower) uint64 {
+// handleErrors has listeners told of what nats.go reports, before the application's own handler.
+func (l *link) handleErrors(conn *natsio.Conn) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.followers == nil {
-		l.followers = make(map[*follower]struct{})
+	first := !l.handles
+	l.handles = true
+	l.mu.Unlock()
+	if !first {
+		return
 	}
-	l.followers[f] = struct{}{}
-	return l.now.n
+	application := conn.ErrorHandler()
+	conn.SetErrorHandler(func(c *natsio.Conn, s *natsio.Subscription, err error) {
+		l.mu.Lock()
+		listeners := slices.Collect(maps.Keys(l.listeners))
+		l.mu.Unlock()
+		for _, h := range listeners {
+			h.told(err)
+		}
+		if application != nil {
+			application(c, s, err)
+		}
+	})
 }
 
-func (l *link) unfollow(f *follower) {
+func (l *link) listen(h *listener) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.followers, f)
+	l.listeners[h] = struct{}{}
+}
+
+func (l *link) unlisten(h *listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.listeners, h)
 }
 
 func (l *link) current() epoch {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.now
+	e, _ := l.watch()
+	return e
 }
 
-// why returns why there is no connection; nil if there is one.
+// watch also returns a channel that is closed when there is another epoch.
+func (l *link) watch() (e epoch, renewed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now, l.renewed
+}
+
+// is reports whether e is the current epoch, and has not ended.
+func (l *link) is(e epoch) bool { return l.current().n == e.n && !e.ended() }
+
+// why returns why there is no connection.
 func (l *link) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.cause == nil {
+		return errReplaced
+	}
 	return l.cause
 }
 

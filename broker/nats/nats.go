@@ -1,46 +1,55 @@
 // Package nats is the driver for NATS core: one ordered connection carries everything of a node.
 //
 // A subject becomes prefix.s.SUBJECT with whatever NATS cannot carry escaped, or prefix.h.HASH if that
-// would be long. Receivers acknowledge on the reply subject of a message, so a [broker.Reach] is
-// exactly zero or at least one: those nodes that have acknowledged it within one more round trip to the
-// server are counted, which with two or three nodes that are up is nearly always all of them.
+// would be long.
 //
-// Zero is certain, and takes as long as it takes to be so. Where nobody is subscribed the server says so at
-// once ("no responders"); where somebody has just left, or leaves and comes back, it takes 0.1 to 0.3
-// seconds; and otherwise whoever has not acknowledged within 3.5 seconds is told that it is too late, and
-// drops the message into a gap if it wakes up. A node delivers a message when the server has its
-// acknowledgement, one round trip after it has read it. If a publisher's connection is replaced while it
-// waits, the reach is unknown.
+// # Receipts
+//
+// A node acknowledges what it takes, many messages at a time, and delivers at once. A receipt is
+//
+//   - at least one, as soon as one node has acknowledged;
+//   - exactly zero, at once, where the server says that nobody is subscribed;
+//   - unknown, after a second, where neither comes: a node that had the message is dying, frozen or cut off,
+//     or ended its subscription in that instant. It may have delivered the message.
+//
+// If the server is silent, or the connection is replaced before it is known that the server has the message,
+// Publish fails with [broker.ErrUnavailable].
+//
+// # Subscriptions
+//
+// The server confirms every subscription. What it refuses, because of a permission or a limit, fails with
+// [broker.ErrRefused], and nothing else does. What it ends later (it says so when permissions have changed), or
+// does not restore after a reconnect, is told to Handler.Lost. A node also asks every second for some of its
+// rooms, for each about once in five minutes, by a message to itself: a subscription that has ended without a word
+// is found by that.
 //
 // A user with restricted permissions needs to publish and to subscribe to prefix.> and to the inboxes,
-// _INBOX.> unless the connection has an inbox prefix of its own.
+// _INBOX.> unless the connection has an inbox prefix of its own. While some of that is refused a node is not
+// up, and tries again every second.
 //
-// # Clusters
+// # Several servers
 //
 // A node knows all servers of a cluster from the one that it has reached, and goes to another when its
 // own dies or sends it away. Interest travels from server to server a little behind the answer of one's
-// own, so in a cluster Subscribe and Unsubscribe also wait for every other server where a broker of this
-// prefix is, one that only publishes included: brokers answer for their servers. That is one message
-// there and back for each such server, and brokers look for each other twice a second; a broker that
-// comes to a server first listens for 0.1 seconds, so its first Publish or Subscribe there takes that
-// long. On a single server nothing of this happens. What holds, and what does not:
+// own, so Subscribe and Unsubscribe also wait for every other server where a broker of this prefix is, one
+// that only publishes included: brokers answer for their servers. That is one message there and back for each
+// such server, and nodes look for each other twice a second. A broker that comes to a server listens for others
+// for 0.1 seconds, 0.04 on a server without a cluster; until then a receipt of zero waits. This holds for
+// clusters and for leaf nodes alike. What holds, and what does not:
 //
 //   - When Subscribe returns, what is published at any server by a broker of this prefix arrives, or lies
 //     in a gap. A server where somebody was and that has not answered for a second is not waited for; if
 //     it comes back, that is a gap.
 //   - A route between servers that breaks for half a second or longer is a gap for the nodes on either
 //     side once it is whole again, but while it is broken a receipt counts only who can be reached.
-//   - Zero is certain at once where no server passes the message on. Where one did, and nobody
-//     acknowledges it, the reach is unknown if any server where somebody was has been out of reach since;
-//     what is not seen is a route that breaks and is whole again within a tenth of a second, or that
-//     holds acknowledgements up for longer than half a second while all on the far side are frozen.
 //   - A publisher that moves because its server has died may have published what that server never
 //     passed on. It tells the nodes, and they report a gap, if it had published in the last two seconds.
 //     If the publisher dies with its server nobody can tell.
 //   - Two brokers that come to servers at the same time, each as the first there, over a route that takes
-//     longer than 0.1 seconds there and back, may hear of each other only half a second later: a gap.
-//   - Between clusters (gateways, leaf nodes) and from publishers that are not of this package nothing is
-//     confirmed: interest arrives there when it does.
+//     longer there and back than they listen, may hear of each other only half a second later: a gap.
+//   - Between clusters with names of their own (gateways) nothing can be confirmed: interest arrives there when it
+//     does. As soon as a broker is heard of in another cluster the log says so, and receipts say unknown in
+//     the place of zero.
 //   - Each publisher's order holds at every server. When a publisher moves, what it had published before
 //     is ahead of what it publishes then unless it was held up for longer than the move took, a tenth of a
 //     second at least.
@@ -86,22 +95,36 @@ type Broker struct {
 	owned      bool         // immutable
 	link       *link        // immutable; what conn runs on
 	names      names        // immutable
+	inbox      string       // immutable; what comes to us alone begins with it; with a dot at its end
+	question   string       // immutable; the reply subject of questions to ourselves
 	maxPending int          // immutable
 	log        *slog.Logger // immutable
 
 	lanes    *lane.Lanes
 	receipts *receipts
-	interest *interest
+	rooms    *rooms
 	cluster  *cluster
+	refusals refusals
+	listener listener
+	run      atomic.Pointer[run] // nil while there is no Run
+
+	in      chan *natsio.Msg // from nats.go to read
+	fence   *natsio.Msg      // put into in by flush
+	fenced  chan struct{}    // read has come to the fence
+	dropped atomic.Uint64    // times at which nats.go may have dropped something
+
+	own       *natsio.Subscription // owned by keep; of the inbox; nil while there is none
+	listening chan struct{}        // closed by keep when the inbox is subscribed
 
 	closed  chan struct{} // closed by Close
 	started chan struct{} // closed when Run begins
 	stopped chan struct{} // closed when Run begins to end
-	gone    chan struct{} // closed when Close has waited for Run and the lanes
+	gone    chan struct{} // closed when Close has waited for Run, the lanes and keep
 
 	up      atomic.Bool    // messages make the round trip, as State was told
 	running sync.WaitGroup // Run; Add under mu
-	reading sync.WaitGroup // what spawn has started; Add under mu
+	keeping sync.WaitGroup // keep
+	reading sync.WaitGroup // read
 
 	mu       sync.Mutex
 	isClosed bool // guarded by mu
@@ -137,21 +160,37 @@ func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	inbox := conn.NewInbox() + "."
 	b := &Broker{
 		conn:       conn,
 		link:       l,
 		names:      newNames(o.Prefix),
+		inbox:      inbox,
+		question:   inbox + questionTail,
 		maxPending: o.MaxPending,
 		log:        o.Logger,
+		rooms:      newRooms(),
+		in:         make(chan *natsio.Msg, readQueue),
+		fence:      new(natsio.Msg),
+		fenced:     make(chan struct{}),
+		listening:  make(chan struct{}),
 		closed:     make(chan struct{}),
 		started:    make(chan struct{}),
 		stopped:    make(chan struct{}),
 		gone:       make(chan struct{}),
+		refusals: refusals{
+			wake:   make(chan struct{}, 1),
+			rooms:  make(map[string]error),
+			silent: make(map[string]struct{}),
+		},
 	}
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
-	b.interest = newInterest()
 	b.cluster = newCluster(b)
 	b.receipts = newReceipts(b)
+	b.listener = listener{b.told}
+	l.listen(&b.listener)
+	b.reading.Go(b.read) // Close waits for both
+	b.keeping.Go(b.keep)
 	return b, nil
 }
 
@@ -164,28 +203,10 @@ func checkMessage(m broker.Message) error {
 
 var errEmptySubject = errors.New("nats: empty subject")
 
-// Publish implements [broker.Broker]. A message on which nobody acknowledges takes 3.5 seconds, unless
-// the server says that nobody is subscribed; other calls do not wait for it.
+// Publish implements [broker.Broker]. A message that nobody acknowledges takes a second, unless the server
+// says that nobody is subscribed; other calls do not wait for it.
 func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
 	return b.lanes.Publish(ctx, msgs...)
-}
-
-// listen starts to read what comes back, once. It may block as long as the connection does.
-func (b *Broker) listen() error {
-	return b.receipts.start(func() bool {
-		return b.spawn(func() { b.receipts.loop(b.gone) })
-	})
-}
-
-// spawn runs a goroutine that Close waits for, unless the broker is closed.
-func (b *Broker) spawn(f func()) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.isClosed {
-		return false
-	}
-	b.reading.Go(f)
-	return true
 }
 
 // Close implements [broker.Broker]. It waits for Run, and so must not be called from a Handler.
@@ -206,11 +227,12 @@ func (b *Broker) Close() error {
 	}
 	b.lanes.Wait()
 	b.running.Wait()
+	b.keeping.Wait()
+	b.link.unlisten(&b.listener)
 	if b.owned {
 		b.conn.Close()
 	} else {
-		b.receipts.end()
-		b.cluster.end()
+		b.leave()
 	}
 	close(b.gone)
 	b.reading.Wait()

@@ -1,11 +1,10 @@
 package nats
 
 import (
-	"encoding/binary"
+	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	natsio "github.com/nats-io/nats.go"
@@ -14,245 +13,99 @@ import (
 	"tether/broker/internal/lane"
 )
 
-const inboxQueue = 1 << 15 // answers that nats.go has read and we have not
-
-// receipts reads what comes back for what we published. It has one inbox. Numbers are in base 36, whose
-// letters are small:
-//
-//	inbox.BATCH          the mark that we publish behind a batch: the server has taken all of it
-//	inbox.BATCH.INDEX    the reply subject of one message, for the server's "no responders"
-//	inbox.BATCH.INDEX._  the same of a question, and
-//	inbox.BATCH.INDEX.-  of a cancellation; see verdict
-//	inbox._              acknowledgements of receivers, as pairs of uvarints
-//	inbox.R.NUMBER       the mark of a round, which gathers acknowledgements
-//	inbox.V.NUMBER       the mark of a verdict
-//	inbox.P              a probe: the link is alive
-//
-// All that has to do with one receipt comes through this inbox on one connection, in the order in which
-// the server has sent it, and loop reads it in that order.
-type receipts struct {
-	conn      *natsio.Conn
-	link      *link
-	alive     func()                              // tells the lanes that publishers wait for other nodes, not for the backend
-	clustered func() bool                         // cluster.isClustered
-	intact    func(e epoch, since time.Time) bool // cluster.intact
-	spawn     func(func()) bool                   // runs a goroutine that Close waits for; false after Close
-	inbox     string                              // with the dot at its end
-	in        chan *natsio.Msg                    // immutable after start
-	wake      chan struct{}                       // capacity 1; the first batch has begun to wait
-	busy      atomic.Bool                         // an inquiry is being sent
-	out       []answer                            // owned by loop; to be given
-
-	mu      sync.Mutex
-	started bool                 // guarded by mu
-	sub     *natsio.Subscription // guarded by mu; nil before start
-	last    uint64               // guarded by mu; the last number given out
-	open    map[uint64]*batch    // guarded by mu; those that something is still missing of
-	waiting []*batch             // guarded by mu; for acknowledgements, by deadline
-	fresh   []ref                // guarded by mu; acknowledged, and in no round yet
-	rounds  []round              // guarded by mu; under way, by number
-	flying  uint64               // guarded by mu; the number of the round whose mark is under way, or 0
-	verdict *verdict             // guarded by mu; under way, or nil
-}
-
-// fate is what is known of one message.
-type fate uint8
-
 const (
-	unknown      fate = iota
-	nobody            // the server said so, and it is certain
-	absent            // our own server of a cluster says so now; see verdict
-	denied            // a node that is up says that it did not take it
-	acknowledged      // by some nodes
-	answered          // the publisher has been told
-	failed            // not sent
+	// ackWait is how long a publisher waits for an acknowledgement before it says that it does not know.
+	ackWait = time.Second
+
+	// lookTick is the time between two looks at what waits.
+	lookTick = 50 * time.Millisecond
 )
 
-// isOpen reports whether nothing is certain yet of a message that was sent.
-func (f fate) isOpen() bool { return f == unknown || f == absent || f == denied }
+// receipts holds the messages that wait to be acknowledged. A message is told of in one of these ways:
+//
+//   - a node acknowledges it: at least one node took it;
+//   - the server says that nobody is subscribed: certainly none;
+//   - neither within ackWait, though the server has taken it: unknown;
+//   - the server is silent, or the connection is replaced: the backend is unavailable.
+type receipts struct {
+	conn    *natsio.Conn
+	link    *link
+	alive   func() // tells the lanes that publishers wait for other nodes, not for the backend
+	cluster *cluster
+	inbox   string        // with the dot at its end
+	wake    chan struct{} // capacity 1; the first message has begun to wait
 
-// wait is how long an open message waits to be acknowledged before it is cancelled.
-func (f fate) wait() time.Duration {
-	switch f {
-	case absent:
-		return 0
-	case denied:
-		return deniedWait
-	}
-	return ackWait
+	next    uint64 // owned by send; the number of the next message
+	scratch []slot // owned by send
+
+	mu    sync.Mutex
+	first uint64 // guarded by mu; number of slots[0]
+	slots []slot // guarded by mu; by number; those in front wait, or there are none
+	sent  []sent // guarded by mu; what the slots were sent in, oldest first
+	taken uint64 // guarded by mu; the server has taken everything up to this number
 }
 
-// batch is what was sent with one mark; its other fields are guarded by receipts.mu.
-type batch struct {
-	id     uint64
-	begun  time.Time
-	marked chan struct{} // closed when the mark is back
-
-	isMarked bool
-	fates    []fate
-	nodes    []uint16       // that have acknowledged it, by message
-	wires    []string       // by message; nil until the batch is written
-	pending  []lane.Pending // by message; nil until the batch waits for acknowledgements
-	left     int            // messages that are not answered, while it waits
-	deadline time.Time      // for acknowledgements
-	asked    time.Time      // when it was last asked about
-	epoch    uint64         // 0 if an acknowledgement may have been lost
-	dropped  int            // answers that nats.go had dropped when the batch was sent
+// slot is one message.
+type slot struct {
+	lane.Pending
+	wire  string // the subject of the server
+	reply string
+	waits bool
+	none  bool // the server says that nobody is subscribed, and other servers may know better
 }
 
-// ref is one message of a batch.
-type ref struct {
-	b *batch
-	i int
+// sent is one batch.
+type sent struct {
+	end   uint64 // one past its last number
+	at    time.Time
+	epoch epoch
 }
 
 // answer is what a publisher is to be told.
 type answer struct {
 	lane.Pending
 	reach broker.Reach
+	err   error
 }
+
+func (a answer) give() {
+	if a.err != nil {
+		a.Fail(a.err)
+	} else {
+		a.Took(a.reach)
+	}
+}
+
+var (
+	unknown = broker.Reach{Bound: broker.Unknown}
+	atLeast = broker.Reach{Nodes: 1, Bound: broker.AtLeast}
+)
 
 func newReceipts(b *Broker) *receipts {
 	return &receipts{
-		conn:      b.conn,
-		link:      b.link,
-		alive:     b.lanes.Alive,
-		clustered: func() bool { return b.cluster.isClustered() },
-		intact:    func(e epoch, since time.Time) bool { return b.cluster.intact(e, since, b.closed) },
-		spawn:     b.spawn,
-		inbox:     b.conn.NewInbox() + ".",
-		wake:      make(chan struct{}, 1),
-		open:      make(map[uint64]*batch),
+		conn:    b.conn,
+		link:    b.link,
+		alive:   b.lanes.Alive,
+		cluster: b.cluster,
+		inbox:   b.inbox,
+		wake:    make(chan struct{}, 1),
+		next:    1,
+		first:   1,
 	}
 }
 
-// start subscribes to the inbox and has loop run, once.
-func (r *receipts) start(spawn func() bool) error {
+// wait has the messages of a batch wait for their receipts. They have been numbered from r.next on.
+func (r *receipts) wait(batch []slot, e epoch) {
 	r.mu.Lock()
-	if r.started {
-		r.mu.Unlock()
-		return nil
+	idle := len(r.slots) == 0
+	if idle {
+		r.first = r.next
 	}
-	r.started = true
-	r.in = make(chan *natsio.Msg, inboxQueue)
+	r.slots = append(r.slots, batch...)
+	r.next += uint64(len(batch))
+	r.sent = append(r.sent, sent{end: r.next, at: time.Now(), epoch: e})
 	r.mu.Unlock()
-
-	sub, err := r.conn.ChanSubscribe(r.inbox+">", r.in)
-	if err == nil && !spawn() {
-		err = broker.ErrClosed
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.sub = sub
-	if err != nil {
-		r.started = false
-	}
-	return err
-}
-
-// end gives the inbox back to the application's connection.
-func (r *receipts) end() {
-	r.mu.Lock()
-	sub := r.sub
-	r.mu.Unlock()
-	if sub != nil {
-		_ = sub.Unsubscribe() // fails only if the connection is closed
-	}
-}
-
-// begin opens a batch of n messages.
-func (r *receipts) begin(n int) *batch {
-	b := &batch{begun: time.Now(), marked: make(chan struct{}), fates: make([]fate, n), nodes: make([]uint16, n)}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b.id, b.dropped = r.numberLocked(), r.droppedLocked()
-	r.open[b.id] = b
-	return b
-}
-
-func (r *receipts) numberLocked() uint64 {
-	r.last++
-	return r.last
-}
-
-func (r *receipts) droppedLocked() int {
-	if r.sub == nil {
-		return 0
-	}
-	n, _ := r.sub.Dropped() // fails only if the subscription is closed
-	return n
-}
-
-// forget drops a batch that nobody waits for.
-func (r *receipts) forget(b *batch) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.open, b.id)
-}
-
-// mark publishes the mark of a batch.
-func (r *receipts) mark(b *batch) error {
-	return r.conn.Publish(r.inbox+strconv.FormatUint(b.id, 36), nil)
-}
-
-// replies returns what the reply subjects of a batch begin with.
-func (r *receipts) replies(b *batch) string {
-	return r.inbox + strconv.FormatUint(b.id, 36) + "."
-}
-
-// wrote says on what subjects of the server the messages of a batch were published.
-func (r *receipts) wrote(b *batch, wires []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b.wires = wires
-}
-
-// fail says that a message of a batch was not sent.
-func (r *receipts) fail(b *batch, i int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b.fates[i] = failed
-}
-
-// settle answers the messages whose fate is known when the mark of their batch is back. If sent, the
-// others wait for acknowledgements; else the lane fails them.
-func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
-	n := len(b.fates)
-	reach := make([]broker.Reach, n)
-	known := make([]bool, n)
-	r.mu.Lock()
-	for i, f := range b.fates {
-		switch {
-		case f == nobody:
-			known[i] = true
-		case f == acknowledged:
-			reach[i], known[i] = b.reach(i), true
-		case f == unknown && sent:
-			if b.pending == nil {
-				b.pending = make([]lane.Pending, n)
-			}
-			b.pending[i] = lb.Later(i)
-			b.left++
-			continue
-		}
-		b.fates[i] = answered
-	}
-	first := false
-	if b.left > 0 {
-		b.deadline, b.epoch = time.Now().Add(ackWait), e.n
-		first = len(r.waiting) == 0
-		r.waiting = append(r.waiting, b)
-	} else {
-		delete(r.open, b.id)
-	}
-	r.mu.Unlock()
-
-	for i := range known {
-		if known[i] {
-			lb.Took(i, reach[i])
-		}
-	}
-	if first {
+	if idle {
 		select {
 		case r.wake <- struct{}{}:
 		default:
@@ -260,134 +113,147 @@ func (r *receipts) settle(b *batch, lb *lane.Batch, e epoch, sent bool) {
 	}
 }
 
-// age is how long a batch that waits has been with the server.
-func (b *batch) age(now time.Time) time.Duration { return ackWait - b.deadline.Sub(now) }
-
-// reach is what the acknowledgements of a message say.
-func (b *batch) reach(i int) broker.Reach {
-	return broker.Reach{Nodes: int(b.nodes[i]), Bound: broker.AtLeast}
-}
-
-// loop reads the inbox until gone.
-func (r *receipts) loop(gone <-chan struct{}) {
-	tick := time.NewTicker(askTick)
-	tick.Stop()
-	defer tick.Stop()
-	for {
-		select {
-		case m := <-r.in:
-			r.read(m)
-			for range len(r.in) { // nobody else takes from it
-				r.read(<-r.in)
-			}
-			r.beginRound()
-		case <-r.wake:
-			tick.Reset(askTick)
-		case <-tick.C:
-			if !r.look(time.Now()) {
-				tick.Stop()
-			}
-		case <-gone:
-			return
-		}
-		for _, a := range r.out {
-			a.Took(a.reach)
-		}
-		clear(r.out)
-		r.out = r.out[:0]
-	}
-}
-
-func (r *receipts) read(m *natsio.Msg) {
-	id, rest, isLonger := strings.Cut(m.Subject[len(r.inbox):], ".")
-	switch {
-	case id == "_":
-		r.acknowledge(m.Data)
-	case !isLonger && id == probe:
-		r.alive()
-	case !isLonger:
-		r.marked(number(id))
-	case id == roundMark:
-		r.endRounds(number(rest))
-	case id == verdictMark:
-		r.alive()
-		r.judge(number(rest))
-	case string(m.Data) == denial:
-		r.denied(number(id), rest)
-	case len(m.Data) == 0 && m.Header.Get("Status") == "503":
-		r.noResponders(number(id), rest)
-	}
-}
-
-// number reads a number; 0, which is none, if there is something else.
-func number(s string) uint64 {
-	n, err := strconv.ParseUint(s, 36, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-func (r *receipts) marked(id uint64) {
+// fail says that a message was not sent.
+func (r *receipts) fail(n uint64, err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if b := r.open[id]; b != nil && !b.isMarked {
-		b.isMarked = true
-		close(b.marked)
-		r.endRoundsLocked(id)
+	out := r.answerLocked(nil, n, unknown, err)
+	r.mu.Unlock()
+	for _, a := range out {
+		a.give()
 	}
 }
 
-// acknowledge reads pairs of batch and index. What makes no sense is left out: anybody may have sent it.
-func (r *receipts) acknowledge(data []byte) {
+// refuse fails what waits on a subject that we may not publish on.
+func (r *receipts) refuse(wire string, err error) {
+	var out []answer
+	r.mu.Lock()
+	first := r.first // answers may take the first ones away
+	for i, s := range r.slots {
+		if s.wire == wire {
+			out = r.answerLocked(out, first+uint64(i), unknown, err)
+		}
+	}
+	r.mu.Unlock()
+	for _, a := range out {
+		a.give()
+	}
+}
+
+// answerLocked adds the answer to a message that waits. It takes from the front what waits no more.
+func (r *receipts) answerLocked(out []answer, n uint64, reach broker.Reach, err error) []answer {
+	i := n - r.first
+	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
+		return out // answered, or nobody's
+	}
+	out = append(out, answer{r.slots[i].Pending, reach, err})
+	r.slots[i] = slot{}
+	if i > 0 {
+		return out
+	}
+	done := slices.IndexFunc(r.slots, func(s slot) bool { return s.waits })
+	if done < 0 {
+		done = len(r.slots)
+	}
+	r.slots, r.first = r.slots[done:], r.first+uint64(done)
+	for len(r.sent) > 0 && r.sent[0].end <= r.first {
+		r.sent[0] = sent{}
+		r.sent = r.sent[1:]
+	}
+	return out
+}
+
+// acknowledge reads ranges of numbers. What makes no sense is left out: anybody may have sent it.
+func (r *receipts) acknowledge(out []answer, data []byte) []answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(data) > 0 {
-		id, n := binary.Uvarint(data)
-		if n <= 0 {
-			return
+		first, n, rest, ok := cutRange(data)
+		if !ok {
+			break
 		}
-		i, k := binary.Uvarint(data[n:])
-		if k <= 0 {
-			return
+		data = rest
+		end := min(first+n, r.first+uint64(len(r.slots)))
+		for i := max(first, r.first); i < end; i++ {
+			out = r.answerLocked(out, i, atLeast, nil)
 		}
-		data = data[n+k:]
-		if b := r.open[id]; b != nil && i < uint64(len(b.fates)) {
-			r.acknowledgeLocked(ref{b, int(i)})
-		}
+	}
+	return out
+}
+
+// noResponders takes the word of the server that nobody is subscribed to the subject of a message.
+func (r *receipts) noResponders(out []answer, n uint64) []answer {
+	certain := r.cluster.isCertain()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := n - r.first
+	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
+		return out
+	}
+	if !certain {
+		r.slots[i].none = true
+		return out
+	}
+	return r.answerLocked(out, n, broker.Reach{}, nil)
+}
+
+// probed takes a probe that has come back: the server has taken everything up to a number.
+func (r *receipts) probed(n uint64) {
+	r.alive()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n < r.next {
+		r.taken = max(r.taken, n)
 	}
 }
 
-func (r *receipts) acknowledgeLocked(m ref) {
-	b := m.b
-	switch b.fates[m.i] {
-	case unknown, absent, denied:
-		b.fates[m.i], b.nodes[m.i] = acknowledged, 1
-		if b.pending != nil {
-			r.fresh = append(r.fresh, m)
-		} // else settle will tell
-	case acknowledged:
-		if b.nodes[m.i] < 1<<16-1 {
-			b.nodes[m.i]++
+// look is called every lookTick while somebody waits, and reports whether somebody still does. What has
+// waited for long is answered.
+func (r *receipts) look(out []answer, now time.Time) ([]answer, bool) {
+	joined, alone := r.cluster.isJoined(), r.cluster.isAlone()
+	r.mu.Lock()
+	n, probe := r.first, false
+	for _, s := range slices.Clone(r.sent) {
+		for ; n < s.end; n++ {
+			reach, err, ok := r.overdueLocked(n, s, now, joined, alone)
+			if ok {
+				out = r.answerLocked(out, n, reach, err)
+			}
 		}
+		probe = probe || now.Sub(s.at) >= lookTick/2
 	}
+	waits, last := len(r.slots) > 0, r.first+uint64(len(r.slots))-1
+	r.mu.Unlock()
+	if waits && probe {
+		_ = r.conn.Publish(r.inbox+probeTail+strconv.FormatUint(last, 36), nil) // then it does not come back
+	}
+	return out, waits
 }
 
-// answerLocked has the publisher of a message told, once, and forgets a batch without others.
-func (r *receipts) answerLocked(m ref, reach broker.Reach) {
-	b := m.b
-	if b.pending == nil || b.fates[m.i] == answered || b.fates[m.i] == failed {
-		return
+// overdueLocked says what is to be told of a message that has waited long enough, or in vain.
+func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, joined, alone bool) (reach broker.Reach, err error, ok bool) {
+	i := n - r.first
+	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
+		return unknown, nil, false
 	}
-	b.fates[m.i] = answered
-	r.out = append(r.out, answer{b.pending[m.i], reach})
-	if b.left--; b.left == 0 {
-		delete(r.open, b.id)
+	age := now.Sub(s.at)
+	switch {
+	case r.slots[i].none && alone:
+		return broker.Reach{}, nil, true
+	case r.slots[i].none && (joined || age >= ackWait):
+		return unknown, nil, true
+	case r.slots[i].none:
+		return unknown, nil, false
+	case n <= r.taken && (age >= ackWait || !r.link.is(s.epoch)):
+		return unknown, nil, true
+	case !r.link.is(s.epoch):
+		return unknown, unavailable("publish", r.link.why()), true
+	case age >= timeout:
+		return unknown, unavailable("publish", errSilent), true
 	}
+	return unknown, nil, false
 }
 
-const (
-	probe       = "P"
-	roundMark   = "R"
-	verdictMark = "V"
-)
+// refused is the error for what the server has refused.
+func refused(doing string, err error) error {
+	return fmt.Errorf("nats: %s: %w: %w", doing, broker.ErrRefused, err)
+}

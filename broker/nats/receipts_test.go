@@ -4,65 +4,152 @@ import (
 	"testing"
 
 	natsio "github.com/nats-io/nats.go"
+
+	"tether/broker"
+	"tether/broker/internal/lane"
 )
 
-// reading returns receipts that read and send nothing.
-func reading() *receipts {
-	return &receipts{
-		link: newLink(nil), inbox: "_INBOX.x.", open: make(map[uint64]*batch),
-		alive: func() {}, clustered: func() bool { return false },
+// reading returns a broker that reads and sends nothing, at a place in the cluster that is known.
+func reading() *Broker {
+	l := newLink(nil)
+	b := &Broker{inbox: "_INBOX.x.", link: l, log: nil, names: newNames("tether")}
+	b.lanes = lane.New(lane.Options{Send: func(int, *lane.Batch) error { return nil }})
+	b.cluster = &cluster{link: l, hello: "tether.c", all: "tether.m", servers: make(map[string]*server), changed: make(chan struct{})}
+	b.receipts = newReceipts(b)
+	return b
+}
+
+// publishing has n messages wait for their receipts, calls happen with the number of the first, and returns
+// what is known of them then. The answers are those that happen returns.
+func publishing(t *testing.T, b *Broker, n int, happen func(first uint64) []answer) []broker.Reach {
+	t.Helper()
+	lanes := lane.New(lane.Options{Lanes: 1, Send: func(_ int, lb *lane.Batch) error {
+		first := b.receipts.next
+		batch := make([]slot, lb.Len())
+		for i := range batch {
+			batch[i] = slot{Pending: lb.Later(i), wire: "wire", waits: true}
+		}
+		b.receipts.wait(batch, b.link.current())
+		for _, a := range happen(first) {
+			a.give()
+		}
+		for i := range batch {
+			b.receipts.fail(first+uint64(i), nil) // what nothing is known of
+		}
+		return nil
+	}})
+	defer lanes.Wait()
+	defer lanes.Close()
+	reach, err := lanes.Publish(t.Context(), make([]broker.Message, n)...)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if len(b.receipts.slots) > 0 || len(b.receipts.sent) > 0 {
+		t.Errorf("%d messages are kept, of %d batches", len(b.receipts.slots), len(b.receipts.sent))
+	}
+	return reach
 }
 
 // FuzzInboxTakesAnything reads what anybody may send to an inbox.
 func FuzzInboxTakesAnything(f *testing.F) {
-	f.Add("_", []byte{1, 0, 1, 1, 1, 2}, "")
-	f.Add("_", []byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, "")
-	f.Add("_", []byte{0xff}, "")
-	f.Add("1", []byte(nil), "")
-	f.Add("1.0", []byte(nil), "503")
-	f.Add("1.zzzzzz", []byte(nil), "503")
-	f.Add("1.-1", []byte(nil), "503")
-	f.Add("zzzzzzzzzzzzzzzzzzz.1", []byte("x"), "503")
-	f.Add("1.0.2", []byte(nil), "503")
-	f.Add("1.0._", []byte(nil), "503")
-	f.Add("R.1", []byte(nil), "")
-	f.Add("R.zzzzzzzzzz", []byte(nil), "")
-	f.Add("V.1", []byte(nil), "")
-	f.Add("P", []byte(nil), "")
+	f.Add("A", []byte{1, 1, 1, 2}, "")
+	f.Add("A", []byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, "")
+	f.Add("A", []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, "")
+	f.Add("A", []byte{0xff}, "")
+	f.Add("1", []byte(nil), "503")
+	f.Add("-1", []byte(nil), "503")
+	f.Add("zzzzzzzzzzzzzzzzzzz", []byte("x"), "503")
+	f.Add("P.1", []byte(nil), "")
+	f.Add("P.zzzzzzzzzz", []byte(nil), "")
+	f.Add("B", []byte("1 1"), "")
+	f.Add("C.x", []byte("B 1"), "")
 	f.Fuzz(func(t *testing.T, tail string, data []byte, status string) {
-		r := reading()
-		b := r.begin(2)
+		b := reading()
+		var answers []answer
+		b.receipts.wait([]slot{{waits: true}, {waits: true}}, b.link.current())
 		for range 2 { // also twice
-			r.read(&natsio.Msg{Subject: r.inbox + tail, Data: data, Header: natsio.Header{"Status": []string{status}}})
+			m := &natsio.Msg{Subject: b.inbox + tail, Data: data, Header: natsio.Header{"Status": []string{status}}}
+			answers = b.readInbox(answers, nil, m)
 		}
-		for i, f := range b.fates {
-			if f == nobody && (len(data) > 0 || status != "503") {
-				t.Fatalf("message %d: nobody, by %q %q %q", i, tail, data, status)
+		if len(answers) > 2 {
+			t.Fatalf("%d answers to two messages", len(answers))
+		}
+		for _, a := range answers {
+			if a.reach.Nobody() && (len(data) > 0 || status != "503") {
+				t.Fatalf("nobody, by %q %q %q", tail, data, status)
 			}
+		}
+		if b.receipts.taken >= b.receipts.next {
+			t.Fatal("the server has taken what was not sent")
 		}
 	})
 }
 
 func TestTheFirstThingThatIsLearnedOfAMessageCounts(t *testing.T) {
-	r := reading()
-	b := r.begin(3)
-	r.read(&natsio.Msg{Subject: r.inbox + "_", Data: []byte{byte(b.id), 1, byte(b.id), 2, byte(b.id), 9, 99, 0}})
-	r.read(&natsio.Msg{Subject: r.inbox + "1.0", Header: natsio.Header{"Status": []string{"503"}}})
-	r.read(&natsio.Msg{Subject: r.inbox + "1.1", Header: natsio.Header{"Status": []string{"503"}}})
-	r.read(&natsio.Msg{Subject: r.inbox + "1.2", Data: []byte("not a word of the server")})
-	want := []fate{nobody, acknowledged, acknowledged}
-	for i, f := range b.fates {
-		if f != want[i] {
-			t.Errorf("message %d: got %d, want %d", i, f, want[i])
+	b := reading()
+	got := publishing(t, b, 5, func(first uint64) (out []answer) {
+		r := b.receipts
+		out = r.noResponders(out, first+3)
+		out = r.acknowledge(out, appendRange(nil, first+1, 3)) // also what nobody is subscribed to
+		out = r.noResponders(out, first+1)
+		return r.acknowledge(out, appendRange(nil, first+100, 1<<62))
+	})
+	want := []broker.Reach{unknown, atLeast, atLeast, {}, unknown}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("message %d: got %+v, want %+v", i, got[i], want[i])
 		}
 	}
-	select {
-	case <-b.marked:
-		t.Error("marked without a mark")
-	default:
+}
+
+func TestThatNobodyIsThereIsNotCertainUntilOthersKnowOfUs(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		happen func(c *cluster)
+		want   broker.Reach
+	}{
+		{"nobody is at another server", func(c *cluster) { c.joined.Store(0) }, broker.Reach{}},
+		{"somebody is", func(c *cluster) { c.heard(place{id: "B"}, 0); c.joined.Store(0) }, unknown},
+		{"somebody is in another cluster", func(c *cluster) { c.foreign.Store(true); c.joined.Store(0) }, unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := reading()
+			b.cluster.here = place{id: "A"}
+			b.cluster.joined.Store(7) // another epoch
+			got := publishing(t, b, 1, func(first uint64) []answer {
+				if out := b.receipts.noResponders(nil, first); len(out) > 0 {
+					t.Error("it is certain too early")
+				}
+				c.happen(b.cluster)
+				out, _ := b.receipts.look(nil, b.receipts.sent[0].at)
+				return out
+			})
+			if got[0] != c.want {
+				t.Errorf("got %+v, want %+v", got[0], c.want)
+			}
+		})
 	}
-	r.read(&natsio.Msg{Subject: r.inbox + "1"})
-	r.read(&natsio.Msg{Subject: r.inbox + "1"})
-	<-b.marked
+}
+
+func TestAcknowledgementsAreRanges(t *testing.T) {
+	a := newAcks(nil)
+	for _, reply := range []string{"x.1", "x.2", "x.3", "y.a", "x.4", "x.9", "x.8", "y.b", "elsewhere", "z.-"} {
+		a.add(reply)
+	}
+	got := make(map[string][][2]uint64)
+	for _, to := range a.owed {
+		to.endRange()
+		for data := to.ranges; len(data) > 0; {
+			first, n, rest, ok := cutRange(data)
+			if !ok {
+				t.Fatalf("%s: %v", to.inbox, data)
+			}
+			got[to.inbox] = append(got[to.inbox], [2]uint64{first, n})
+			data = rest
+		}
+	}
+	if x, y := got["x."], got["y."]; len(got) != 2 || len(x) != 3 || x[0] != [2]uint64{1, 4} || x[1] != [2]uint64{9, 1} ||
+		x[2] != [2]uint64{8, 1} || len(y) != 1 || y[0] != [2]uint64{10, 2} {
+		t.Errorf("got %v", got)
+	}
 }

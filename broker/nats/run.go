@@ -1,9 +1,12 @@
 package nats
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,50 +15,44 @@ import (
 
 	"tether/broker"
 	"tether/broker/internal/beat"
-	"tether/broker/internal/dispatch"
 )
 
 const (
-	// messageQueue is what nats.go has read and pump has not taken: nats.go drops what it finds no
-	// place for. It is that large because pump may not get a processor for a while.
-	messageQueue = 1 << 15
-
 	watchTick  = 100 * time.Millisecond
 	retryBeat  = 50 * time.Millisecond // between beats while none comes back
 	silentLook = 3                     // ticks of silence before the connection is cut: a process that
 	// was frozen first gets to read what has come meanwhile
+
+	// leaveTimeout is how long Run waits at its end for the server to confirm that nothing is subscribed.
+	leaveTimeout = 500 * time.Millisecond
+
+	// lastSure is how long before the server's word a subscription that it has ended is known to be good.
+	lastSure = 2 * beat.Interval
 )
 
-// run is one Run. Messages and beats go one way, in order:
-//
-//	nats.go -> in -> pump -> backlog -> feed -> dispatcher -> Handler.Deliver
-//
-// pump never blocks, so that nats.go never drops; feed waits for Deliver. Marks, of acknowledgements, go
-// the same way up to feed.
+var (
+	errOverflow = errors.New("nats: too many messages wait for Deliver")
+	errStale    = errors.New("nats: messages came too late")
+	errCut      = errors.New("nats: the connection was replaced")
+)
+
+// run is one Run. Messages and beats go one way, in order: nats.go, read, a worker, Handler.Deliver.
 type run struct {
 	b       *Broker
 	h       broker.Handler
-	subject string // of our beats and marks
+	gaps    gaps
+	pulse   *beat.Pulse // of what has been read
+	workers *workers
+	good    atomic.Uint64 // epoch of the last beat that came back to a connection in order
+	fresh   chan struct{} // capacity 1; wakes watch after such a beat, and when something was lost
+	fatal   chan error    // capacity 1
+	done    chan struct{} // closed when Run is to end
 
-	in       chan *natsio.Msg
-	backlog  *backlog
-	gaps     gaps
-	pulse    *beat.Pulse // of what feed has read
-	session  *dispatch.Session
-	out      *dispatch.Dispatcher
+	// Owned by read.
 	acks     *acks
-	epoch    uint64 // owned by feed; of the last fresh beat, or of the beginning
-	awaiting awaiting
-
-	// What is put between the messages:
-	replaced *natsio.Msg // what follows is from a new connection
-	lost     *natsio.Msg // something may be missing here
-
-	seen  atomic.Int64  // stamp of the last beat that pump has seen: the link is alive
-	good  atomic.Uint64 // epoch of the last fresh beat that feed has read
-	fresh chan struct{} // capacity 1; wakes watch after a fresh beat
-	fatal chan error    // capacity 1
-	done  chan struct{} // closed when Run is to end
+	epoch    uint64     // of the last beat, or of the beginning
+	last     beat.Stamp // of the last good moment, when the burst began
+	isTimely bool       // what is read now is not too old to be counted
 }
 
 // Run implements [broker.Broker]. It returns an error only if it was called before, or when the
@@ -78,110 +75,166 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 	b.mu.Unlock()
 	defer b.running.Done()
 
-	done := make(chan struct{})
 	r := &run{
 		b: b, h: h,
-		subject: b.conn.NewInbox(),
-		in:      make(chan *natsio.Msg, messageQueue),
-		backlog: newBacklog(b.maxPending),
-		pulse:   beat.NewPulse(),
-		acks:    newAcks(b.conn),
-		fresh:   make(chan struct{}, 1),
-		fatal:   make(chan error, 1),
-		done:    done,
-
-		replaced: new(natsio.Msg),
-		lost:     new(natsio.Msg),
+		pulse: beat.NewPulse(),
+		acks:  newAcks(b.conn),
+		epoch: b.link.current().n,
+		fresh: make(chan struct{}, 1),
+		fatal: make(chan error, 1),
+		done:  make(chan struct{}),
 	}
-	r.session = &dispatch.Session{Pulse: r.pulse, Stale: r.stale, Done: done}
-	r.out = dispatch.New(h.Deliver)
-
-	var goroutines sync.WaitGroup
-	goroutines.Go(r.pump)
-	connections := &follower{r.cut}
-	r.epoch = b.link.follow(connections)
-	defer b.link.unfollow(connections)
-	goroutines.Go(r.feed)
-	goroutines.Go(r.beat)
+	r.workers = newWorkers(h.Deliver, b.maxPending, r.done)
+	b.run.Store(r)
 	b.cluster.tell(func(since time.Time, cause error) { r.gaps.open(since, "", cause) })
+	var beating sync.WaitGroup
+	beating.Go(r.beat)
 	close(b.started)
 	err := r.watch(ctx)
 	b.cluster.tell(nil)
 	close(b.stopped)
-	close(done)
-	goroutines.Wait()
-	b.endInterest()
+	close(r.done)
+	beating.Wait()
+	b.run.Store(nil)
+	b.endRooms()
 	b.up.Store(false)
-	r.out.Close()
+	r.workers.wait()
 	return err
 }
 
-// beat subscribes to the beats, sends them, and in between has tend change the subscriptions: both
-// need the connection, and neither may block watch.
+// endRooms ends every subscription at the end of Run. On a connection that works it waits for the server, so
+// that whoever publishes after Run hears at once that nobody is there.
+func (b *Broker) endRooms() {
+	subs := b.rooms.end()
+	if b.owned && b.isDone() && !b.up.Load() {
+		return // the connection goes too
+	}
+	for _, sub := range subs {
+		_ = sub.Unsubscribe() // fails only if the connection is closed
+	}
+	if e := b.link.current(); b.up.Load() && b.conn.FlushTimeout(leaveTimeout) == nil {
+		_ = b.cluster.confirm(e, leaveTimeout, time.Now().Add(leaveTimeout)) // else the others will find out
+	}
+}
+
+// beat sends the beats, and in between looks for others: both need the connection, and neither may block
+// watch.
 func (r *run) beat() {
 	b := r.b
-	err := b.listen()
-	var beats *natsio.Subscription
-	if err == nil {
-		beats, err = b.conn.ChanSubscribe(r.subject, r.in)
-	}
-	if err != nil {
-		r.fatal <- err
-		return
-	}
-	var tending sync.WaitGroup
-	tending.Go(func() { b.tend(r.in, r.done) })
 	var buf []byte
 	for next := time.Duration(0); ; {
 		select {
 		case <-time.After(next):
 		case <-r.done:
-			tending.Wait()
-			_ = beats.Unsubscribe() // fails only if the connection is closed
 			return
 		}
 		next = beat.Interval
-		if !r.b.up.Load() {
+		if !b.up.Load() {
 			next = retryBeat
 		}
 		e := b.link.current()
-		if !e.ended() {
-			buf = r.appendBeat(buf[:0], e.n)
-			_ = b.conn.Publish(r.subject, buf) // a beat that is not sent does not come back
-			r.greet(e)
-		} else if b.conn.IsClosed() {
+		switch {
+		case !e.ended():
+			buf = r.pulse.AppendBeat(fmt.Appendf(buf[:0], "%d ", e.n))
+			_ = b.conn.Publish(b.inbox+beatTail, buf) // a beat that is not sent does not come back
+			if b.cluster.isJoined() {
+				_ = b.cluster.look() // there will be another
+				b.cluster.trim()
+			}
+		case b.conn.IsClosed():
 			r.fatal <- natsio.ErrConnectionClosed
 			<-r.done
+			return
 		}
 	}
 }
 
-// cut is told of a new connection before anything is read from it; see follower.
-func (r *run) cut(uint64) {
+// begin begins a burst.
+func (r *run) begin() {
+	r.last = r.pulse.Last()
+	r.isTimely = r.pulse.Fresh(r.last)
+}
+
+// end ends a burst: what was taken is acknowledged, and handed to the workers.
+func (r *run) end() {
+	r.acks.flush()
+	r.workers.flush()
+}
+
+// miss says that something was missed, on a subject or on any.
+func (r *run) miss(subject string, cause error) {
+	r.gaps.open(r.pulse.Time(r.pulse.Last()), subject, cause)
+}
+
+// take takes a message for a room. What is not acknowledged is not delivered either.
+func (r *run) take(m *natsio.Msg) {
+	room := r.b.rooms.of(m)
+	switch {
+	case room == nil:
+	case strings.HasSuffix(m.Reply, "."+questionTail):
+		if m.Reply == r.b.question {
+			room.heard.Store(true)
+		}
+	case !r.isTimely:
+		r.miss("", errStale)
+	default:
+		data := m.Data
+		if r.b.names.isHash(m.Subject) {
+			subject, named, err := splitNamed(data)
+			if err != nil || string(subject) != room.subject {
+				return
+			}
+			data = named
+		}
+		if !r.workers.put(room, data) {
+			r.miss(room.subject, errOverflow)
+			return
+		}
+		r.acks.add(m.Reply)
+	}
+}
+
+// back takes a beat that has come round. If it is fresh, and from the connection that there is now, and that
+// is in order, everything that is published from now on will be read: gaps end.
+func (r *run) back(data []byte) {
+	digits, stamp, _ := bytes.Cut(data, []byte(" "))
+	n, err := strconv.ParseUint(string(digits), 10, 64)
+	if err != nil || n != r.b.link.current().n {
+		return // not ours, or of a connection that is gone
+	}
+	last := r.pulse.Last()
+	if !r.pulse.Back(stamp) || r.pulse.Silent() {
+		return
+	}
+	if n != r.epoch {
+		r.epoch = n
+		r.gaps.open(r.pulse.Time(last), "", errCut)
+	}
+	if r.b.cluster.joined.Load() != n {
+		return // the server may have refused something, or other servers not know of it yet
+	}
+	r.begin()
+	r.gaps.end(r.pulse.Time(r.pulse.Now()))
+	r.good.Store(n)
+	r.acks.trim()
+	r.wake()
+}
+
+func (r *run) wake() {
 	select {
-	case r.in <- r.replaced: // pump does not block
-	case <-r.done:
+	case r.fresh <- struct{}{}:
+	default:
 	}
 }
 
-// greet makes this node known in the cluster, and then looks who is there. Until the first succeeds
-// back keeps the gap open.
-func (r *run) greet(e epoch) {
-	c := r.b.cluster
-	if c.join(e, time.Now().Add(timeout), r.done) == nil && c.isClustered() {
-		_ = c.look() // there will be another
-		c.trim()
-	}
+// lose tells of subscriptions that the server has ended.
+func (r *run) lose(g broker.Gap) {
+	r.gaps.lose(g, r.pulse.Time(r.pulse.Last()).Add(-lastSure))
+	r.wake()
 }
 
-// appendBeat appends the number of the connection and the stamp of now, in this order of time.
-func (r *run) appendBeat(dst []byte, epoch uint64) []byte {
-	dst = fmt.Appendf(dst, "%d ", epoch)
-	return r.pulse.AppendBeat(dst)
-}
-
-// watch tells Handler.State and Handler.Gap, and cuts a silent connection, until ctx or the broker is
-// done.
+// watch tells Handler.State, Handler.Gap and Handler.Lost, and cuts a silent connection, until ctx or the
+// broker is done.
 func (r *run) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
@@ -193,7 +246,7 @@ func (r *run) watch(ctx context.Context) error {
 		hasJustBegun := !up && !told && time.Duration(r.pulse.Now()) < beat.Silence
 		if (up != r.b.up.Load() || !told) && !hasJustBegun {
 			if told && !up {
-				r.gaps.open(r.pulse.Time(r.pulse.Last()), "", why)
+				r.miss("", why)
 			}
 			told = true
 			r.b.up.Store(up)
@@ -234,26 +287,26 @@ func (r *run) ended(err error) error {
 	return err
 }
 
-var errBehind = errors.New("nats: Deliver is more than two seconds behind")
-
 // ill returns why messages do not make the round trip, or nil.
 func (r *run) ill(e epoch) error {
+	joined := r.b.cluster.joined.Load() == e.n
 	switch {
 	case e.ended():
-		return unavailable("run", r.b.linkError())
-	case r.pulse.Silent() && time.Duration(int64(r.pulse.Now())-r.seen.Load()) < beat.Silence:
-		return errBehind
+		return unavailable("run", r.b.link.why())
 	case r.pulse.Silent():
 		return unavailable("run", errSilent)
-	case r.good.Load() != e.n:
+	case !joined || r.good.Load() != e.n:
+		if err := r.b.refusal(nil); err != nil {
+			return unavailable("run", err)
+		}
 		return unavailable("run", errReplaced)
 	}
 	return nil
 }
 
-// silence counts the ticks for which no beat has been seen on a connection that should carry them.
+// silence counts the ticks for which no beat has been read on a connection that should carry them.
 func (r *run) silence(e epoch, before int) int {
-	age := min(time.Since(e.since), time.Duration(int64(r.pulse.Now())-r.seen.Load()))
+	age := min(time.Since(e.since), time.Duration(r.pulse.Now()-r.pulse.Last()))
 	if e.ended() || age < beat.Silence {
 		return 0
 	}
@@ -267,7 +320,13 @@ func (r *run) tell(err error) {
 }
 
 func (r *run) tellGaps() {
-	for _, g := range r.gaps.take() {
+	ended, lost := r.gaps.take()
+	for _, g := range lost {
+		if r.h.Lost != nil {
+			r.h.Lost(g)
+		}
+	}
+	for _, g := range ended {
 		if r.h.Gap != nil {
 			r.h.Gap(g)
 		}

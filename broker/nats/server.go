@@ -2,6 +2,7 @@ package nats
 
 import (
 	"fmt"
+	"hash/fnv"
 	"strconv"
 	"strings"
 	"time"
@@ -9,86 +10,64 @@ import (
 	natsio "github.com/nats-io/nats.go"
 )
 
+const (
+	forgetServer = 5 * time.Minute // after its last answer
+	maxServers   = 1024
+)
+
+// place is where a broker is connected.
+type place struct {
+	id      string // of the server
+	cluster string // clusterTag of its name
+}
+
 // server is another server, where somebody is or was. Its fields are guarded by cluster.mu.
 type server struct {
-	present  bool      // somebody is there
-	lapsed   bool      // it was not, since it last answered
-	left     time.Time // when it last ceased to be
-	sent     int64     // stamp of the last mark sent to it
-	answered int64     // stamp of the last mark that came back; 0 if none
+	present  bool  // somebody is there
+	lapsed   bool  // it was not, since it last answered
+	asked    int64 // stamp of the last question
+	answered int64 // stamp of the last question that was answered; 0 if none
 }
 
-func (s *server) leave() {
-	if s.present {
-		s.left = time.Now()
-	}
-	s.present, s.lapsed = false, true
-}
+func (s *server) leave() { s.present, s.lapsed = false, true }
 
-// loop answers the others, and reads their answers, until gone.
-func (c *cluster) loop(in <-chan *natsio.Msg) {
-	for {
-		select {
-		case m := <-in:
-			c.read(m)
-		case <-c.gone:
-			return
-		}
-	}
-}
-
+// read takes what is published to all of us, or to one at our server.
 func (c *cluster) read(m *natsio.Msg) {
+	who, lost, ok := splitHello(m.Data)
 	switch {
-	case strings.HasPrefix(m.Subject, c.inbox):
-		c.readAnswer(m.Subject[len(c.inbox):], m)
-	case m.Subject == c.hello:
-		if id, lost, ok := splitHello(m.Data); ok {
-			c.heard(id, lost)
-		}
+	case m.Subject == c.hello && ok:
+		c.heard(who, lost)
 	case m.Reply != "" && m.Sub != nil:
+		if ok {
+			c.heard(who, 0)
+		}
 		c.answer(m)
 	}
 }
 
-// answer answers a mark, if it has come through the server whose name the subscription bears: after
+// answer answers a question, if it has come through the server whose ID the subscription bears: after
 // a reconnect nats.go first renews it at another one. It says how long somebody has been there.
 func (c *cluster) answer(m *natsio.Msg) {
 	c.mu.Lock()
-	e, id, eldest := c.epoch, c.here, c.eldest
+	e, here, eldest := c.epoch, c.here, c.eldest
 	c.mu.Unlock()
-	if now := c.link.current(); now.n != e.n {
-		c.rejoin(now)
-		return
+	if c.link.current().n != e.n || m.Sub.Queue != here.id {
+		return // we are about to join
 	}
-	if m.Sub.Queue != id {
-		return
-	}
-	_ = c.conn.Publish(m.Reply, appendHello(nil, id, time.Since(eldest))) // it will be asked again
+	_ = c.conn.Publish(m.Reply, appendHello(nil, here, time.Since(eldest))) // it will be asked again
 }
 
+// readAnswer takes what has come back to a question, by what its reply subject ends with.
 func (c *cluster) readAnswer(tail string, m *natsio.Msg) {
 	digits, to, _ := strings.Cut(tail, ".")
 	stamp, err := strconv.ParseInt(digits, 36, 64)
-	switch {
-	case err != nil:
-	case to == "_":
-		c.returned(stamp)
-	case len(m.Data) > 0:
-		if id, uptime, ok := splitHello(m.Data); ok {
-			c.answered(id, stamp, uptime)
-		}
-	case m.Header.Get("Status") == "503":
-		c.nobodyAt(to, stamp)
+	if err != nil {
+		return
 	}
-}
-
-// returned takes a mark that our own server has returned.
-func (c *cluster) returned(stamp int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if stamp <= c.last {
-		c.own = max(c.own, stamp)
-		c.changeLocked()
+	if who, uptime, ok := splitHello(m.Data); ok {
+		c.answered(who, stamp, uptime)
+	} else if m.Header.Get("Status") == "503" {
+		c.nobodyAt(to, stamp)
 	}
 }
 
@@ -104,14 +83,14 @@ func (c *cluster) nobodyAt(id string, stamp int64) {
 
 // answered takes the answer of a broker at a server where somebody has been for a while. If we have
 // not heard from there, though we were here, we missed what was published there.
-func (c *cluster) answered(id string, stamp int64, uptime time.Duration) {
+func (c *cluster) answered(who place, stamp int64, uptime time.Duration) {
 	there := time.Now().Add(-uptime)
 	c.mu.Lock()
-	if id == c.here && there.Before(c.eldest) {
+	if who.id == c.here.id && there.Before(c.eldest) {
 		c.eldest = there
 	}
-	known := c.servers[id] != nil
-	s := c.serverLocked(id)
+	known := c.servers[who.id] != nil
+	s := c.serverLocked(who)
 	if s == nil || stamp > c.last || stamp <= s.answered {
 		c.mu.Unlock()
 		return
@@ -128,6 +107,7 @@ func (c *cluster) answered(id string, stamp int64, uptime time.Duration) {
 	c.changeLocked()
 	missed := c.missed
 	c.mu.Unlock()
+	c.warn()
 	if since.IsZero() || missed == nil {
 		return
 	}
@@ -147,28 +127,40 @@ func later(a, b time.Time) time.Time {
 
 // heard takes a hello. lost is how long ago its sender may have published what went down with its
 // server, or 0.
-func (c *cluster) heard(id string, lost time.Duration) {
+func (c *cluster) heard(who place, lost time.Duration) {
 	c.mu.Lock()
-	if s := c.serverLocked(id); s != nil && !s.present {
+	if s := c.serverLocked(who); s != nil && !s.present {
 		s.present = true
 		c.changeLocked()
 	}
 	missed := c.missed
 	c.mu.Unlock()
+	c.warn()
 	if lost > 0 && missed != nil {
 		missed(time.Now().Add(-lost), errMovedAway)
 	}
 }
 
+// warn says once that a promise cannot be kept.
+func (c *cluster) warn() {
+	if c.foreign.Load() && c.warned.CompareAndSwap(false, true) {
+		c.log.Warn("nats: brokers of this prefix are in more than one cluster: receipts say unknown instead of nobody, " +
+			"and what is emitted in another cluster just after a client has connected may not reach it")
+	}
+}
+
 // serverLocked returns what is known of a server, or nil for our own.
-func (c *cluster) serverLocked(id string) *server {
-	if id == c.here {
+func (c *cluster) serverLocked(who place) *server {
+	if who.id == c.here.id || c.here.id == "" {
 		return nil
 	}
-	s := c.servers[id]
+	if who.cluster != "" && c.here.cluster != "" && who.cluster != c.here.cluster {
+		c.foreign.Store(true)
+	}
+	s := c.servers[who.id]
 	if s == nil && len(c.servers) < maxServers {
 		s = new(server)
-		c.servers[id] = s
+		c.servers[who.id] = s
 	}
 	return s
 }
@@ -178,30 +170,44 @@ func (c *cluster) trim() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, s := range c.servers {
-		if !s.present && time.Since(c.time(max(s.sent, s.answered))) > forgetServer {
+		if !s.present && time.Since(c.time(max(s.asked, s.answered))) > forgetServer {
 			delete(c.servers, id)
 		}
 	}
 }
 
-// tell has missed called, by loop, when messages may have been missed.
+// tell has missed called when messages may have been missed.
 func (c *cluster) tell(missed func(since time.Time, cause error)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.missed = missed
 }
 
-// appendHello appends a server's ID and a time.
-func appendHello(dst []byte, id string, d time.Duration) []byte {
-	return fmt.Appendf(dst, "%s %d", id, d.Milliseconds())
+// clusterTag returns a word that stands for the name of a cluster, which may be any text; empty if it is.
+func clusterTag(name string) string {
+	if name == "" {
+		return ""
+	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return strconv.FormatUint(h.Sum64(), 36)
+}
+
+// appendHello appends a place and a time.
+func appendHello(dst []byte, p place, d time.Duration) []byte {
+	return fmt.Appendf(dst, "%s %d %s", p.id, d.Milliseconds(), p.cluster)
 }
 
 // splitHello undoes appendHello. It refuses what no server is called: anybody may have sent it.
-func splitHello(data []byte) (id string, d time.Duration, ok bool) {
-	id, digits, _ := strings.Cut(string(data), " ")
-	ms, err := strconv.ParseInt(digits, 10, 40)
-	if err != nil || ms < 0 || len(id) == 0 || len(id) > 64 || strings.ContainsAny(id, ".*> \t\r\n") {
-		return "", 0, false
+func splitHello(data []byte) (p place, d time.Duration, ok bool) {
+	if len(data) > 128 {
+		return place{}, 0, false
 	}
-	return id, time.Duration(ms) * time.Millisecond, true
+	id, rest, _ := strings.Cut(string(data), " ")
+	digits, tag, _ := strings.Cut(rest, " ")
+	ms, err := strconv.ParseInt(digits, 10, 40)
+	if err != nil || ms < 0 || len(id) == 0 || len(id) > 64 || strings.ContainsAny(id+tag, ".*> \t\r\n") {
+		return place{}, 0, false
+	}
+	return place{id, tag}, time.Duration(ms) * time.Millisecond, true
 }

@@ -35,13 +35,14 @@ type node struct {
 	deliver *atomic.Value // func(broker.Message), called before got
 	got     chan broker.Message
 	gaps    chan broker.Gap
+	lost    chan broker.Gap
 	states  chan error
 }
 
 // run runs b until the test ends. got must have room for all that is delivered.
 func run(t *testing.T, b broker.Broker, got chan broker.Message) node {
 	t.Helper()
-	n := node{b, new(atomic.Value), got, make(chan broker.Gap, 100), make(chan error, 100)}
+	n := node{b, new(atomic.Value), got, make(chan broker.Gap, 100), make(chan broker.Gap, 100), make(chan error, 100)}
 	ended := make(chan struct{})
 	go func() { // the cleanup waits for it
 		defer close(ended)
@@ -53,6 +54,7 @@ func run(t *testing.T, b broker.Broker, got chan broker.Message) node {
 				n.got <- m
 			},
 			Gap:   func(g broker.Gap) { n.gaps <- g },
+			Lost:  func(g broker.Gap) { n.lost <- g },
 			State: func(err error) { n.states <- err },
 		})
 		if err != nil {
@@ -67,6 +69,20 @@ func run(t *testing.T, b broker.Broker, got chan broker.Message) node {
 		t.Fatalf("State: got %v, want nil", err)
 	}
 	return n
+}
+
+func (n node) subscribe(t *testing.T, subjects ...string) {
+	t.Helper()
+	if err := errors.Join(n.Subscribe(t.Context(), subjects...)...); err != nil {
+		t.Fatalf("Subscribe: %v", err)
+	}
+}
+
+func (n node) unsubscribe(t *testing.T, subjects ...string) {
+	t.Helper()
+	if err := errors.Join(n.Unsubscribe(t.Context(), subjects...)...); err != nil {
+		t.Fatalf("Unsubscribe: %v", err)
+	}
 }
 
 func receive[T any](t *testing.T, c <-chan T) T {
@@ -128,9 +144,7 @@ func TestTheApplicationGetsItsConnectionBackAsItWas(t *testing.T) {
 	}
 	t.Run("use", func(t *testing.T) {
 		n := run(t, b, make(chan broker.Message, 1))
-		if err := n.Subscribe(t.Context(), "a", "b"); err != nil {
-			t.Fatal(err)
-		}
+		n.subscribe(t, "a", "b")
 		if _, err := n.Publish(t.Context(), broker.Message{Subject: "a"}); err != nil {
 			t.Fatal(err)
 		}
@@ -188,54 +202,6 @@ func TestAMessageThatIsTooLargeSaysWhatTheServerTakes(t *testing.T) {
 	}
 }
 
-func TestWhatTheServerRefusesIsAnError(t *testing.T) {
-	config := filepath.Join(t.TempDir(), "nats.conf")
-	write(t, config, []byte(`authorization: { users: [ { user: u, password: p, permissions: {
-		publish: { allow: ["tether.>", "_INBOX.>"], deny: "tether.s.mute" }
-		subscribe: { allow: ["tether.>", "_INBOX.>"], deny: "tether.s.deaf" } } } ] }`))
-	s := backend.NATS(t, "-c", config)
-	n := run(t, open(t, "nats://u:p@"+s.Addr), make(chan broker.Message, 10))
-	if err := errors.Join(n.Subscribe(t.Context(), "a", "deaf")...); !errors.Is(err, natsio.ErrPermissionViolation) {
-		t.Errorf("Subscribe: got %v, want %v", err, natsio.ErrPermissionViolation)
-	}
-	if reach, err := n.Publish(t.Context(), broker.Message{Subject: "a"}); err != nil || !reach[0].Nobody() {
-		t.Errorf("after a Subscribe that failed: got %v, %v, want nobody", reach, err)
-	}
-	if err := n.Subscribe(t.Context(), "a"); err != nil {
-		t.Errorf("Subscribe: %v", err)
-	}
-	reach, err := n.Publish(t.Context(), broker.Message{Subject: "mute"}, broker.Message{Subject: "a"})
-	if !errors.Is(err, natsio.ErrPermissionViolation) || reach[1] != (broker.Reach{Nodes: 1, Bound: broker.AtLeast}) {
-		t.Errorf("Publish: got %v, %v, want %v and one node", reach, err, natsio.ErrPermissionViolation)
-	}
-}
-
-func TestTooManySubscriptionsAreAnErrorUntilThereAreFewer(t *testing.T) {
-	config := filepath.Join(t.TempDir(), "nats.conf")
-	write(t, config, []byte("max_subscriptions: 5"))
-	n := run(t, open(t, backend.NATS(t, "-c", config).URL), make(chan broker.Message, 10))
-	if err := n.Subscribe(t.Context(), "a", "b"); err != nil { // and two of our own
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := errors.Join(n.Subscribe(t.Context(), "c", "d")...); !errors.Is(err, natsio.ErrMaxSubscriptionsExceeded) {
-			t.Fatalf("got %v, want %v", err, natsio.ErrMaxSubscriptionsExceeded)
-		}
-		if err := receive(t, n.states); err == nil { // the connection is made anew, see Broker.apply
-			t.Fatal("got nil, want an error")
-		}
-		if err := receive(t, n.states); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := n.Unsubscribe(t.Context(), "a"); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Subscribe(t.Context(), "c", "d"); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 	s := backend.NATS(t)
 	b, err := nats.New(connect(t, s.URL, nats.ConnectOptions(nil)...), nats.Options{MaxPending: 1 << 20})
@@ -255,9 +221,7 @@ func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 	})
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open) // before run's, which waits for Deliver
-	if err := n.Subscribe(t.Context(), "much", "idle"); err != nil {
-		t.Fatal(err)
-	}
+	n.subscribe(t, "much", "idle")
 	p := connect(t, s.URL)
 	for range sent {
 		if err := p.Publish("tether.s.much", make([]byte, size)); err != nil {
@@ -291,33 +255,21 @@ func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 // machine.
 const failsFast = 1700 * time.Millisecond
 
-func TestALinkThatFallsSilentFailsWhoeverIsWaitingForOthers(t *testing.T) {
+func TestALinkThatFallsSilentFailsPublishers(t *testing.T) {
 	s := backend.NATS(t)
 	proxy := faultproxy.New(t, s.Addr)
 	p := open(t, "nats://"+proxy.Addr())
 	defer p.Close()
-	deaf := connect(t, s.URL) // it does not acknowledge
-	sub, err := deaf.SubscribeSync("tether.s.s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := deaf.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	failed := make(chan error, 2)
-	publish := func() {
-		_, err := p.Publish(context.Background(), broker.Message{Subject: "s"})
-		failed <- err
-	}
-	go publish()
-	for range 3 { // the message, and two questions
-		if _, err := sub.NextMsg(10 * time.Second); err != nil {
-			t.Fatal(err)
-		}
-	}
+	publishOne(t, p, "nobody", "")
 	begin := time.Now()
 	proxy.Swallow(faultproxy.Both)
-	go publish()
+	failed := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := p.Publish(context.Background(), broker.Message{Subject: "s"})
+			failed <- err
+		}()
+	}
 	for range 2 {
 		if err := receive(t, failed); !errors.Is(err, broker.ErrUnavailable) {
 			t.Errorf("got %v, want %v", err, broker.ErrUnavailable)
@@ -334,9 +286,7 @@ func TestALinkThatIsSilentOneWayIsNoticedAndReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := faultproxy.New(t, s.Addr)
 			n := run(t, open(t, "nats://"+p.Addr()), make(chan broker.Message, 10))
-			if err := n.Subscribe(t.Context(), "s"); err != nil {
-				t.Fatal(err)
-			}
+			n.subscribe(t, "s")
 			begin := time.Now()
 			p.Swallow(d) // for ever, as a router that has forgotten the connection
 			if _, err := n.Publish(t.Context(), broker.Message{Subject: "s"}); !errors.Is(err, broker.ErrUnavailable) {

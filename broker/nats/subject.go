@@ -19,11 +19,11 @@ type names struct {
 	short   string // "prefix.s."
 	long    string // "prefix.h."
 	cluster string // "prefix.c"
-	marks   string // "prefix.m"
+	all     string // "prefix.m"
 }
 
 func newNames(prefix string) names {
-	return names{short: prefix + ".s.", long: prefix + ".h.", cluster: prefix + ".c", marks: prefix + ".m"}
+	return names{short: prefix + ".s.", long: prefix + ".h.", cluster: prefix + ".c", all: prefix + ".m"}
 }
 
 func validPrefix(s string) bool {
@@ -42,19 +42,37 @@ func letterOrDigit(c byte) bool {
 	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// wire returns the NATS subject of a subject, and whether it is a hash: then the message carries the
-// subject itself.
-func (n names) wire(subject string) (wire string, hashed bool) {
+// wire returns the NATS subject of a subject. If that is a hash the message carries the subject itself.
+func (n names) wire(subject string) string {
+	return string(n.appendWire(nil, subject))
+}
+
+// appendWire appends what wire returns.
+func (n names) appendWire(dst []byte, subject string) []byte {
+	start := len(dst)
 	if len(subject) <= maxEscaped {
-		buf := make([]byte, 0, len(n.short)+len(subject)+16)
-		buf = appendEscaped(append(buf, n.short...), subject)
-		if len(buf) <= len(n.short)+maxEscaped {
-			return string(buf), false
+		dst = appendEscaped(append(dst, n.short...), subject)
+		if len(dst)-start <= len(n.short)+maxEscaped {
+			return dst
 		}
+		dst = dst[:start]
 	}
 	sum := sha256.Sum256([]byte(subject))
-	return n.long + hex.EncodeToString(sum[:]), true
+	return hex.AppendEncode(append(dst, n.long...), sum[:])
 }
+
+// isRoom reports whether a NATS subject is that of a subject.
+func (n names) isRoom(wire string) bool {
+	return strings.HasPrefix(wire, n.short) || strings.HasPrefix(wire, n.long)
+}
+
+// isControl reports whether a NATS subject is one of the brokers' own.
+func (n names) isControl(wire string) bool {
+	return wire == n.all || wire == n.cluster || strings.HasPrefix(wire, n.cluster+".")
+}
+
+// isHash reports whether a NATS subject is a hash.
+func (n names) isHash(wire string) bool { return strings.HasPrefix(wire, n.long) }
 
 // appendEscaped keeps printable ASCII but for what has a meaning to NATS, keeps dots between other
 // bytes, and writes every other byte as "=" and two hexadecimal digits. Since those digits and dots

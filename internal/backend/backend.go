@@ -39,6 +39,7 @@ type Server struct {
 	start, stop   func() error
 	pause, resume func() error
 	lameDuck      func() error
+	reload        func() error
 }
 
 // product is what differs between the two servers.
@@ -138,6 +139,7 @@ func processAt(t testing.TB, p product, path, host, port string, args []string) 
 	}
 	if p.name == natsServer.name {
 		s.lameDuck = func() error { return lameDuck(proc) }
+		s.reload = func() error { return reload(proc) }
 	}
 	s.begin()
 	t.Logf("backend: %s at %s, process %d", path, addr, proc.pid())
@@ -203,6 +205,10 @@ func (s *Server) Resume() { s.t.Helper(); s.do("resume", s.resume) }
 // LameDuck asks a NATS server to send its clients away, by and by, and to end then. Where that is not
 // possible it skips the test.
 func (s *Server) LameDuck() { s.t.Helper(); s.do("send away the clients of", s.lameDuck) }
+
+// Reload asks a NATS server to read its configuration again, by and by. Where that is not possible it skips
+// the test.
+func (s *Server) Reload() { s.t.Helper(); s.do("reload", s.reload) }
 
 func (s *Server) do(what string, f func() error) {
 	s.t.Helper()
