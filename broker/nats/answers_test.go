@@ -98,12 +98,12 @@ func TestOnlyWhoWasThereAllTheTimeMakesAGap(t *testing.T) {
 func TestAServerWhoseHelloWasNotHeardMakesAGap(t *testing.T) {
 	c, gaps := listening()
 	c.entered = time.Now().Add(-time.Minute)
-	c.answered(place{id: "B"}, 500, 10*time.Second)
+	c.answered(place{id: "B"}, c.nowLocked(), 10*time.Second)
 	if len(*gaps) != 1 || time.Since((*gaps)[0]) < 9*time.Second || time.Since((*gaps)[0]) > 30*time.Second {
 		t.Errorf("got gaps since %v, want one since ten seconds ago", *gaps)
 	}
 	c.heard(place{id: "C"}, 0)
-	c.answered(place{id: "C"}, 500, 10*time.Second)
+	c.answered(place{id: "C"}, c.nowLocked(), 10*time.Second)
 	if len(*gaps) != 1 {
 		t.Errorf("got gaps since %v, want no more", *gaps)
 	}

@@ -67,11 +67,20 @@ func (g *gaps) lose(lost broker.Gap, since time.Time) {
 	g.lost = append(g.lost, lost)
 }
 
-// take returns the gaps that have ended, and the subjects that were lost, since the last time.
-func (g *gaps) take() (ended, lost []broker.Gap) {
+// take returns the gaps that have ended since the last time.
+func (g *gaps) take() []broker.Gap {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ended, lost = g.ended, g.lost
-	g.ended, g.lost = nil, nil
-	return ended, lost
+	ended := g.ended
+	g.ended = nil
+	return ended
+}
+
+// takeLost returns the subjects that were lost since the last time.
+func (g *gaps) takeLost() []broker.Gap {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	lost := g.lost
+	g.lost = nil
+	return lost
 }

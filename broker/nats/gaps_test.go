@@ -14,7 +14,7 @@ func TestAGapBeginsWithTheEarliestOfItsLosses(t *testing.T) {
 	g.open(noon.Add(-time.Second), "b", second) // found out later, and older
 	g.open(noon.Add(time.Second), "c", second)
 	g.end(noon.Add(time.Minute))
-	got, _ := g.take()
+	got := g.take()
 	if len(got) != 1 {
 		t.Fatalf("%d gaps, want 1", len(got))
 	}

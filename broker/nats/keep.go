@@ -64,8 +64,10 @@ func (b *Broker) settle(e epoch) error {
 	if err := b.flush(e); err != nil {
 		return err
 	}
-	refusal := b.refusal(nil)
-	if errors.Is(refusal, natsio.ErrMaxSubscriptionsExceeded) {
+	if err := b.refusal(nil); err != nil {
+		b.incomplete = err
+	}
+	if errors.Is(b.incomplete, natsio.ErrMaxSubscriptionsExceeded) {
 		b.giveUpPlaces()
 		if err := b.listen(); err != nil {
 			return err
@@ -74,10 +76,11 @@ func (b *Broker) settle(e epoch) error {
 	if err := b.cluster.join(e); err != nil {
 		return err
 	}
-	if refusal != nil {
-		if err := b.restore(e, refusal); err != nil {
+	if b.incomplete != nil {
+		if err := b.restore(e, b.incomplete); err != nil {
 			return err
 		}
+		b.incomplete = nil
 	}
 	b.cluster.joined.Store(e.n)
 	return nil

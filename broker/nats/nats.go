@@ -113,8 +113,9 @@ type Broker struct {
 	fenced  chan struct{}    // read has come to the fence
 	dropped atomic.Uint64    // times at which nats.go may have dropped something
 
-	own       *natsio.Subscription // owned by keep; of the inbox; nil while there is none
-	listening chan struct{}        // closed by keep when the inbox is subscribed
+	own        *natsio.Subscription // owned by keep; of the inbox; nil while there is none
+	incomplete error                // owned by keep; why rooms may not be subscribed; nil: they are
+	listening  chan struct{}        // closed by keep when the inbox is subscribed
 
 	closed  chan struct{} // closed by Close
 	started chan struct{} // closed when Run begins

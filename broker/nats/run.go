@@ -243,6 +243,7 @@ func (r *run) watch(ctx context.Context) error {
 		e := r.b.link.current()
 		why := r.ill(e)
 		up := why == nil
+		r.tellLost() // before State says that all is well again
 		hasJustBegun := !up && !told && time.Duration(r.pulse.Now()) < beat.Silence
 		if (up != r.b.up.Load() || !told) && !hasJustBegun {
 			if told && !up {
@@ -319,14 +320,16 @@ func (r *run) tell(err error) {
 	}
 }
 
-func (r *run) tellGaps() {
-	ended, lost := r.gaps.take()
-	for _, g := range lost {
+func (r *run) tellLost() {
+	for _, g := range r.gaps.takeLost() {
 		if r.h.Lost != nil {
 			r.h.Lost(g)
 		}
 	}
-	for _, g := range ended {
+}
+
+func (r *run) tellGaps() {
+	for _, g := range r.gaps.take() {
 		if r.h.Gap != nil {
 			r.h.Gap(g)
 		}

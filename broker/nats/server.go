@@ -114,7 +114,7 @@ func (c *cluster) answered(who place, stamp int64, uptime time.Duration) {
 	if known && there.Before(since) {
 		missed(since, errRoute)
 	} else if !known {
-		missed(later(since, there), errRoute) // we have not heard its hello
+		missed(later(since, c.time(stamp).Add(-uptime)), errRoute) // we have not heard its hello
 	}
 }
 

@@ -133,8 +133,8 @@ func unplugHost(t *testing.T, s *backend.Server) {
 			return missed.Load() == 0
 		}
 	}
-	nobody := each1(func(receipt hub.Receipt, err error) bool { return err == nil && receipt.Nobody() })
-	somebody := each1(func(receipt hub.Receipt, err error) bool { return err == nil && !receipt.Nobody() })
+	nobody := each1(r.uncounted)
+	somebody := each1(func(receipt hub.Receipt, err error) bool { return err == nil && receipt.Nodes > 0 })
 	must(t, "users of the other host are counted", somebody)
 
 	ip(t, "link", "set", "cable", "down")
