@@ -60,32 +60,17 @@ func hubTarget(ctx context.Context, o serveOptions) (*target, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", handler)
-	srv := transport.NewServer("", mux)
 	t := &target{url: "http://" + ln.Addr().String(), ready: started}
-	t.run = []func(context.Context) error{
-		h.Run,
-		func(ctx context.Context) error {
-			unhook := context.AfterFunc(ctx, func() { shutDown(srv) })
-			defer unhook()
-			if err := srv.Serve(transport.Listener(ln)); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		},
-	}
-	t.close = func() { _, _ = handler.Close(), b.Close() } // the process ends; there is nobody to tell
+	t.run = []func(context.Context) error{func(ctx context.Context) error {
+		return handler.Serve(ctx, ln, mux, h, transport.ServeOptions{Timeout: 2 * time.Second})
+	}}
+	t.close = func() { _ = b.Close() } // the process ends; there is nobody to tell
 	t.control.Sender = sender(h.Emitter(), o.users)
 	t.control.Stats = func() control.Stats {
 		s := h.Stats()
 		return control.Stats{Connections: s.Connections, Users: s.Rooms, Messages: s.Received, Closed: ended.Load()}
 	}
 	return t, nil
-}
-
-func shutDown(srv *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	_ = srv.Shutdown(ctx) // what is still open ends with the process
 }
 
 func register(ctx context.Context, s *hub.Socket) error {
