@@ -7,8 +7,13 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"tether/broker"
 	"tether/examples/internal/exampletest"
+	"tether/hub"
+	"tether/hubtest"
 	"tether/token"
 )
 
@@ -76,13 +81,29 @@ func TestFromTheLoginToTheHub(t *testing.T) {
 }
 
 func TestTheConnectionEndsWithItsToken(t *testing.T) {
-	address := start(t, "-ttl", "1s")
-	b := browser(t)
-	post(t, b, address+"/login", alice)
-	_, tok := post(t, b, address+"/socket-token", nil)
-	c := exampletest.Connect(t, address, tok)
-	c.Want(`40{"sid":"…`, greeting, "41")
-	exampletest.Connect(t, address, tok).Want(`44{"message":"unauthorized"}`)
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := loadKeys("", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &site{keys: keys}
+		node := hubtest.Start(t, func(b broker.Broker) (*hub.Hub, error) {
+			h, err := hub.New(b, hub.Options{})
+			if err == nil {
+				h.Of("/").OnConnect(s.connect)
+			}
+			return h, err
+		})
+		tok, err := keys.SealUser("alice", 10*time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		auth := map[string]string{"token": tok}
+		c := node.Connect(auth)
+		time.Sleep(10*time.Minute + time.Second)
+		c.ExpectEnd(hub.ReasonServerDisconnect)
+		node.ExpectRefusal(auth, "unauthorized")
+	})
 }
 
 func TestACookieDoesToo(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"tether/broker"
 	"tether/hub"
 )
 
@@ -55,6 +56,16 @@ func rooms(s *hub.Socket) []string {
 func nameOf(s *hub.Socket) string {
 	name, _ := s.Data().(string)
 	return name
+}
+
+// newHub is the chat on a broker: Redis when it is served, one in memory when it is tested.
+func newHub(b broker.Broker, o hub.Options) (*hub.Hub, error) {
+	h, err := hub.New(b, o)
+	if err != nil {
+		return nil, err
+	}
+	installChat(h.Of("/"))
+	return h, nil
 }
 
 func installChat(ns *hub.Namespace) {

@@ -3,60 +3,62 @@ package main
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 
+	"tether/broker"
 	"tether/examples/internal/exampletest"
 	"tether/hub"
+	"tether/hubtest"
 )
 
-func start(t *testing.T) string {
-	t.Helper()
-	printed, _ := exampletest.Start(t, run, "-addr", "127.0.0.1:0")
-	return strings.TrimSpace(strings.TrimPrefix(printed, "listening on "))
+func setup(b broker.Broker) (*hub.Hub, error) { return newHub(b, hub.Options{}) }
+
+// enter connects a client that talks under a name, and has it join a room.
+func enter(node *hubtest.Node, room, name string) *hubtest.Client {
+	c := node.Connect(nil)
+	c.Call("join", joinRequest{Room: room, Name: name}).Expect(joinAnswer{Rooms: []string{room}})
+	c.Expect("came", line{Room: room, Name: name})
+	return c
 }
 
-func TestWhatIsSaidReachesWhoIsInTheRoom(t *testing.T) {
-	url := start(t)
-	ann, ben, cat := exampletest.Connect(t, url, ""), exampletest.Connect(t, url, ""), exampletest.Connect(t, url, "")
-	for _, c := range []*exampletest.Client{ann, ben, cat} {
-		c.Want(`40{"sid":"…`)
-	}
-	ann.Send(`421["join",{"room":"tea","name":"Ann"}]`)
-	ann.Want(`42["came",{"room":"tea","name":"Ann"}]`, `431[{"rooms":["tea"]}]`)
-	ben.Send(`421["join",{"room":"tea","name":"Ben"}]`)
-	ben.Want(`42["came",{"room":"tea","name":"Ben"}]`, `431[{"rooms":["tea"]}]`)
-	cat.Send(`421["join",{"room":"milk","name":"Cat"}]`)
-	cat.Want(`42["came",{"room":"milk","name":"Cat"}]`, `431[{"rooms":["milk"]}]`)
+func TestWhatIsSaidReachesWhoIsInTheRoomOnWhicheverNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := hubtest.NewCluster(t)
+		a, b := cluster.Node(setup), cluster.Node(setup)
+		ann, ben, cat := enter(a, "tea", "Ann"), enter(b, "tea", "Ben"), enter(b, "milk", "Cat")
+		ann.Expect("came", line{Room: "tea", Name: "Ben"})
 
-	cat.Emit("say", line{Room: "tea", Text: "not heard: Cat is not there"})
-	cat.Emit("say", line{Room: "milk", Name: "Ann", Text: "purr"})
-	cat.Want(`42["said",{"room":"milk","name":"Cat","text":"purr"}]`)
+		cat.Emit("say", line{Room: "tea", Text: "not heard: Cat is not there"})
+		cat.Emit("say", line{Room: "milk", Name: "Ann", Text: "purr"})
+		cat.Expect("said", line{Room: "milk", Name: "Cat", Text: "purr"})
 
-	ann.Emit("say", line{Room: "tea", Text: "hello"})
-	ann.Want(`42["came",{"room":"tea","name":"Ben"}]`, `42["said",{"room":"tea","name":"Ann","text":"hello"}]`)
-	ben.Want(`42["said",{"room":"tea","name":"Ann","text":"hello"}]`)
+		ann.Emit("say", line{Room: "tea", Text: "hello"})
+		ann.Expect("said", line{Room: "tea", Name: "Ann", Text: "hello"})
+		ben.Expect("said", line{Room: "tea", Name: "Ann", Text: "hello"})
 
-	ann.Send("41")
-	ben.Want(`42["left",{"room":"tea","name":"Ann"}]`)
+		ann.Disconnect()
+		ben.Expect("left", line{Room: "tea", Name: "Ann"})
+		ben.RefuteAny()
+		cat.RefuteAny()
+	})
 }
 
 func TestARoomIsLeft(t *testing.T) {
-	url := start(t)
-	ann, ben := exampletest.Connect(t, url, ""), exampletest.Connect(t, url, "")
-	ann.Want(`40{"sid":"…`)
-	ben.Want(`40{"sid":"…`)
-	ann.Send(`421["join",{"room":"tea","name":"Ann"}]`)
-	ann.Want(`42["came",…`, `431[{"rooms":["tea"]}]`)
-	ben.Send(`421["join",{"room":"tea","name":"Ben"}]`)
-	ben.Want(`42["came",…`, `431[{"rooms":["tea"]}]`)
-	ben.Emit("leave", "tea")
-	ann.Want(`42["came",{"room":"tea","name":"Ben"}]`, `42["left",{"room":"tea","name":"Ben"}]`)
+	synctest.Test(t, func(t *testing.T) {
+		node := hubtest.Start(t, setup)
+		ann, ben := enter(node, "tea", "Ann"), enter(node, "tea", "Ben")
+		ben.Emit("leave", "tea")
+		ann.Expect("left", line{Room: "tea", Name: "Ben"})
+		ann.Emit("say", line{Room: "tea", Text: "gone?"})
+		ben.Refute("said")
+	})
 }
 
 func TestARoomAndANameAreNeeded(t *testing.T) {
-	c := exampletest.Connect(t, start(t), "")
-	c.Want(`40{"sid":"…`)
-	c.Send(`425["join",{"room":"","name":"Ann"}]`)
-	c.Want(`435[null,{"message":"a room and a name, of 64 bytes at most"}]`)
+	synctest.Test(t, func(t *testing.T) {
+		node := hubtest.Start(t, setup)
+		node.Connect(nil).Call("join", joinRequest{Name: "Ann"}).ExpectRefusal("a room and a name, of 64 bytes at most")
+	})
 }
 
 func TestAClientCannotJoinAUsersRoom(t *testing.T) {
@@ -65,8 +67,14 @@ func TestAClientCannotJoinAUsersRoom(t *testing.T) {
 	}
 }
 
-func TestThePageIsServed(t *testing.T) {
-	if status, body := exampletest.Get(t, start(t)); status != 200 || !strings.Contains(body, "<h1>Chat</h1>") {
+func TestTheProgramServesItsPageAndItsRooms(t *testing.T) {
+	printed, _ := exampletest.Start(t, run, "-addr", "127.0.0.1:0")
+	url := strings.TrimSpace(strings.TrimPrefix(printed, "listening on "))
+	if status, body := exampletest.Get(t, url); status != 200 || !strings.Contains(body, "<h1>Chat</h1>") {
 		t.Errorf("%d %s", status, body)
 	}
+	ann := exampletest.Connect(t, url, "")
+	ann.Want(`40{"sid":"…`)
+	ann.Send(`421["join",{"room":"tea","name":"Ann"}]`)
+	ann.Want(`42["came",{"room":"tea","name":"Ann"}]`, `431[{"rooms":["tea"]}]`)
 }

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer b.Close()
 
-	h, err := hub.New(b, hub.Options{
+	h, err := newHub(b, hub.Options{
 		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
 		OnStart: func(context.Context, *hub.Hub) error {
 			_, err := fmt.Fprintf(stdout, "listening on http://%s\n", ln.Addr())
@@ -62,7 +62,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	installChat(h.Of("/"))
 
 	sockets, err := transport.NewHandler(h, transport.Options{})
 	if err != nil {
