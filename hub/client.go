@@ -128,6 +128,7 @@ func (c *client) assemble(p socketio.Packet) error {
 	p.Event = bytes.Clone(p.Event)
 	parts := &parts{conn: c.first.conn, packet: p, missing: p.Attachments, left: left, data: bytes.Clone(p.Data)}
 	parts.packet.Data = nil
+	parts.share.End = parts.giveUp
 	c.setParts(parts)
 	c.hub.assembling.set(c, time.Now().Add(c.hub.options.AttachmentTimeout))
 	return c.hub.halves.add(parts)

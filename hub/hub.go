@@ -12,6 +12,7 @@ import (
 
 	"tether/broker"
 	"tether/engine"
+	"tether/internal/budget"
 	"tether/internal/group"
 	"tether/internal/socketio"
 )
@@ -44,7 +45,7 @@ type Hub struct {
 
 	joining    waiting            // connections without a namespace
 	assembling deadlines[*client] // connections with a packet whose attachments are missing
-	halves     halves             // these packets
+	halves     halfPackets        // these packets
 	expiring   deadlines[*Socket]
 
 	work      group.Group // the goroutines that run handlers and hooks
@@ -88,7 +89,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		fixed:    make(map[string]*Namespace),
 		children: make(map[string]*Namespace),
 		live:     make(chan struct{}),
-		halves:   halves{limit: o.Limits.TotalAttachmentBytes},
+		halves:   halfPackets{budget.Budget{Limit: o.Limits.TotalAttachmentBytes}},
 		devices:  newDevices(),
 	}
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())

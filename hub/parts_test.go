@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tether/engine"
+	"tether/internal/budget"
 )
 
 // half sends a packet that lacks the last of its two attachments.
@@ -19,26 +20,20 @@ func (p *peer) half(bytes int) error {
 	return p.client.Binary(make([]byte, bytes))
 }
 
-func (hs *halves) held() (bytes, packets int) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return hs.total, hs.order.Len()
-}
-
 func wantNothingHeld(t *testing.T, h *Hub) {
 	t.Helper()
-	if n, packets := h.halves.held(); n != 0 || packets != 0 {
+	if n, packets := h.halves.Held(); n != 0 || packets != 0 {
 		t.Errorf("%d bytes of %d packets are counted for nobody", n, packets)
 	}
 }
 
 // At the limit everybody stays, one byte past it the one that began first ends.
 func TestTheBudgetOfHalfPackets(t *testing.T) {
-	const size = 2 * smallParts
+	const size = 2 * budget.Small
 	h := alone(t, Options{})
 	p, _ := connect(t, h)
 	p.half(size)
-	one, _ := h.halves.held()
+	one, _ := h.halves.Held()
 	if one < size || one > size+100 {
 		t.Fatalf("%d bytes are counted for %d", one, size)
 	}
@@ -56,7 +51,7 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n, _ := h.halves.held(); n > 2*one-past {
+		if n, _ := h.halves.Held(); n > 2*one-past {
 			t.Errorf("%d bytes are counted", n)
 		}
 		if past > 0 {
@@ -81,9 +76,9 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 }
 
 func TestOnePacketPastTheBudgetEndsItself(t *testing.T) {
-	h := alone(t, Options{Limits: Limits{TotalAttachmentBytes: 2 * smallParts}})
+	h := alone(t, Options{Limits: Limits{TotalAttachmentBytes: 2 * budget.Small}})
 	p, _ := connect(t, h)
-	if err := p.half(2 * smallParts); engine.ReasonOf(err) != ReasonTransportError {
+	if err := p.half(2 * budget.Small); engine.ReasonOf(err) != ReasonTransportError {
 		t.Errorf("error is %v", err)
 	}
 	<-p.ended
@@ -91,10 +86,10 @@ func TestOnePacketPastTheBudgetEndsItself(t *testing.T) {
 }
 
 func TestSmallHalfPacketsAreNotCounted(t *testing.T) {
-	h := alone(t, Options{Limits: Limits{TotalAttachmentBytes: 2 * smallParts}})
+	h := alone(t, Options{Limits: Limits{TotalAttachmentBytes: 2 * budget.Small}})
 	for range 10 {
 		p, _ := connect(t, h)
-		if err := p.half(smallParts - 100); err != nil {
+		if err := p.half(budget.Small - 100); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +100,7 @@ func TestTheTextOfAHalfPacketIsCounted(t *testing.T) {
 	h := alone(t, Options{})
 	p, _ := connect(t, h)
 	p.say(`51-["` + "x" + `","` + string(bytes.Repeat([]byte("y"), 10_000)) + `"]`)
-	if n, _ := h.halves.held(); n < 10_000 {
+	if n, _ := h.halves.Held(); n < 10_000 {
 		t.Errorf("%d bytes are counted", n)
 	}
 }
@@ -126,7 +121,7 @@ func TestTheEndOfAHalfPacketFreesItsBudget(t *testing.T) {
 			if err := p.half(10_000); err != nil {
 				t.Fatal(err)
 			}
-			if n, packets := h.halves.held(); n < 10_000 || packets != 1 {
+			if n, packets := h.halves.Held(); n < 10_000 || packets != 1 {
 				t.Fatalf("%d bytes of %d packets are counted", n, packets)
 			}
 			end(p)
@@ -141,7 +136,7 @@ func TestNothingIsCountedForAConnectionThatEndsMeanwhile(t *testing.T) {
 	for range 200 {
 		p, _ := connect(t, h)
 		p.tasks.Go(func() {
-			if p.half(smallParts) == nil {
+			if p.half(budget.Small) == nil {
 				p.client.Binary(nil)
 			}
 		})
@@ -169,7 +164,7 @@ func TestTenThousandHalfPackets(t *testing.T) {
 				if err := peers[i].half(size); err != nil && engine.ReasonOf(err) != ReasonTransportError {
 					t.Error(err)
 				}
-				if n, _ := h.halves.held(); n > budget {
+				if n, _ := h.halves.Held(); n > budget {
 					t.Errorf("%d bytes are counted", n)
 				}
 			}
@@ -179,7 +174,7 @@ func TestTenThousandHalfPackets(t *testing.T) {
 	if grown := int64(live()) - int64(before); grown > budget+budget/4 {
 		t.Errorf("%d bytes are in use for a budget of %d", grown, budget)
 	}
-	_, left := h.halves.held()
+	_, left := h.halves.Held()
 	closed := 0
 	for _, p := range peers {
 		if p.closedFor() != "" {

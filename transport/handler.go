@@ -25,6 +25,7 @@ import (
 	"unicode/utf8"
 
 	"tether/engine"
+	"tether/internal/budget"
 	"tether/internal/socketio"
 )
 
@@ -48,7 +49,7 @@ type Handler struct {
 	queued atomic.Int64 // bytes that wait for clients, as the budget has it
 	ranks  ranks
 
-	partials partials
+	incomplete budget.Budget // messages and bodies that have begun to come
 
 	run      run
 	mistakes mistakes
@@ -76,7 +77,7 @@ func NewHandler(server engine.Server, o Options) (*Handler, error) {
 		started: time.Now(),
 	}
 	h.library = newLibrary(h.o)
-	h.partials.limit = h.o.InboundBytes
+	h.incomplete.Limit = h.o.InboundBytes
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
 	h.flushers.init(runtime.GOMAXPROCS(0))
 	h.run.now = h.now

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tether/engine"
+	"tether/internal/budget"
 )
 
 // errOverdue says that a message did not complete in time.
@@ -28,10 +29,10 @@ type inbound struct {
 	started int64  // when that message had to be waited for, as session.due; 0: it was not
 	code    uint16 // of the client's close frame
 
-	partial  *partial // nil until the message is worth counting
-	whole    bool     // a message is complete: data
-	data     []byte   // aliases buf or parts
-	deadline int64    // of the message that has begun, as session.due; set while nobody reads
+	share    *budget.Share // nil until the message is worth counting
+	whole    bool          // a message is complete: data
+	data     []byte        // aliases buf or parts
+	deadline int64         // of the message that has begun, as session.due; set while nobody reads
 }
 
 func (c *epoll) newInbound() *inbound {
@@ -60,19 +61,19 @@ func (c *epoll) note() {
 	if in.check.open || cap(in.parts) > bufferSize {
 		held += cap(in.parts)
 	}
-	if held < smallBytes && in.partial == nil {
+	if held < budget.Small && in.share == nil {
 		return
 	}
-	if in.partial == nil {
-		in.partial = &partial{end: func() { c.s.fail(engine.ReasonTransportError) }}
+	if in.share == nil {
+		in.share = &budget.Share{End: func() { c.s.fail(engine.ReasonTransportError) }}
 	}
-	c.s.h.partials.hold(in.partial, held)
+	c.s.h.incomplete.Hold(in.share, held)
 }
 
 // forget undoes note.
 func (c *epoll) forget(in *inbound) {
-	if in != nil && in.partial != nil {
-		c.s.h.partials.hold(in.partial, 0)
+	if in != nil && in.share != nil {
+		c.s.h.incomplete.Drop(in.share)
 	}
 }
 

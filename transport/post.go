@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/engine"
+	"tether/internal/budget"
 	"tether/internal/socketio"
 )
 
@@ -117,12 +118,12 @@ func (s *session) receivePost(w http.ResponseWriter, r *http.Request, p *post) i
 		s.fail(engine.ReasonTransportError)
 		return http.StatusRequestEntityTooLarge
 	}
-	half := &partial{end: func() {
+	share := &budget.Share{End: func() {
 		p.cut()
 		s.fail(engine.ReasonTransportError)
 	}}
-	held := func(bytes int) { s.h.partials.hold(half, bytes) }
-	defer held(0)
+	held := func(bytes int) { s.h.incomplete.Hold(share, bytes) }
+	defer s.h.incomplete.Drop(share)
 	var body bytes.Buffer
 	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), post: p, body: &body, hold: held})
 	if err != nil || !p.done() {

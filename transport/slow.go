@@ -149,10 +149,11 @@ type Stats struct {
 
 // Stats reads all figures. They are not of one moment.
 func (h *Handler) Stats() Stats {
+	inbound, _ := h.incomplete.Held()
 	return Stats{
 		Sessions: h.Len(),
 		Queued:   h.queued.Load(),
-		Inbound:  h.partials.held(),
+		Inbound:  inbound,
 		Dropped:  h.slow.dropped.Load(),
 		Replaced: h.slow.replaced.Load(),
 		Slow:     h.slow.closed.Load(),

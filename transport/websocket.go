@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"tether/engine"
+	"tether/internal/budget"
 )
 
 const (
@@ -48,7 +49,7 @@ type websocket struct {
 	code  uint16 // of the client's close frame
 	end   error  // why reading stopped
 
-	partial *partial // nil until a message is worth counting
+	share *budget.Share // nil until a message is worth counting
 
 	moved adopted // owned by the reader: what goes on with the connection; nil for most
 }
@@ -110,8 +111,8 @@ func (w *websocket) serve(h *Handler, c *libraryConn) {
 
 // served is deferred by the reader.
 func (w *websocket) served(h *Handler) {
-	if w.partial != nil {
-		h.partials.hold(w.partial, 0)
+	if w.share != nil {
+		h.incomplete.Drop(w.share)
 	}
 	if v := recover(); v != nil {
 		h.panicked(v)
@@ -389,7 +390,7 @@ func (w *websocket) note() {
 	if cap(w.in) > bufferSize {
 		held += cap(w.in)
 	}
-	if held < smallBytes && w.partial == nil {
+	if held < budget.Small && w.share == nil {
 		return
 	}
 	w.hold(held)
@@ -397,10 +398,10 @@ func (w *websocket) note() {
 
 //go:noinline
 func (w *websocket) hold(bytes int) {
-	if w.partial == nil {
-		w.partial = &partial{end: func() { w.s.fail(engine.ReasonTransportError) }}
+	if w.share == nil {
+		w.share = &budget.Share{End: func() { w.s.fail(engine.ReasonTransportError) }}
 	}
-	w.s.h.partials.hold(w.partial, bytes)
+	w.s.h.incomplete.Hold(w.share, bytes)
 }
 
 // release gives back the buffer.
