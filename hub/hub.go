@@ -43,7 +43,7 @@ type Hub struct {
 	clients roster[client]
 	sockets roster[Socket]
 
-	joining    waiting            // connections without a namespace
+	joining    lobby              // connections without a namespace
 	assembling deadlines[*client] // connections with a packet whose attachments are missing
 	halves     halfPackets        // these packets
 	expiring   deadlines[*Socket]
@@ -89,6 +89,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		fixed:    make(map[string]*Namespace),
 		children: make(map[string]*Namespace),
 		live:     make(chan struct{}),
+		joining:  lobby{handshakes: budget.Budget{Limit: o.Limits.TotalHandshakeBytes}},
 		halves:   halfPackets{budget.Budget{Limit: o.Limits.TotalAttachmentBytes}},
 		devices:  newDevices(),
 	}

@@ -199,7 +199,7 @@ func TestLimitOfHeldPackets(t *testing.T) {
 
 func TestDefaultsAreWhatTheDocumentationSays(t *testing.T) {
 	got := Options{}.withDefaults().Limits
-	want := Limits{16, 1024, 16 << 10, 512, 1024, 256, 256, 10, 8 << 20, 256 << 20, 1024, 64, 1 << 20, 1024, 1 << 20}
+	want := Limits{16, 1024, 64 << 20, 16 << 10, 512, 1024, 256, 256, 10, 8 << 20, 256 << 20, 1024, 64, 1 << 20, 1024, 1 << 20}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -114,6 +114,11 @@ type Limits struct {
 	// Rooms of one socket beside its own; past it Join returns ErrTooManyRooms. Default 1024.
 	Rooms int
 
+	// TotalHandshakeBytes is the memory of the handshakes of connections that are in no namespace, together,
+	// in bytes: URLs and headers, which may lead to nothing. Past it, the connections that began first end.
+	// What is less than 4 KiB does not count. Default 64 MiB.
+	TotalHandshakeBytes int
+
 	// Auth is the size of a CONNECT payload in bytes; past it CONNECT is refused. Default 16 KiB.
 	Auth int
 
@@ -197,6 +202,7 @@ func (o Options) withDefaults() Options {
 	orInt(&l.Attachments, 10)
 	orInt(&l.PacketBytes, 8<<20)
 	orInt(&l.TotalAttachmentBytes, 256<<20)
+	orInt(&l.TotalHandshakeBytes, 64<<20)
 	orInt(&l.Acks, 1024)
 	orInt(&l.Events, 64)
 	orInt(&l.EventBytes, 1<<20)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tether/engine"
+	"tether/hub"
 )
 
 // TestLimitOfPayload goes to MaxPayload and one byte past it, in every form that a message has, on both
@@ -305,4 +306,37 @@ func TestLimitOfConnections(t *testing.T) {
 			receive(t, ends[1].closed)
 		}
 	}
+}
+
+// TestHandshakesThatLeadToNothingHaveABudget opens connections with large heads. Those that joined a
+// namespace stay, and of the others those that came last.
+func TestHandshakesThatLeadToNothingHaveABudget(t *testing.T) {
+	carriers(t, Options{}, func(t *testing.T, _ *server) {
+		const head, others = 60_000, 10
+		h := fuzzHub(t, hub.Limits{TotalHandshakeBytes: 4 * head})
+		s := serveWith(t, h.Attach, Options{Epoll: strings.HasSuffix(t.Name(), "epoll")})
+		open := func() *wsClient {
+			c := s.upgrade("EIO=4&transport=websocket", "", "X-Large: "+strings.Repeat("x", head))
+			c.text()
+			return c
+		}
+		joined := open()
+		joined.send("40")
+		joined.text()
+		var idle []*wsClient
+		for range others {
+			idle = append(idle, open())
+		}
+		for _, c := range idle[:others-3] {
+			c.wantClose(0)
+		}
+		for _, c := range append(idle[others-3:], joined) {
+			if c != joined {
+				c.send("40")
+				c.text()
+			}
+			c.send(`42["still"]`)
+			c.wantText(`42["back"]`)
+		}
+	})
 }
