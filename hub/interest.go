@@ -191,11 +191,20 @@ func (in *interest) endGap(r *room) {
 	}
 }
 
-// report tells of the gaps that have ended.
+// report tells of the gaps that have ended: those that began together as one.
 func (in *interest) report() {
 	found := in.found
 	in.found = nil
-	for _, g := range found {
+	for len(found) > 0 {
+		g, others := found[0], found[:0]
+		for _, o := range found[1:] {
+			if o.From.Equal(g.From) && errors.Is(o.Cause, g.Cause) {
+				g.To, g.Subjects = o.To, append(g.Subjects, o.Subjects...)
+			} else {
+				others = append(others, o)
+			}
+		}
+		found = others
 		in.gap(g)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -298,4 +299,28 @@ func TestWhatTheBackendEndsIsSubscribedAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestRoomsThatWereLostTogetherAreOneGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, _ := startInterest(t, 0)
+		var gaps []broker.Gap
+		in.gap = func(g broker.Gap) { gaps = append(gaps, g) }
+		subjects := []string{"a", "b", "c"}
+		for _, s := range subjects {
+			if err := in.wait(t.Context(), in.join(s, new(Socket))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in.drop(broker.Gap{From: time.Now(), Subjects: subjects, Cause: errLedger})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(gaps) != 1 {
+			t.Fatalf("%d gaps: %v", len(gaps), gaps)
+		}
+		slices.Sort(gaps[0].Subjects)
+		if !slices.Equal(gaps[0].Subjects, subjects) {
+			t.Errorf("the gap is of %q, want %q", gaps[0].Subjects, subjects)
+		}
+	})
 }
