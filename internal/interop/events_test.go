@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -82,12 +83,24 @@ func TestQuestionsWithoutAnAnswerTimeOut(t *testing.T) {
 			c.event(t, "question", "silence")
 			c.event(t, "answer", "timeout")
 		}
-		l := c.d.do(t, map[string]any{"do": "call", "client": c.name, "event": "nobody listens to this", "args": []any{1}, "timeout": 100})
-		if l.Error != "timeout" {
+		call := map[string]any{"do": "call", "client": c.name, "event": "echo", "args": []any{"no answer"}, "timeout": 100}
+		if l := c.d.do(t, call); l.Error != "timeout" {
 			t.Errorf("got %v, want a timeout", l)
 		}
+		c.event(t, "echo-back", "no answer")
 		c.emit(t, "echo", "still here")
 		c.event(t, "echo-back", "still here")
+	})
+}
+
+func TestAnEventThatNobodyHandlesIsAnsweredWithAnError(t *testing.T) {
+	n := serve(t, setup{})
+	someWays(t, func(*kind) bool { return true }, []string{"default"}, func(t *testing.T, w way) {
+		c, _ := w.join(t, n)
+		l := c.d.do(t, map[string]any{"do": "call", "client": c.name, "event": "nobody listens to this", "args": []any{1}, "timeout": 5000})
+		if want := []any{nil, map[string]any{"message": "no handler for this event"}}; l.Error != "" || !reflect.DeepEqual(l.Args, want) {
+			t.Errorf("got %v, want %v", l, want)
+		}
 	})
 }
 
