@@ -72,9 +72,9 @@ func (s *Socket) unawait(id uint64) {
 	}
 }
 
-// answered hands an answer to the one that waits for it. An answer that nobody waits for, or no
+// acknowledged hands an answer to the one that waits for it. An answer that nobody waits for, or no
 // longer, is ignored.
-func (s *Socket) answered(m *Message) {
+func (s *Socket) acknowledged(m *Message) {
 	s.mu.Lock()
 	var answer chan *Message
 	if s.extra != nil && s.extra.acks != nil {

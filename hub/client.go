@@ -25,7 +25,7 @@ type client struct {
 
 	mu        sync.Mutex
 	handshake string     // guarded by mu; packed
-	sockets   *Socket    // guarded by mu; joined or joining, in the order of CONNECT; linked by next
+	sockets   *Socket    // guarded by mu; joined, joining, or to be refused, in the order of CONNECT; linked by next
 	inbox     *inbox     // guarded by mu; nil while there is nothing to handle
 	dismissal *dismissal // guarded by mu; nil until the server disconnects something
 }
@@ -181,7 +181,7 @@ func (c *client) binary(data []byte) error {
 // receive takes a whole event or answer.
 func (c *client) receive(s *Socket, p socketio.Packet, data []byte, attachments [][]byte) error {
 	if p.Type == socketio.Ack || p.Type == socketio.BinaryAck {
-		s.answered(newMessage(s, p, data, attachments))
+		s.acknowledged(newMessage(s, p, data, attachments))
 		return nil
 	}
 	if data == nil { // an event without a name: the reference ignores it too
@@ -219,9 +219,10 @@ func (c *client) find(namespace string) *Socket {
 	return c.findLocked(namespace)
 }
 
+// findLocked finds the socket of a namespace. One that is gone, and waits to be answered, is not meant.
 func (c *client) findLocked(namespace string) *Socket {
 	for s := c.sockets; s != nil; s = s.next {
-		if s.ns.name == namespace {
+		if s.ns.name == namespace && s.gate.State() != stateGone {
 			return s
 		}
 	}
@@ -244,7 +245,7 @@ func (c *client) joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := c.sockets; s != nil; s = s.next {
-		if s.gate.State() != stateConnecting {
+		if s.Connected() {
 			return true
 		}
 	}

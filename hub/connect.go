@@ -30,14 +30,16 @@ func (c *client) connect(p socketio.Packet) error {
 		return errJoinedTwice
 	}
 	if len(p.Data) > limits.Auth {
-		return c.refuse(p.Namespace, refusedAuth, nil)
+		c.refuseAtOnce(p.Namespace, refusedAuth)
+		return nil
 	}
 	ns, err := c.hub.namespace(p.Namespace)
 	if err != nil {
 		return err
 	}
 	if ns == nil {
-		return c.refuse(p.Namespace, refusedNamespace, nil)
+		c.refuseAtOnce(p.Namespace, refusedNamespace)
+		return nil
 	}
 	// The hooks' context does not come from Run: it ends before Run does. It has no parent, because all
 	// connections would share the parent's lock.
@@ -45,19 +47,105 @@ func (c *client) connect(p socketio.Packet) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), hookKey{}, s), c.hub.options.HookTimeout)
 	s.entry = &entry{cancel: cancel}
 
-	if added, full := c.add(s); !added {
-		s.end(false)
+	before := c.newest()
+	added, full := c.add(s)
+	if !added || !c.hub.work.Begin() {
+		s.drop()
 		if full {
-			return c.refuse(p.Namespace, refusedMany, nil)
+			c.refuseAtOnce(p.Namespace, refusedMany)
 		}
 		return nil
 	}
-	if !c.hub.work.Begin() {
-		s.end(false)
-		return nil
-	}
-	go c.admit(ctx, s) // Hub.Run waits for it
+	go c.admit(ctx, s, before) // Hub.Run waits for it
 	return nil
+}
+
+// drop ends a socket that is connecting, without a word to the client.
+func (s *Socket) drop() {
+	if was := s.end(false); was != stateGone {
+		s.client.forget(s, was, false)
+	}
+}
+
+// refuseAtOnce refuses a CONNECT that no hook has to see: behind the answer to the CONNECT before it.
+func (c *client) refuseAtOnce(namespace, message string) {
+	r := refused{namespace, message}
+	if before := c.newest(); before == nil || !before.answerWith(r) {
+		c.refuse(r.namespace, r.message, nil)
+	}
+}
+
+// refused is a CONNECT_ERROR that waits for the answer to another CONNECT.
+type refused struct{ namespace, message string }
+
+// newest is the socket of the last CONNECT, nil if there is none or it is gone.
+func (c *client) newest() (s *Socket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for at := c.sockets; at != nil; at = at.next {
+		s = at
+	}
+	return s
+}
+
+// turnLimit is how long the answer to a CONNECT waits for the answer to the one before it. The reference
+// server answers in order unless a hook takes its time.
+const turnLimit = time.Second
+
+// awaitAnswer waits until the CONNECT of s has been answered, or for turnLimit, or ctx.
+func (s *Socket) awaitAnswer(ctx context.Context) {
+	s.mu.Lock()
+	if s.answered {
+		s.mu.Unlock()
+		return
+	}
+	over := s.extraLocked().turnLocked().over
+	s.mu.Unlock()
+	limit := time.NewTimer(turnLimit)
+	defer limit.Stop()
+	select {
+	case <-over:
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+}
+
+// answerWith has r sent behind the answer to the CONNECT of s. It reports false if that has left, or so
+// many wait for it that the client deserves no order.
+func (s *Socket) answerWith(r refused) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answered {
+		return false
+	}
+	t := s.extraLocked().turnLocked()
+	if len(t.refused) >= s.client.hub.options.Limits.Namespaces {
+		return false
+	}
+	t.refused = append(t.refused, r)
+	return true
+}
+
+// answer is called when the CONNECT of s has been answered, or will not be. It lets go what waits for that.
+func (s *Socket) answer() {
+	s.mu.Lock()
+	for s.extra != nil && s.extra.turn != nil {
+		t := s.extra.turn
+		if len(t.refused) == 0 {
+			close(t.over)
+			s.extra.turn = nil
+			break
+		}
+		waiting := t.refused
+		t.refused = nil
+		s.mu.Unlock()
+		for _, r := range waiting {
+			s.client.refuse(r.namespace, r.message, nil)
+		}
+		s.mu.Lock()
+	}
+	s.answered = true
+	s.mu.Unlock()
 }
 
 // add makes s one of the connection's sockets, unless it has too many, or has ended.
@@ -69,7 +157,9 @@ func (c *client) add(s *Socket) (added, full bool) {
 	}
 	last, n := &c.sockets, 0
 	for ; *last != nil; last = &(*last).next {
-		n++
+		if (*last).gate.State() != stateGone {
+			n++
+		}
 	}
 	if n >= c.hub.options.Limits.Namespaces {
 		return false, true
@@ -84,9 +174,10 @@ func (c *client) add(s *Socket) (added, full bool) {
 // hookKey finds, in the context of a connect hook, the socket that it is about.
 type hookKey struct{}
 
-// admit runs the hooks of a CONNECT and answers it.
-func (c *client) admit(ctx context.Context, s *Socket) {
+// admit runs the hooks of a CONNECT and answers it, after the CONNECT of before has been answered.
+func (c *client) admit(ctx context.Context, s, before *Socket) {
 	defer c.hub.work.End()
+	defer s.answer()
 	overdue := time.AfterFunc(c.hub.options.HookTimeout, func() {
 		if !errors.Is(ctx.Err(), context.Canceled) { // even if the hook does not care
 			c.hub.counters.timedOut.Add(1)
@@ -98,6 +189,9 @@ func (c *client) admit(ctx context.Context, s *Socket) {
 		err = s.settle(ctx)
 	}
 	overdue.Stop()
+	if before != nil {
+		before.awaitAnswer(ctx)
+	}
 	c.awaitDepartures()
 	if err == nil {
 		if c.hub.options.ForgetHandshake {
@@ -110,6 +204,7 @@ func (c *client) admit(ctx context.Context, s *Socket) {
 	if s.end(false) == stateGone {
 		return // by the client, by a kick, or because the connection has ended
 	}
+	defer c.forget(s, stateConnecting, false) // once it has been answered
 	var panicked *panicError
 	var refusal *Refusal
 	switch {
@@ -163,7 +258,7 @@ func (c *client) forgetHandshake(s *Socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.extra; x != nil {
-		if x.auth = ""; x.acks == nil && x.data == nil {
+		if x.auth = ""; *x == (extra{}) {
 			s.extra = nil
 		}
 	}

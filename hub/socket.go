@@ -18,13 +18,16 @@ import (
 // methods may be called concurrently, and at any time: after the disconnect they do nothing, or
 // return ErrDisconnected.
 type Socket struct {
-	conn   engine.Conn       // immutable; the client's, here because fan-out goes past many
-	gate   engine.Gate       // in one of the states below; written with mu held
-	place  uint32            // immutable; in the hub's roster, and in the ID
-	nonce  [randomBytes]byte // immutable; in the ID
-	ns     *Namespace        // immutable
-	client *client           // immutable
-	next   *Socket           // guarded by the client's mu; its next socket
+	conn  engine.Conn       // immutable; the client's, here because fan-out goes past many
+	gate  engine.Gate       // in one of the states below; written with mu held
+	place uint32            // immutable; in the hub's roster, and in the ID
+	nonce [randomBytes]byte // immutable; in the ID
+
+	answered bool // guarded by mu; CONNECT has been answered, or will not be
+
+	ns     *Namespace // immutable
+	client *client    // immutable
+	next   *Socket    // guarded by the client's mu; its next socket
 
 	mu    sync.Mutex
 	seats []seat  // guarded by mu; of each room the socket is in; no longer changes when it is gone
@@ -38,6 +41,20 @@ type extra struct {
 	acks *acks // nil until an answer is awaited
 	data any
 	auth string
+	turn *turn // nil unless something waits for the answer to CONNECT
+}
+
+// turn is what waits for the answer to a CONNECT. The fields are guarded by the socket's mu.
+type turn struct {
+	over    chan struct{} // closed when it has been answered
+	refused []refused     // to be sent then
+}
+
+func (x *extra) turnLocked() *turn {
+	if x.turn == nil {
+		x.turn = &turn{over: make(chan struct{})}
+	}
+	return x.turn
 }
 
 func (s *Socket) extraLocked() *extra {
@@ -337,9 +354,12 @@ func (s *Socket) Drop() { s.conn.Close(ReasonServerClose) }
 // kick disconnects the socket by the server's will. A client that is just being told that it is
 // connected is told after that, by welcome.
 func (s *Socket) kick() {
-	switch s.end(true) {
-	case stateGone:
+	was := s.end(true)
+	if was == stateGone {
 		return
+	}
+	s.client.forget(s, was, true)
+	switch was {
 	case stateConnecting:
 		s.client.refuse(s.ns.name, refusedKicked, nil)
 		return
@@ -361,14 +381,20 @@ func (s *Socket) sendDisconnect() {
 
 // leave ends the socket because of its client or its connection.
 func (s *Socket) leave(reason Reason) {
-	if was := s.end(false); was == stateWelcome || was == stateConnected {
+	was := s.end(false)
+	if was == stateGone {
+		return
+	}
+	s.client.forget(s, was, false)
+	if was != stateConnecting {
 		s.client.enqueue(task{socket: s, reason: reason})
 	}
 }
 
-// end takes the socket out of everything, except that Rooms still knows its rooms. It returns the
-// state that it was in. Only the first call does anything; others return stateGone. If something is to
-// be sent yet, which is DISCONNECT for one that was kicked, client.departed has to be called when that is done.
+// end takes the socket out of everything, except that Rooms still knows its rooms, and that the caller has
+// the client forget it. It returns the state that it was in. Only the first call does anything; others
+// return stateGone. If something is to be sent yet, which is DISCONNECT for one that was kicked,
+// client.departed has to be called when that is done.
 func (s *Socket) end(kicked bool) (was uint32) {
 	h := s.client.hub
 	s.mu.Lock()
@@ -402,7 +428,6 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	if was != stateConnecting {
 		s.ns.connected.Add(-1)
 	}
-	s.client.forget(s, was, kicked)
 	h.sockets.remove(s.place)
 	h.expiring.unset(s)
 	h.release(s.ns)
