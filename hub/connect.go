@@ -99,12 +99,16 @@ func (s *Socket) awaitAnswer(ctx context.Context) {
 		s.mu.Unlock()
 		return
 	}
-	over := s.extraLocked().turnLocked().over
+	x := s.rareLocked()
+	if x.answered == nil {
+		x.answered = make(chan struct{})
+	}
+	answered := x.answered
 	s.mu.Unlock()
 	limit := time.NewTimer(turnLimit)
 	defer limit.Stop()
 	select {
-	case <-over:
+	case <-answered:
 	case <-limit.C:
 	case <-ctx.Done():
 	}
@@ -118,26 +122,21 @@ func (s *Socket) answerWith(r refused) bool {
 	if s.answered {
 		return false
 	}
-	t := s.extraLocked().turnLocked()
-	if len(t.refused) >= s.client.hub.options.Limits.Namespaces {
+	x := s.rareLocked()
+	if len(x.refused) >= s.client.hub.options.Limits.Namespaces {
 		return false
 	}
-	t.refused = append(t.refused, r)
+	x.refused = append(x.refused, r)
 	return true
 }
 
 // answer is called when the CONNECT of s has been answered, or will not be. It lets go what waits for that.
 func (s *Socket) answer() {
 	s.mu.Lock()
-	for s.extra != nil && s.extra.turn != nil {
-		t := s.extra.turn
-		if len(t.refused) == 0 {
-			close(t.over)
-			s.extra.turn = nil
-			break
-		}
-		waiting := t.refused
-		t.refused = nil
+	defer s.mu.Unlock()
+	for s.extra != nil && s.extra.rare != nil && s.extra.rare.refused != nil {
+		waiting := s.extra.rare.refused
+		s.extra.rare.refused = nil
 		s.mu.Unlock()
 		for _, r := range waiting {
 			s.client.refuse(r.namespace, r.message, nil)
@@ -145,7 +144,15 @@ func (s *Socket) answer() {
 		s.mu.Lock()
 	}
 	s.answered = true
-	s.mu.Unlock()
+	if s.extra == nil || s.extra.rare == nil {
+		return
+	}
+	if answered := s.extra.rare.answered; answered != nil {
+		close(answered)
+	}
+	if s.extra.rare.answered = nil; s.extra.rare.places == nil {
+		s.extra.rare = nil
+	}
 }
 
 // add makes s one of the connection's sockets, unless it has too many, or has ended.

@@ -270,8 +270,8 @@ func (s *Socket) restamp(room string, stamp int64) {
 	if s.gate.State() == stateGone {
 		return
 	}
-	if i := s.seatLocked(room); i >= 0 {
-		s.seats[i].since = stamp
+	if i := s.placeLocked(room); i >= 0 {
+		s.rooms[i].since = stamp
 	}
 }
 
@@ -279,10 +279,8 @@ func (s *Socket) restamp(room string, stamp int64) {
 func (s *Socket) stamp(r *room) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.seats {
-		if s.seats[i].room == r {
-			return s.seats[i].since
-		}
+	if i := s.placeLocked(r.subject); i >= 0 {
+		return s.rooms[i].since
 	}
 	return 0
 }

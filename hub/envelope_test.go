@@ -113,7 +113,8 @@ func FuzzDeliver(f *testing.F) {
 	}
 	s := c.newSocket(h.Of("/"), "")
 	room := h.interest.join(roomSubject("tether", "/", Room("room")), s)
-	s.seats = []seat{{room, 1}}
+	room.since = 1
+	s.rooms = []membership{room}
 	s.gate.Set(stateConnected)
 
 	text := engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames()

@@ -101,6 +101,8 @@ type membership struct {
 	place     uint32
 	live      bool // the room was subscribed when the socket came, and is while it stays
 	withdrawn bool // it gets what comes, but no longer keeps the room subscribed
+
+	since int64 // of a registration, in UnixNano; 0 if it is none. Owned by the socket
 }
 
 func newIndex() *index {

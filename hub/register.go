@@ -75,8 +75,8 @@ func (s *Socket) Registrations() []Target {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var users []Target
-	for i := range s.seats {
-		if s.seats[i].since != 0 {
+	for i := range s.rooms {
+		if s.rooms[i].since != 0 {
 			users = append(users, s.targetAt(i))
 		}
 	}

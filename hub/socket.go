@@ -1,12 +1,8 @@
 package hub
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,10 +26,10 @@ type Socket struct {
 	next   *Socket    // guarded by the client's mu; its next socket
 
 	mu    sync.Mutex
-	seats []seat  // guarded by mu; of each room the socket is in; no longer changes when it is gone
-	own   [2]seat // guarded by mu; where seats begins
-	entry *entry  // guarded by mu; not nil while the state is connecting or welcome
-	extra *extra  // guarded by mu; nil while it would be empty
+	rooms []membership  // guarded by mu; of each room the socket is in; no longer changes when it is gone
+	own   [2]membership // guarded by mu; where rooms begins
+	entry *entry        // guarded by mu; not nil while the state is connecting or welcome
+	extra *extra        // guarded by mu; nil while it would be empty
 }
 
 // extra is what few sockets have. The fields are guarded by the socket's mu.
@@ -41,20 +37,22 @@ type extra struct {
 	acks *acks // nil until an answer is awaited
 	data any
 	auth string
-	turn *turn // nil unless something waits for the answer to CONNECT
+	rare *rare
 }
 
-// turn is what waits for the answer to a CONNECT. The fields are guarded by the socket's mu.
-type turn struct {
-	over    chan struct{} // closed when it has been answered
-	refused []refused     // to be sent then
+// rare is what hardly any socket has. The fields are guarded by the socket's mu.
+type rare struct {
+	answered chan struct{}  // closed when CONNECT has been answered; nil unless somebody waits for it
+	refused  []refused      // to be sent then
+	places   map[string]int // where in rooms the room with a subject is; nil while there are few
 }
 
-func (x *extra) turnLocked() *turn {
-	if x.turn == nil {
-		x.turn = &turn{over: make(chan struct{})}
+func (s *Socket) rareLocked() *rare {
+	x := s.extraLocked()
+	if x.rare == nil {
+		x.rare = new(rare)
 	}
-	return x.turn
+	return x.rare
 }
 
 func (s *Socket) extraLocked() *extra {
@@ -72,12 +70,6 @@ const (
 	stateGone = engine.Ended
 )
 
-// seat is a membership, and since when it is a registration: UnixNano, 0 if it is none.
-type seat struct {
-	membership
-	since int64
-}
-
 // newSocket returns a socket with a place and an ID. It is called by the caller of Text.
 func (c *client) newSocket(ns *Namespace, auth string) *Socket {
 	s := &c.first
@@ -85,7 +77,7 @@ func (c *client) newSocket(ns *Namespace, auth string) *Socket {
 		s = &Socket{conn: c.first.conn}
 	}
 	c.begun = true
-	s.ns, s.client, s.seats = ns, c, s.own[:0]
+	s.ns, s.client, s.rooms = ns, c, s.own[:0]
 	if auth != "" {
 		s.extra = &extra{auth: auth}
 	}
@@ -151,129 +143,6 @@ func (s *Socket) SetData(v any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.extraLocked().data = v
-}
-
-// Join puts the socket into rooms and returns once everything that is emitted to them from then on,
-// by any node, reaches it. It waits for the broker where this node has no other socket of a room yet.
-// If ctx ends first, or the hub, the socket is in the rooms all the same and will be reached when
-// the broker is there again; Leave undoes that. To join Everyone, or the socket itself, does nothing. The
-// error is ErrTarget for another socket, and for a target that names nobody.
-func (s *Socket) Join(ctx context.Context, rooms ...Target) error {
-	rooms = slices.DeleteFunc(slices.Clone(rooms), s.isFixed)
-	if slices.ContainsFunc(rooms, func(t Target) bool { return !t.joinable() }) {
-		return fmt.Errorf("hub: join: %w", ErrTarget)
-	}
-	_, err := s.join(ctx, 0, rooms...)
-	return err
-}
-
-// isFixed reports whether the socket is always in t.
-func (s *Socket) isFixed(t Target) bool {
-	return t.kind == everyone || t.kind == single && s.is(t.name)
-}
-
-// join takes seats; since is not 0 for a registration. It reports whether one of them is new, or
-// newly a registration.
-func (s *Socket) join(ctx context.Context, since int64, rooms ...Target) (fresh bool, err error) {
-	h := s.client.hub
-	memberships := make([]membership, len(rooms))
-	s.mu.Lock()
-	for i, r := range rooms {
-		if s.gate.State() == stateGone {
-			err = ErrDisconnected
-			break
-		}
-		subject := s.ns.subject + r.name
-		at := s.seatLocked(subject)
-		if at < 0 {
-			if r != Everyone && s.joinedLocked() >= h.options.Limits.Rooms {
-				err = ErrTooManyRooms
-				break
-			}
-			at = len(s.seats)
-			s.seats = append(s.seats, seat{membership: h.interest.join(subject, s)})
-			fresh = true
-		}
-		if since != 0 && s.seats[at].since == 0 {
-			s.seats[at].since = since
-			fresh = true
-		}
-		memberships[i] = s.seats[at].membership
-	}
-	s.mu.Unlock()
-	if err != nil {
-		return fresh, err
-	}
-	for _, m := range memberships {
-		if err := h.interest.wait(ctx, m); err != nil {
-			return fresh, err
-		}
-	}
-	return fresh, nil
-}
-
-func (s *Socket) seatLocked(subject string) int {
-	return slices.IndexFunc(s.seats, func(at seat) bool { return at.room.subject == subject })
-}
-
-// joinedLocked counts the rooms that the socket has joined beside those that it cannot leave.
-func (s *Socket) joinedLocked() int {
-	n := len(s.seats)
-	if s.seatLocked(s.ns.subject) >= 0 { // the subject of Everyone
-		n--
-	}
-	return n
-}
-
-// in reports whether the socket is in r.
-func (s *Socket) in(r *room) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.seats {
-		if s.seats[i].room == r {
-			return true
-		}
-	}
-	return false
-}
-
-// Leave takes the socket out of rooms, and ends a registration. What was emitted before may still
-// arrive. Everyone, and the socket itself, cannot be left.
-func (s *Socket) Leave(rooms ...Target) {
-	h := s.client.hub
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.gate.State() == stateGone {
-		return
-	}
-	for _, r := range rooms {
-		if !r.joinable() {
-			continue
-		}
-		if i := s.seatLocked(s.ns.subject + r.name); i >= 0 {
-			h.interest.leave(s.seats[i].membership)
-			s.seats = slices.Delete(s.seats, i, i+1)
-		}
-	}
-}
-
-// Rooms are the targets that the socket is among, except Everyone: itself first, then the rooms that it has
-// joined, and the users that it is registered for. After the disconnect they are those that it was among.
-func (s *Socket) Rooms() []Target {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	rooms := make([]Target, 1, len(s.seats)+1)
-	rooms[0] = s.Target()
-	for i := range s.seats {
-		if r := s.targetAt(i); r != Everyone {
-			rooms = append(rooms, r)
-		}
-	}
-	return rooms
-}
-
-func (s *Socket) targetAt(i int) Target {
-	return targetOf(strings.TrimPrefix(s.seats[i].room.subject, s.ns.subject))
 }
 
 // Emit sends an event to this socket. Before the client has been told that it is connected, the event
@@ -418,8 +287,8 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	}
 	s.mu.Unlock()
 
-	for i := range s.seats { // nobody changes them now
-		h.interest.leave(s.seats[i].membership)
+	for _, m := range s.rooms { // nobody changes them now
+		h.interest.leave(m)
 	}
 	acks.end()
 	if entry != nil {

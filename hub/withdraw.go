@@ -58,8 +58,8 @@ func (s *Socket) withdraw() (done bool) {
 		return true
 	}
 	done = true
-	for i := range s.seats {
-		m := &s.seats[i].membership
+	for i := range s.rooms {
+		m := &s.rooms[i]
 		if !m.withdrawn {
 			h.interest.withdraw(m)
 		}

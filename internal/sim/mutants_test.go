@@ -76,7 +76,7 @@ var mutants = []mutant{
 		"	s.kick()\n	if !closeConnection {", "	if closeConnection {\n		s.conn.Close(ReasonServerDisconnect)\n	}\n	s.kick()\n	if !closeConnection {",
 	}, {
 		"a socket that ends stays in its rooms", "socket.go",
-		"	for i := range s.seats { // nobody changes them now\n", "	for i := range s.seats[:len(s.seats)/2] {\n",
+		"	for _, m := range s.rooms { // nobody changes them now\n", "	for _, m := range s.rooms[:len(s.rooms)/2] {\n",
 	}, {
 		"Leave leaves the subscription", "interest.go",
 		"	if in.index.leave(m) {\n		in.enqueue(m.room)\n	}", "	in.index.leave(m)",

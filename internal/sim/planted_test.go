@@ -195,9 +195,9 @@ var planted = []mutant{
 		"\t\tin.n++\n\t\tin.bytes += t.size",
 		"\t\tin.n += 2\n\t\tin.bytes += t.size",
 	}, {
-		"Leave gives another seat back", "socket.go",
-		"\t\t\th.interest.leave(s.seats[i].membership)\n\t\t\ts.seats = slices.Delete(s.seats, i, i+1)",
-		"\t\t\th.interest.leave(s.seats[len(s.seats)-1].membership)\n\t\t\ts.seats = slices.Delete(s.seats, i, i+1)",
+		"Leave gives another membership back", "membership.go",
+		"\t\t\th.interest.leave(s.rooms[i])\n\t\t\ts.removeLocked(i)",
+		"\t\t\th.interest.leave(s.rooms[len(s.rooms)-1])\n\t\t\ts.removeLocked(i)",
 	}, {
 		"a closed connection's other namespaces are not told", "socket.go",
 		"\tfor _, o := range s.client.all() {\n\t\to.kick()\n\t}\n\ts.client.close()",

@@ -1,0 +1,171 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Join puts the socket into rooms and returns once everything that is emitted to them from then on,
+// by any node, reaches it. It waits for the broker where this node has no other socket of a room yet.
+// If ctx ends first, or the hub, the socket is in the rooms all the same and will be reached when
+// the broker is there again; Leave undoes that. To join Everyone, or the socket itself, does nothing. The
+// error is ErrTarget for another socket, and for a target that names nobody.
+func (s *Socket) Join(ctx context.Context, rooms ...Target) error {
+	rooms = slices.DeleteFunc(slices.Clone(rooms), s.isFixed)
+	if slices.ContainsFunc(rooms, func(t Target) bool { return !t.joinable() }) {
+		return fmt.Errorf("hub: join: %w", ErrTarget)
+	}
+	_, err := s.join(ctx, 0, rooms...)
+	return err
+}
+
+// isFixed reports whether the socket is always in t.
+func (s *Socket) isFixed(t Target) bool {
+	return t.kind == everyone || t.kind == single && s.is(t.name)
+}
+
+// join makes the socket a member; since is not 0 for a registration. It reports whether one of the
+// memberships is new, or newly a registration.
+func (s *Socket) join(ctx context.Context, since int64, rooms ...Target) (fresh bool, err error) {
+	h := s.client.hub
+	joined := make([]membership, len(rooms))
+	s.mu.Lock()
+	for i, r := range rooms {
+		if s.gate.State() == stateGone {
+			err = ErrDisconnected
+			break
+		}
+		subject := s.ns.subject + r.name
+		at := s.placeLocked(subject)
+		if at < 0 {
+			if r != Everyone && s.joinedLocked() >= h.options.Limits.Rooms {
+				err = ErrTooManyRooms
+				break
+			}
+			at = s.addLocked(h.interest.join(subject, s))
+			fresh = true
+		}
+		if since != 0 && s.rooms[at].since == 0 {
+			s.rooms[at].since = since
+			fresh = true
+		}
+		joined[i] = s.rooms[at]
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return fresh, err
+	}
+	for _, m := range joined {
+		if err := h.interest.wait(ctx, m); err != nil {
+			return fresh, err
+		}
+	}
+	return fresh, nil
+}
+
+// manyRooms is from how many rooms on a socket has a map of them.
+const manyRooms = 64
+
+// placeLocked is where in rooms the room with the given subject is, -1 if the socket is not in it.
+func (s *Socket) placeLocked(subject string) int {
+	if s.extra != nil && s.extra.rare != nil && s.extra.rare.places != nil {
+		if at, ok := s.extra.rare.places[subject]; ok {
+			return at
+		}
+		return -1
+	}
+	return slices.IndexFunc(s.rooms, func(m membership) bool { return m.room.subject == subject })
+}
+
+// addLocked adds a membership, and returns its place.
+func (s *Socket) addLocked(m membership) int {
+	at := len(s.rooms)
+	s.rooms = append(s.rooms, m)
+	if at < manyRooms {
+		return at
+	}
+	x := s.rareLocked()
+	if x.places == nil {
+		x.places = make(map[string]int)
+		for i, m := range s.rooms {
+			x.places[m.room.subject] = i
+		}
+	}
+	x.places[m.room.subject] = at
+	return at
+}
+
+// removeLocked removes the membership at i. Of many rooms the last takes its place.
+func (s *Socket) removeLocked(i int) {
+	if s.extra == nil || s.extra.rare == nil || s.extra.rare.places == nil {
+		s.rooms = slices.Delete(s.rooms, i, i+1)
+		return
+	}
+	places, last := s.extra.rare.places, len(s.rooms)-1
+	delete(places, s.rooms[i].room.subject)
+	if i < last {
+		s.rooms[i] = s.rooms[last]
+		places[s.rooms[i].room.subject] = i
+	}
+	s.rooms[last] = membership{}
+	if s.rooms = s.rooms[:last]; last < manyRooms/2 {
+		s.extra.rare.places = nil
+	}
+}
+
+// joinedLocked counts the rooms that the socket has joined beside those that it cannot leave.
+func (s *Socket) joinedLocked() int {
+	n := len(s.rooms)
+	if s.placeLocked(s.ns.subject) >= 0 { // the subject of Everyone
+		n--
+	}
+	return n
+}
+
+// in reports whether the socket is in r.
+func (s *Socket) in(r *room) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.placeLocked(r.subject) >= 0
+}
+
+// Leave takes the socket out of rooms, and ends a registration. What was emitted before may still
+// arrive. Everyone, and the socket itself, cannot be left.
+func (s *Socket) Leave(rooms ...Target) {
+	h := s.client.hub
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gate.State() == stateGone {
+		return
+	}
+	for _, r := range rooms {
+		if !r.joinable() {
+			continue
+		}
+		if i := s.placeLocked(s.ns.subject + r.name); i >= 0 {
+			h.interest.leave(s.rooms[i])
+			s.removeLocked(i)
+		}
+	}
+}
+
+// Rooms are the targets that the socket is among, except Everyone: itself first, then the rooms that it has
+// joined, and the users that it is registered for. After the disconnect they are those that it was among.
+func (s *Socket) Rooms() []Target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rooms := make([]Target, 1, len(s.rooms)+1)
+	rooms[0] = s.Target()
+	for i := range s.rooms {
+		if r := s.targetAt(i); r != Everyone {
+			rooms = append(rooms, r)
+		}
+	}
+	return rooms
+}
+
+func (s *Socket) targetAt(i int) Target {
+	return targetOf(strings.TrimPrefix(s.rooms[i].room.subject, s.ns.subject))
+}
