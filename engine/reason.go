@@ -26,8 +26,9 @@ var (
 	// ErrDisconnected says that the sender or its connection is gone.
 	ErrDisconnected = errors.New("tether: socket is disconnected")
 
-	// ErrSlowConsumer says that a client reads more slowly than it is written to, and did not get a packet.
-	ErrSlowConsumer = errors.New("tether: client reads too slowly")
+	// ErrSlowConsumer says that the queue of a client is full, and that the client did not get a packet: it
+	// reads more slowly than it is written to, or was sent more at once than the queue holds.
+	ErrSlowConsumer = errors.New("tether: the queue of the client is full: it reads too slowly, or was sent more at once than the queue holds")
 )
 
 // Because is err, after which a connection is closed for the given reason: see [ReasonOf].

@@ -155,20 +155,20 @@ func (h *Hub) evictIfOlder(s *Socket, body []byte) {
 		h.count(errEnvelopeMalformed)
 		return
 	}
-	if h.devices.evict(s, string(room), h.index.lookup(string(room)), stamp, string(id)) {
+	if h.devices.evict(s, string(room), stamp, string(id)) {
 		s.Disconnect(true)
 	}
 }
 
 // evict reports whether s has to go. If it is not through it will not be.
-func (d *devices) evict(s *Socket, subject string, r *room, stamp int64, id string) bool {
+func (d *devices) evict(s *Socket, room string, stamp int64, id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	own := s.stamp(r)
+	own := s.stamp(room)
 	if own == 0 || own > stamp || own == stamp && s.ID() >= id {
 		return false
 	}
-	for _, c := range d.rooms[subject] {
+	for _, c := range d.rooms[room] {
 		if c.socket == s {
 			c.evicted = true
 		}
@@ -276,10 +276,10 @@ func (s *Socket) restamp(room string, stamp int64) {
 }
 
 // stamp is the time of a registration, 0 if there is none.
-func (s *Socket) stamp(r *room) int64 {
+func (s *Socket) stamp(room string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := s.placeLocked(r.subject); i >= 0 {
+	if i := s.placeLocked(room); i >= 0 {
 		return s.rooms[i].since
 	}
 	return 0
@@ -308,7 +308,7 @@ func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
 	n := 0
 	var claims []byte
 	for s := range r.each {
-		since, own := s.stamp(r), s.ID()
+		since, own := s.stamp(r.subject), s.ID()
 		if since == 0 || own == id || n == maxClaims {
 			continue
 		}

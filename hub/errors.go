@@ -24,7 +24,9 @@ var (
 	// for the same reason.
 	ErrConnecting = errors.New("hub: socket is still connecting")
 
-	// ErrSlowConsumer says that a client reads more slowly than it is written to, and did not get an event.
+	// ErrSlowConsumer says that the queue of a client is full, and that it did not get an event: it reads
+	// more slowly than it is written to, or was sent more at once than transport.Options.QueueBytes. A handler
+	// that has much to say calls [Socket.Wait] before each event.
 	ErrSlowConsumer = engine.ErrSlowConsumer
 
 	// ErrTooManyAcks is returned by [Socket.EmitAck] when Limits.Acks answers are awaited.

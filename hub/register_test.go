@@ -211,7 +211,7 @@ func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
 		if _, err := s.join(t.Context(), 5, User("1")); err != nil {
 			t.Fatal(err)
 		}
-		if got := h.devices.evict(s, room, h.index.lookup(room), c.stamp, c.id); got != c.want {
+		if got := h.devices.evict(s, room, c.stamp, c.id); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 		if _, err := h.devices.decide(cs, Devices{1, EndOldest}); errors.Is(err, ErrTooManyDevices) != c.want {
@@ -220,7 +220,7 @@ func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
 		h.devices.close(cs)
 		s.Leave(User("1"))
 	}
-	if h.devices.evict(s, room, h.index.lookup(room), 9, "z") {
+	if h.devices.evict(s, room, 9, "z") {
 		t.Error("a socket that is not registered has to go")
 	}
 	before := h.Stats().Malformed

@@ -128,7 +128,8 @@ func (h *Handler) tellSlow() {
 	}
 	h.spawn(func() { // who sends does not wait for a log
 		closed, dropped := h.slow.closed.Load(), h.slow.dropped.Load()
-		h.o.Logger.Warn("transport: clients read too slowly",
+		h.o.Logger.Warn("transport: queues of clients were full: they read too slowly, or were sent more at once than QueueBytes",
+			slog.Int("queue_bytes", h.o.QueueBytes),
 			slog.Uint64("closed", closed-h.slow.toldClosed.Swap(closed)),
 			slog.Uint64("dropped", dropped-h.slow.toldDropped.Swap(dropped)))
 	})
