@@ -83,7 +83,7 @@ var limits = []limit{
 	{file: "broker/redis/redis.go", owner: "Options", name: "SubscribeTimeout", sees: "its connection is closed, and it comes back", test: "broker/redis/timeout_test.go:TestLimitsOnTheSilenceOfTheServer"},
 	{file: "broker/redis/redis.go", owner: "Options", name: "MaxMessage", sees: "nothing: Emit fails with `broker.ErrTooLarge`", test: "broker/redis/redis_test.go:TestBrokerContract"},
 	{file: "broker/redis/flow.go", name: "flowWindow", value: "4 MiB that a node has published through Redis and not read yet", is: "4 << 20", sees: "nothing: Emit waits", test: "broker/redis/overrun_test.go:TestANodeDoesNotPublishMoreThanItReads"},
-	{file: "broker/nats/nats.go", owner: "Options", name: "MaxPending", sees: "messages are missing, and a gap says so", test: "broker/nats/backlog_test.go:TestTheBacklogHoldsWhatItsLimitSays"},
+	{file: "broker/nats/nats.go", owner: "Options", name: "MaxPending", sees: "messages are missing, and a gap says so", test: "broker/nats/deliver_test.go:TestWhatWaitsForDeliverIsBounded"},
 	{file: "broker/memory/subscription.go", name: "maxWaiting", value: "1,024 messages for one node and room", is: "1024", sees: "nothing: Emit waits", test: "broker/memory/memory_test.go:TestPublishersBehindABlockedDeliverQueueInOrderAndThenWait"},
 }
 
