@@ -26,7 +26,7 @@ type Ping struct {
 var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m *hub.Message, userID string,
 	f func(context.Context, *hub.Socket, *hub.Message) error,
 	connect func(context.Context, *hub.Socket) error, ended func(*hub.Socket, hub.Reason), isTenant func(string) bool,
-	generate func(*http.Request) (string, error), headers func(http.Header, *http.Request), refused func(transport.ConnectionError)) {
+	generate func(*http.Request) (string, error), headers func(http.Header, *http.Request), refused func(transport.ConnectionError), broken func(*hub.Socket, error)) {
 	var ping Ping
 	emitter := h.Emitter()
 
@@ -45,6 +45,7 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	h.Of("/").OnAny(f)
 	h.Of("/").UseEvent(f)
 	h.Of("/").OnDisconnect(ended)
+	h.Of("/").OnError(broken)
 	_ = hub.Refuse("unauthorized", nil)
 	_ = s.Emit("hello", 1, "two", ping)
 	_ = s.Volatile().Emit("position", 1, 2)

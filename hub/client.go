@@ -80,9 +80,19 @@ func (h *Hub) detach(c *client) {
 func (c *client) Text(data []byte) error {
 	err := c.text(data)
 	if err != nil {
-		c.hub.counters.protocolErrors.Add(1)
+		c.broken(err)
 	}
 	return err
+}
+
+// broken tells of a packet that breaks the protocol.
+func (c *client) broken(err error) {
+	c.hub.counters.protocolErrors.Add(1)
+	for _, s := range c.all() {
+		if s.Connected() {
+			s.ns.broken(s, err)
+		}
+	}
 }
 
 func (c *client) text(data []byte) error {
@@ -148,7 +158,7 @@ func (c *client) setParts(p *parts) {
 func (c *client) Binary(data []byte) error {
 	err := c.binary(data)
 	if err != nil {
-		c.hub.counters.protocolErrors.Add(1)
+		c.broken(err)
 	}
 	return err
 }

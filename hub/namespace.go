@@ -32,6 +32,7 @@ type handlers struct {
 	use        []Middleware
 	connect    []Middleware
 	disconnect []func(*Socket, Reason)
+	failure    []func(*Socket, error)
 	useEvent   []Handler
 	on         map[string][]Handler
 	onAny      []Handler
@@ -105,6 +106,14 @@ func (n *Namespace) OnDisconnect(f func(s *Socket, r Reason)) {
 	n.change(func(h *handlers) { h.disconnect = append(h.disconnect, f) })
 }
 
+// OnError adds a hook that is told, for each connected socket of a connection, of a packet of the client that
+// breaks the protocol, after which the connection is closed. It must not wait. What the error says may be
+// the client's words.
+func (n *Namespace) OnError(f func(s *Socket, err error)) {
+	mustHandle("OnError", f == nil)
+	n.change(func(h *handlers) { h.failure = append(h.failure, f) })
+}
+
 // UseEvent adds a middleware that runs before the handlers of each event. An error ends the event,
 // and is logged.
 func (n *Namespace) UseEvent(f Handler) {
@@ -166,6 +175,7 @@ func (n *Namespace) change(f func(*handlers)) {
 		h.use = slices.Clip(h.use)
 		h.connect = slices.Clip(h.connect)
 		h.disconnect = slices.Clip(h.disconnect)
+		h.failure = slices.Clip(h.failure)
 		h.useEvent = slices.Clip(h.useEvent)
 		h.onAny = slices.Clip(h.onAny)
 		h.outgoing = slices.Clip(h.outgoing)
@@ -213,14 +223,26 @@ func (n *Namespace) admit(ctx context.Context, s *Socket) (err error) {
 // disconnected runs the disconnect hooks for s; all of them, even if one panics.
 func (n *Namespace) disconnected(s *Socket, reason Reason) {
 	for _, f := range n.handled().disconnect {
-		err := func() (err error) {
-			defer recoverInto(&err)
-			f(s, reason)
-			return nil
-		}()
-		if err != nil {
-			n.hub.failed("disconnect hook", "", s, err)
-		}
+		n.hook("disconnect hook", s, func() { f(s, reason) })
+	}
+}
+
+// broken runs the error hooks for s; all of them, even if one panics.
+func (n *Namespace) broken(s *Socket, err error) {
+	for _, f := range n.handled().failure {
+		n.hook("error hook", s, func() { f(s, err) })
+	}
+}
+
+// hook calls f, and reports its panic.
+func (n *Namespace) hook(where string, s *Socket, f func()) {
+	err := func() (err error) {
+		defer recoverInto(&err)
+		f()
+		return nil
+	}()
+	if err != nil {
+		n.hub.failed(where, "", s, err)
 	}
 }
 

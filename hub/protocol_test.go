@@ -53,6 +53,31 @@ func TestPacketsThatCloseTheConnection(t *testing.T) {
 	}
 }
 
+// TestABadPacketIsToldToTheSocketsOfItsConnection has one hook panic, which keeps nobody from hearing of it.
+func TestABadPacketIsToldToTheSocketsOfItsConnection(t *testing.T) {
+	h := alone(t, Options{})
+	told := make(chan string, 2)
+	for _, name := range []string{"/", "/custom"} {
+		h.Of(name).OnError(func(*Socket, error) { panic("a hook's own mistake") })
+		h.Of(name).OnError(func(s *Socket, err error) { told <- s.Namespace().Name() + err.Error() })
+	}
+	p, _ := connect(t, h)
+	p.say("0/custom,")
+	p.joined("/custom")
+	err := p.refusedText("9")
+	for _, name := range []string{"/", "/custom"} {
+		if got, want := <-told, name+err.Error(); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	dial(t, h).refusedText("9") // nobody's
+	select {
+	case got := <-told:
+		t.Errorf("told %q of a connection without a socket", got)
+	default:
+	}
+}
+
 func TestPacketsThatAreIgnored(t *testing.T) {
 	h := alone(t, Options{})
 	p, s := connect(t, h)
