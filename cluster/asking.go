@@ -1,0 +1,467 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"tether/broker"
+)
+
+// Question is what nodes are asked.
+type Question struct {
+	Topic byte   // what it is about; for the caller
+	Body  []byte // for the caller
+
+	// Subject is where it is published: all that are subscribed to it have to answer. "": all members.
+	Subject string
+
+	// Others leaves out this node, where all members are asked.
+	Others bool
+
+	// Once is for what must not be done twice: a node that has answered and is asked again, because its
+	// answer was lost, is missing then.
+	Once bool
+}
+
+// Missing is a node that has not answered, or not to the end.
+type Missing struct {
+	Node Member // with a Tag only, or not even that, where no more is known
+	Why  error  // ErrGone, ErrLate, ErrLost, or what the node has said
+}
+
+// Why a node is missing.
+var (
+	// ErrGone says that the node has ended, or that its lease has.
+	ErrGone = errors.New("cluster: the node is gone")
+
+	// ErrLate says that the context was done before the node had answered.
+	ErrLate = errors.New("cluster: the node has not answered in time")
+
+	// ErrLost says that a part of the node's answer has not arrived.
+	ErrLost = errors.New("cluster: a part of the node's answer is lost")
+)
+
+const (
+	// DefaultPatience is how long a question takes at most whose context has no deadline.
+	DefaultPatience = 30 * time.Second
+
+	countedTime = 200 * time.Millisecond  // that all who were counted may take, before members are asked
+	boundedTime = 50 * time.Millisecond   // the same where the broker cannot count
+	againTime   = 500 * time.Millisecond  // after which they are asked again
+	silentTime  = 2500 * time.Millisecond // without a beat, of one whom nobody hears either
+	maxPage     = 32 << 20                // bytes
+)
+
+// Asking is a question that has been put. One goroutine uses it.
+//
+// The question is published, and the receipt says how many nodes have it: when as many have answered, that
+// is all. Where the receipt is not exact, or answers stay away, the members that have not answered are
+// asked to say something, be it that they have nothing; then each of them answers, or goes off the list.
+type Asking struct {
+	node    *Node
+	q       Question
+	number  uint64
+	ctx     context.Context // of Ask: an Asking lives in one call of its caller's
+	cancel  context.CancelFunc
+	err     error
+	begun   bool
+	ended   bool              // all have answered, or are missing
+	counted int               // nodes that have to answer; -1: the broker cannot tell, or members have been asked since
+	least   int               // of them, where it cannot tell
+	next    time.Time         // when members are asked
+	asked   map[string]Member // members that have been; nil: not yet
+	missing []Missing
+
+	news chan struct{} // one token: something has come
+
+	mu    sync.Mutex
+	parts map[string]*part // guarded by mu; by tag
+	ready []arrived        // guarded by mu; no more than the windows of all nodes
+	done  int              // guarded by mu; nodes that have answered to the end
+}
+
+// part is the answer of one node.
+type part struct {
+	run     uint64 // of the messages that have come
+	next    uint64 // the message that comes next
+	granted uint64
+	taken   uint64 // by the caller, with those of pages that were put together
+	buf     []byte // a page whose rest is still to come
+	bufs    uint64 // messages that are in it
+	done    bool
+	why     error // why it is missing, although it is done
+}
+
+// arrived is a page, and how many messages it came in.
+type arrived struct {
+	tag      string
+	page     []byte
+	messages uint64
+}
+
+// Ask puts a question when Pages is first called. Ctx bounds the whole; one without a deadline ends after
+// DefaultPatience.
+func (n *Node) Ask(ctx context.Context, q Question) *Asking {
+	a := &Asking{
+		node: n, q: q, counted: -1,
+		news:  make(chan struct{}, 1),
+		parts: make(map[string]*part),
+	}
+	if _, bounded := ctx.Deadline(); bounded {
+		a.ctx, a.cancel = context.WithCancel(ctx)
+	} else {
+		a.ctx, a.cancel = context.WithTimeout(ctx, DefaultPatience)
+	}
+	return a
+}
+
+// Pages yields what comes, with the tag of the node that it is from: the pages of one node in order. It ends
+// when all have come, and may be called once. A caller that stops ends the question.
+func (a *Asking) Pages(yield func(tag string, page []byte) bool) {
+	defer a.cancel()
+	if a.begun {
+		return
+	}
+	a.begun = true
+	if a.err = a.put(); a.err != nil {
+		return
+	}
+	defer a.end()
+	for {
+		for p, ok := a.take(); ok; p, ok = a.take() {
+			if !yield(p.tag, p.page) {
+				return
+			}
+			a.taken(p)
+		}
+		if a.complete() {
+			a.ended = true
+			return
+		}
+		if !a.wait() {
+			a.giveUp()
+			return
+		}
+	}
+}
+
+// Err is why the question could not be put. What nodes have not answered is no error: see Missing.
+func (a *Asking) Err() error { return a.err }
+
+// Missing are the nodes that have not answered, or not to the end, once Pages has ended.
+func (a *Asking) Missing() []Missing { return a.missing }
+
+// Answered are the tags of the nodes that have answered to the end.
+func (a *Asking) Answered() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var tags []string
+	for tag, p := range a.parts {
+		if p.done && p.why == nil {
+			tags = append(tags, tag)
+		}
+	}
+	slices.Sort(tags)
+	return tags
+}
+
+// put publishes the question.
+func (a *Asking) put() error {
+	n := a.node
+	if !n.running.Load() {
+		return ErrNotRunning
+	}
+	n.mu.Lock()
+	n.asked++
+	a.number = n.asked
+	n.asking[a.number] = a
+	n.mu.Unlock()
+	a.next = time.Now()
+	if a.q.Subject == "" {
+		return nil // all members are asked, at once
+	}
+	receipts, err := n.broker.Publish(a.ctx, broker.Message{Subject: a.q.Subject, Data: a.message(0, nil)})
+	if err != nil {
+		a.forget()
+		return fmt.Errorf("cluster: ask: %w", err)
+	}
+	switch r := receipts[0]; {
+	case r.Nobody():
+		a.counted = 0
+	case r.Bound == broker.Exact:
+		a.counted = r.Nodes
+		a.next = a.next.Add(countedTime)
+	default:
+		a.least = r.Nodes
+		a.next = a.next.Add(boundedTime)
+	}
+	return nil
+}
+
+func (a *Asking) message(have uint64, except []string) []byte {
+	deadline, _ := a.ctx.Deadline()
+	m := ask{
+		number: a.number, asker: a.node.o.Tag, topic: a.q.Topic, have: have, except: except, body: a.q.Body,
+		patience: max(time.Until(deadline), time.Millisecond),
+	}
+	if a.q.Once {
+		m.flags |= askOnce
+	}
+	return m.append(slices.Clone(a.node.o.Head))
+}
+
+// forget has what comes from now on ignored.
+func (a *Asking) forget() {
+	a.node.mu.Lock()
+	defer a.node.mu.Unlock()
+	delete(a.node.asking, a.number)
+}
+
+// end tells those who still answer that nobody listens.
+func (a *Asking) end() {
+	a.forget()
+	if a.ended {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), publishTimeout)
+	defer cancel()
+	m := broker.Message{Subject: a.q.Subject, Data: a.node.endOf(a.number)}
+	if m.Subject == "" {
+		m.Subject = MembersSubject(a.node.o.Prefix)
+	}
+	_, _ = a.node.broker.Publish(ctx, m) // their patience ends too
+}
+
+// take is the next page.
+func (a *Asking) take() (p arrived, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.ready) == 0 {
+		a.ready = nil
+		return p, false
+	}
+	p, a.ready = a.ready[0], a.ready[1:]
+	return p, true
+}
+
+// taken makes room for what comes after a page.
+func (a *Asking) taken(p arrived) {
+	a.mu.Lock()
+	a.parts[p.tag].taken += p.messages
+	a.mu.Unlock()
+	a.grant()
+}
+
+// grant lets nodes send more that have room for half a window: beside what the caller has not taken there
+// may be one page that is not complete.
+func (a *Asking) grant() {
+	var msgs []broker.Message
+	a.mu.Lock()
+	for tag, p := range a.parts {
+		used := p.taken + p.bufs
+		if p.done || p.granted-used > window/2 {
+			continue
+		}
+		p.granted = used + window
+		msgs = append(msgs, a.grantedLocked(tag))
+	}
+	a.mu.Unlock()
+	if len(msgs) > 0 {
+		_, _ = a.node.broker.Publish(a.ctx, msgs...) // one that is lost is sent again with the question
+	}
+}
+
+// grantedLocked is a message that says how much a node may send.
+func (a *Asking) grantedLocked(tag string) broker.Message {
+	b := binary.AppendUvarint(append(slices.Clone(a.node.o.Head), typeMore), a.number)
+	b = binary.AppendUvarint(appendText(b, a.node.o.Tag), a.parts[tag].granted)
+	return broker.Message{Subject: NodeSubject(a.node.o.Prefix, tag), Data: b}
+}
+
+// complete reports whether all have answered, or are missing.
+func (a *Asking) complete() bool {
+	if a.asked == nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.ready) > 0 || a.counted < 0 || a.done < a.counted {
+			return false
+		}
+		a.missingLocked()
+		return true
+	}
+	a.node.mu.Lock()
+	gone := make(map[string]bool)
+	for tag := range a.asked {
+		gone[tag] = !a.node.roll.has(tag)
+	}
+	a.node.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for tag := range a.asked {
+		if p := a.parts[tag]; p != nil && p.done {
+			continue
+		}
+		if !gone[tag] {
+			return false
+		}
+		a.loseLocked(tag, ErrGone)
+	}
+	if len(a.ready) > 0 {
+		return false
+	}
+	a.missingLocked()
+	return true
+}
+
+// loseLocked gives the answer of a node up.
+func (a *Asking) loseLocked(tag string, why error) {
+	p := a.partLocked(tag)
+	if !p.done {
+		p.done, p.why = true, why
+		p.buf = nil
+		a.done++
+	}
+}
+
+func (a *Asking) partLocked(tag string) *part {
+	p := a.parts[tag]
+	if p == nil {
+		p = &part{granted: window}
+		a.parts[tag] = p
+	}
+	return p
+}
+
+// missingLocked makes the list of those who are missing.
+func (a *Asking) missingLocked() {
+	for tag, p := range a.parts {
+		if p.why != nil {
+			a.missing = append(a.missing, Missing{a.member(tag), p.why})
+		}
+	}
+	slices.SortFunc(a.missing, func(x, y Missing) int { return compareMembers(x.Node, y.Node) })
+}
+
+func (a *Asking) member(tag string) Member {
+	if m, ok := a.asked[tag]; ok {
+		return m
+	}
+	a.node.mu.Lock()
+	defer a.node.mu.Unlock()
+	if e := a.node.roll.entries[tag]; e != nil {
+		return e.Member
+	}
+	return Member{Tag: tag}
+}
+
+// giveUp is called when the context is done.
+func (a *Asking) giveUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for tag := range a.asked {
+		a.loseLocked(tag, ErrLate)
+	}
+	for tag := range a.parts {
+		a.loseLocked(tag, ErrLate)
+	}
+	a.missingLocked()
+	if unnamed := a.counted - a.done; a.asked == nil && (unnamed > 0 || a.counted < 0) {
+		for range max(unnamed, 1) {
+			a.missing = append(a.missing, Missing{Why: ErrLate})
+		}
+	}
+}
+
+// wait waits until something may have changed, and asks members when it is time. It reports false when the
+// context is done.
+func (a *Asking) wait() bool {
+	a.node.mu.Lock()
+	changed := a.node.changed
+	a.node.mu.Unlock()
+	timer := time.NewTimer(time.Until(a.next))
+	defer timer.Stop()
+	select {
+	case <-a.news:
+		a.grant()
+		if a.counted < 0 && a.asked == nil && a.least > 0 {
+			a.mu.Lock()
+			if a.done >= a.least { // as many as the broker knows of: the others are asked at once
+				a.next = time.Now()
+			}
+			a.mu.Unlock()
+		}
+	case <-changed:
+	case <-timer.C:
+		a.askMembers()
+	case <-a.ctx.Done():
+		return false
+	}
+	return true
+}
+
+// askMembers asks those who have not answered: in one message at first, but for those who have begun, and
+// later each on its own subject, where the receipt says whether it is there.
+func (a *Asking) askMembers() {
+	members, err := a.node.Members()
+	if err != nil { // nobody can be said to be missing
+		a.next = time.Now().Add(countedTime)
+		return
+	}
+	a.next = time.Now().Add(againTime)
+	var except []string
+	first := a.asked == nil
+	if first {
+		a.counted = -1
+		a.asked = make(map[string]Member)
+	}
+	a.mu.Lock()
+	for _, m := range members {
+		if p := a.parts[m.Tag]; first && (p != nil && p.done || a.q.Others && m.Tag == a.node.o.Tag) {
+			except = append(except, m.Tag)
+		} else if first {
+			a.asked[m.Tag] = m
+		}
+	}
+	var msgs []broker.Message
+	var tags []string
+	for tag := range a.asked {
+		p := a.partLocked(tag)
+		if p.done || first && p.next == 0 {
+			continue
+		}
+		except = append(except, tag)
+		tags = append(tags, tag)
+		msgs = append(msgs, broker.Message{Subject: NodeSubject(a.node.o.Prefix, tag), Data: a.message(p.next, nil)})
+		msgs = append(msgs, a.grantedLocked(tag))
+	}
+	a.mu.Unlock()
+	if first && len(a.asked) > len(tags) {
+		msgs = append(msgs, broker.Message{Subject: MembersSubject(a.node.o.Prefix), Data: a.message(0, except)})
+	}
+	if len(msgs) == 0 {
+		give(a.news)
+		return
+	}
+	receipts, _ := a.node.broker.Publish(a.ctx, msgs...) // after an error they are asked again
+	for i, tag := range tags {
+		if 2*i < len(receipts) && receipts[2*i].Nobody() && a.node.silent(tag) {
+			a.mu.Lock()
+			a.loseLocked(tag, ErrGone)
+			a.mu.Unlock()
+			give(a.news)
+		}
+	}
+}
+
+// silent reports whether a node has missed two beats, and more than one.
+func (n *Node) silent(tag string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e := n.roll.entries[tag]
+	return e == nil || time.Since(e.renewed) > silentTime
+}

@@ -1,0 +1,342 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tether/broker"
+	"tether/internal/group"
+)
+
+// Options of a Node.
+type Options struct {
+	// Prefix begins all subjects; nodes that share it are one cluster.
+	Prefix string
+
+	// Tag tells this node from all others that there are, were or will be.
+	Tag string
+
+	// Head is put before each message, so that who owns the broker's Deliver can tell what comes on a
+	// subject that has other messages too. [Node.Deliver] gets messages without it.
+	Head []byte
+
+	// Self says how this node is now, but for its Tag, and since when. It is asked about once a second,
+	// and must return quickly. Nil: this node is a guest, which is not on the list and answers nothing.
+	Self func() Member
+
+	// Answer answers a question of any node's, this one included, until ctx is done. It runs on a
+	// goroutine of its own. An error is told to the asker in words. Nil: there is nothing to answer.
+	Answer func(ctx context.Context, r *Request) error
+
+	// OnChange is told the list after each change of it, but for numbers of connections: one call at a
+	// time, and when changes come quickly, one for several of them. Nil: not called.
+	OnChange func([]Member)
+
+	// Logger gets what an operator should know. Nil: nothing.
+	Logger *slog.Logger
+}
+
+// Node is one process's part in the cluster.
+type Node struct {
+	o       Options // immutable
+	broker  broker.Broker
+	log     *slog.Logger
+	subject string // this node's own
+
+	out      chan broker.Message // answers and the like; see send
+	announce chan struct{}       // one token: say at once how this node is
+	news     chan struct{}       // one token: the list has changed
+	running  atomic.Bool
+
+	// The root of the contexts of answers: they end when Run does, and Deliver, which begins them, has none.
+	answering    context.Context
+	endAnswering context.CancelFunc
+	work         group.Group // answers
+
+	mu       sync.Mutex
+	roll     roll                     // guarded by mu
+	beats    uint64                   // guarded by mu; said so far
+	changed  chan struct{}            // guarded by mu; closed and replaced when the list changes
+	asked    uint64                   // guarded by mu; questions so far
+	asking   map[uint64]*Asking       // guarded by mu; by number
+	requests map[requestKey]*Request  // guarded by mu; that are being answered
+	runs     uint64                   // guarded by mu; answers so far
+	answered map[requestKey]time.Time // guarded by mu; when; of those that must not be answered twice
+}
+
+// ErrNotRunning says that answers cannot come, because Run is not running.
+var ErrNotRunning = errors.New("cluster: this node is not running")
+
+// MembersSubject is where all nodes say that they are there.
+func MembersSubject(prefix string) string { return prefix + "@members" }
+
+// NodeSubject is the subject of one node. A tag is not "members".
+func NodeSubject(prefix, tag string) string { return prefix + "@" + tag }
+
+// New returns a node on b. It starts nothing: Run does.
+func New(b broker.Broker, o Options) *Node {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		o:        o,
+		broker:   b,
+		log:      o.Logger,
+		subject:  NodeSubject(o.Prefix, o.Tag),
+		out:      make(chan broker.Message, outSize),
+		announce: make(chan struct{}, 1),
+		news:     make(chan struct{}, 1),
+		roll:     newRoll(o.Tag),
+		changed:  make(chan struct{}),
+		asking:   make(map[uint64]*Asking),
+		requests: make(map[requestKey]*Request),
+		answered: make(map[requestKey]time.Time),
+	}
+	n.answering, n.endAnswering = context.WithCancel(context.Background())
+	return n
+}
+
+// Subjects are what the caller has to keep subscribed while Run runs.
+func (n *Node) Subjects() []string { return []string{MembersSubject(n.o.Prefix), n.subject} }
+
+// Deliver takes a message without its head, which may be kept. It does not block, and does not call the
+// broker. It reports whether the message could be read.
+func (n *Node) Deliver(data []byte) bool {
+	r := reader{data: data}
+	switch r.byte() {
+	case typeBeat:
+		b, ok := parseBeat(&r)
+		if ok {
+			n.takeBeat(b)
+		}
+		return ok
+	case typeAsk:
+		return n.takeAsk(&r)
+	case typePage:
+		return n.takePage(&r)
+	case typeMore:
+		return n.takeMore(&r)
+	case typeEnd:
+		return n.takeEnd(&r)
+	case typeWorking:
+		return n.takeWorking(&r)
+	}
+	return false
+}
+
+// Members are the nodes that are there, sorted by name; this one is among them unless it is a guest. The
+// error is ErrIncomplete or ErrStale when the list may be wrong: it is the best that there is even so.
+func (n *Node) Members() ([]Member, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.roll.list(), n.roll.err(time.Now())
+}
+
+// Announce says at once how this node is: when it begins to drain, say.
+func (n *Node) Announce() { give(n.announce) }
+
+// give puts a token into a channel for one.
+func give(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run has this node be a member until ctx is done, and says so then. The broker is running, and the
+// subjects are subscribed. It may be called once.
+func (n *Node) Run(ctx context.Context) {
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.beat(inner) })
+	wg.Go(func() { n.watch(inner) })
+	wg.Go(func() { n.send(inner) })
+	n.running.Store(true)
+	<-ctx.Done()
+	n.running.Store(false)
+	n.work.Close()
+	n.endAnswering()
+	n.work.Wait()
+	stop()
+	wg.Wait()
+	if n.o.Self != nil {
+		n.say(context.WithoutCancel(ctx), beatBye)
+	}
+}
+
+// beat says every second that this node is there, and when it is told to.
+func (n *Node) beat(ctx context.Context) {
+	ticker := time.NewTicker(beatInterval)
+	defer ticker.Stop()
+	flags := beatHello
+	for {
+		if n.say(ctx, flags) {
+			flags = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-n.announce:
+		}
+	}
+}
+
+// say says one beat. A guest says it to all only when it is new, and otherwise to itself.
+func (n *Node) say(ctx context.Context, flags beatFlags) bool {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	m := broker.Message{Subject: MembersSubject(n.o.Prefix)}
+	if n.o.Self == nil && flags&beatHello == 0 {
+		m.Subject = n.subject
+	}
+	m.Data = n.nextBeat(flags)
+	receipts, err := n.broker.Publish(ctx, m)
+	if err != nil {
+		n.log.Debug("this node could not say that it is there", "error", err)
+		return false
+	}
+	if flags&beatHello != 0 && receipts[0].Bound == broker.Exact {
+		listeners := receipts[0].Nodes
+		if n.o.Self == nil {
+			listeners-- // this one is not on the list
+		}
+		n.mu.Lock()
+		n.roll.expect(listeners, time.Now())
+		n.mu.Unlock()
+	}
+	return true
+}
+
+// nextBeat is a message that says how this node is.
+func (n *Node) nextBeat(flags beatFlags) []byte {
+	b := beat{flags: flags}
+	if n.o.Self != nil {
+		b.Member = n.o.Self()
+	} else {
+		b.flags |= beatGuest
+	}
+	b.Tag = n.o.Tag
+	n.mu.Lock()
+	n.beats++
+	b.number = n.beats
+	n.mu.Unlock()
+	return b.append(slices.Clone(n.o.Head))
+}
+
+func (n *Node) takeBeat(b beat) {
+	now := time.Now()
+	n.mu.Lock()
+	changed := false
+	if b.flags&beatGuest == 0 || b.Tag == n.o.Tag {
+		changed = n.roll.take(b, now)
+	}
+	if changed {
+		n.changeLocked()
+	}
+	n.mu.Unlock()
+	if changed {
+		give(n.news)
+	}
+	if b.flags&beatHello != 0 && b.Tag != n.o.Tag && n.o.Self != nil && n.running.Load() {
+		n.tryPost(b.Tag, n.nextBeat(0)) // if there is no room, it hears the next beat
+	}
+}
+
+// changeLocked tells those who wait that the list is another one.
+func (n *Node) changeLocked() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// watch ends leases, and passes changes on.
+func (n *Node) watch(ctx context.Context) {
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.news:
+			if n.o.OnChange != nil {
+				list, _ := n.Members()
+				n.o.OnChange(list)
+			}
+		case now := <-ticker.C:
+			n.look(now)
+		}
+	}
+}
+
+func (n *Node) look(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.roll.expire(now) {
+		n.changeLocked()
+		give(n.news)
+	}
+	for key, at := range n.answered {
+		if now.Sub(at) > doubtTime {
+			delete(n.answered, key)
+		}
+	}
+}
+
+const (
+	publishTimeout = 2 * time.Second
+	outSize        = 1024 // messages that wait to be sent
+	outBatch       = 256  // messages in one broker call
+	outBytes       = 1 << 20
+)
+
+// post has a message sent to a node. It waits while too many others do.
+func (n *Node) post(ctx context.Context, tag string, data []byte) error {
+	select {
+	case n.out <- broker.Message{Subject: NodeSubject(n.o.Prefix, tag), Data: data}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tryPost is post for what can be done without.
+func (n *Node) tryPost(tag string, data []byte) {
+	select {
+	case n.out <- broker.Message{Subject: NodeSubject(n.o.Prefix, tag), Data: data}:
+	default:
+	}
+}
+
+// send sends what has been posted, in order, and what has gathered in one call. It ends with ctx, and sends
+// what there is then.
+func (n *Node) send(ctx context.Context) {
+	batch := make([]broker.Message, 0, outBatch)
+	for {
+		select {
+		case m := <-n.out:
+			batch = append(batch[:0], m)
+		case <-ctx.Done():
+			if len(n.out) == 0 {
+				return
+			}
+			batch = batch[:0]
+		}
+		for size := 0; len(batch) < outBatch && size < outBytes && len(n.out) > 0; {
+			m := <-n.out // nobody else receives
+			size += len(m.Data)
+			batch = append(batch, m)
+		}
+		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+		if _, err := n.broker.Publish(attempt, batch...); err != nil {
+			n.log.Warn("answers to other nodes are lost", "messages", len(batch), "error", err)
+		}
+		cancel()
+		clear(batch)
+	}
+}
