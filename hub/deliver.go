@@ -38,6 +38,12 @@ func (h *Hub) route(m broker.Message) int {
 		}
 		return h.route(m.Own())
 	}
+	if e.kind == kindCluster {
+		if !h.cluster.Deliver(e.body) {
+			h.count(errEnvelopeMalformed)
+		}
+		return 1
+	}
 	if m.Subject == h.subject {
 		return h.routeNode(&e)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/cluster"
 )
 
 // The device limit. A socket that registers joins the user's room first and then asks that room, on
@@ -141,7 +142,7 @@ func (c *census) evictions(prefix string, ids []string) []broker.Message {
 		data = binary.AppendVarint(data, c.stamp)
 		data = appendText(data, c.id)
 		data = appendText(data, c.room)
-		msgs[i] = broker.Message{Subject: nodeSubject(prefix, id[:tagLength]), Data: data}
+		msgs[i] = broker.Message{Subject: cluster.NodeSubject(prefix, id[:tagLength]), Data: data}
 	}
 	return msgs
 }
@@ -324,7 +325,7 @@ func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
 
 	answer = append(binary.AppendUvarint(answer, uint64(n)), claims...)
 	select {
-	case d.answers <- broker.Message{Subject: nodeSubject(h.options.Prefix, asker), Data: answer}:
+	case d.answers <- broker.Message{Subject: cluster.NodeSubject(h.options.Prefix, asker), Data: answer}:
 	default:
 		h.log.Error("too many questions about registrations; one is not answered")
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tether/broker"
+	"tether/cluster"
 	"tether/engine"
 	"tether/internal/socketio"
 )
@@ -269,7 +270,7 @@ func (m *mailing) messages(to []Target) []broker.Message {
 		}
 		if t.kind == single {
 			msgs = append(msgs, broker.Message{
-				Subject: nodeSubject(e.post.prefix, t.name[:tagLength]),
+				Subject: cluster.NodeSubject(e.post.prefix, t.name[:tagLength]),
 				Data:    m.envelope(subject, except),
 				Lent:    m.lent,
 			})

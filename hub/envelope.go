@@ -41,6 +41,7 @@ const (
 	kindCensus                     // who is registered in this room? See devices.go
 	kindAnswer                     // to a census
 	kindEvict                      // disconnect the target if its registration is older; see devices.go
+	kindCluster                    // body is a message of package cluster
 	kindEnd
 )
 

@@ -249,8 +249,8 @@ func startStoppable(t testing.TB, b broker.Broker, o Options) (h *Hub, stop func
 	return h, stop
 }
 
-// cluster runs n hubs on one bus.
-func cluster(t testing.TB, n int, o Options) []*Hub {
+// several runs n hubs on one bus.
+func several(t testing.TB, n int, o Options) []*Hub {
 	t.Helper()
 	bus := memory.NewBus()
 	hubs := make([]*Hub, n)
@@ -263,7 +263,7 @@ func cluster(t testing.TB, n int, o Options) []*Hub {
 
 func alone(t testing.TB, o Options) *Hub {
 	t.Helper()
-	return cluster(t, 1, o)[0]
+	return several(t, 1, o)[0]
 }
 
 func mustEmit(t testing.TB, e *Emitter, to Target, event string, args ...any) Receipt {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/cluster"
 	"tether/engine"
 	"tether/internal/budget"
 	"tether/internal/group"
@@ -25,7 +26,9 @@ type Hub struct {
 	broker   broker.Broker // the caller's; it is not closed here
 	tag      string        // in the IDs of this node's sockets
 	subject  string        // the node's own
-	own      membership    // nobody's; it keeps subject subscribed
+	own      []membership  // nobody's; they keep the subjects subscribed that every node has
+	since    time.Time     // when this node began
+	cluster  *cluster.Node
 	post     *post
 	index    *index
 	interest *interest
@@ -84,7 +87,8 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		log:      o.Logger.With("node", o.Node),
 		broker:   b,
 		tag:      tag,
-		subject:  nodeSubject(o.Prefix, tag),
+		subject:  cluster.NodeSubject(o.Prefix, tag),
+		since:    o.Time(),
 		index:    newIndex(),
 		fixed:    make(map[string]*Namespace),
 		children: make(map[string]*Namespace),
@@ -96,7 +100,10 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
 	h.post = newPost(b, o.Prefix, o.Events, h)
 	h.interest = newInterest(b, h.index, h.log, h.gap)
-	h.own = h.interest.join(h.subject, nil)
+	h.cluster = h.newCluster()
+	for _, subject := range h.cluster.Subjects() { // subject is one of them
+		h.own = append(h.own, h.interest.join(subject, nil))
+	}
 	notYet := ErrNotRunning
 	h.state.Store(&notYet)
 	h.Of(socketio.Root)

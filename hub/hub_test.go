@@ -9,7 +9,7 @@ import (
 )
 
 func TestAClientConnectsAndReceives(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	hubs[0].Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
 		return s.Register(ctx, "42")
 	})

@@ -18,6 +18,13 @@ type Options struct {
 	// Node is this node's name for people. Default: the random tag that is in its socket IDs.
 	Node string
 
+	// Version is that of the program, for [Hub.Members]. Default: what its build says.
+	Version string
+
+	// Address is where other nodes reach this one, for [Hub.Members]: the URL of its server, say. Default
+	// none.
+	Address string
+
 	// Prefix begins all broker subjects. Hubs and emitters that share a broker and a prefix are one
 	// cluster. Default "tether".
 	Prefix string
@@ -71,6 +78,10 @@ type Options struct {
 	// OnGap is told of a time in which messages of the broker may have been missed. It must return
 	// quickly and must not call the broker. Nil: not called.
 	OnGap func(broker.Gap)
+
+	// OnMembers is told the list of [Hub.Members] when a node has come or gone, or begun to drain: one call
+	// at a time, and perhaps one for several changes. It must return quickly. Nil: not called.
+	OnMembers func([]Member)
 }
 
 // Greeting is the event that a socket, and only it, gets when [Socket.Register] makes it one of a
@@ -175,6 +186,9 @@ const (
 func (o Options) withDefaults() Options {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
+	}
+	if o.Version == "" {
+		o.Version = buildVersion()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

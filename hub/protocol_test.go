@@ -171,7 +171,7 @@ func TestAClientMaySpeakAsSoonAsItHasBeenAnswered(t *testing.T) {
 }
 
 func TestWhatIsEmittedDuringTheHooksFollowsTheAnswer(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	other := hubs[1].Emitter()
 	hubs[0].Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
 		if err := s.Join(ctx, Room("room")); err != nil {

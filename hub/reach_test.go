@@ -174,7 +174,7 @@ func checkSequence(t *testing.T, p *peer, user string, from, to int64) {
 
 // Each of many emitters has an order, and each socket sees it.
 func TestEventsOfOneEmitterArriveInOrder(t *testing.T) {
-	hubs := cluster(t, 3, Options{})
+	hubs := several(t, 3, Options{})
 	const emitters, events = 6, 500
 	var peers []*peer
 	for _, h := range hubs {
@@ -214,7 +214,7 @@ func TestEventsOfOneEmitterArriveInOrder(t *testing.T) {
 
 // Everything at once; the race detector looks on.
 func TestEverythingAtOnce(t *testing.T) {
-	hubs := cluster(t, 2, Options{Devices: Devices{Max: 3, Exceed: EndOldest}})
+	hubs := several(t, 2, Options{Devices: Devices{Max: 3, Exceed: EndOldest}})
 	for _, h := range hubs {
 		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Join(ctx, Room("a"), Room("b")) })
 		h.Of("/").On("x", func(ctx context.Context, s *Socket, m *Message) error {

@@ -113,7 +113,7 @@ func (u unwilling) Subscribe(ctx context.Context, subjects ...string) []error {
 }
 
 func TestNewDevicesAreRefused(t *testing.T) {
-	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2, Exceed: RefuseNew}})
+	hubs := several(t, 2, Options{Devices: Devices{Max: 2, Exceed: RefuseNew}})
 	for _, h := range hubs {
 		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Register(ctx, "1") })
 	}
@@ -134,7 +134,7 @@ func TestNewDevicesAreRefused(t *testing.T) {
 }
 
 func TestTheOldestDevicesAreEnded(t *testing.T) {
-	hubs := cluster(t, 2, Options{Devices: Devices{Max: 2}})
+	hubs := several(t, 2, Options{Devices: Devices{Max: 2}})
 	var peers []*peer
 	for i := range 5 {
 		p, s := connect(t, hubs[i%2])
@@ -159,7 +159,7 @@ func TestRacingDevicesDoNotPassTheLimit(t *testing.T) {
 	for round := range 30 {
 		limit := 1 + round%3
 		exceed := OnExceed(round / 3 % 2)
-		hubs := cluster(t, 3, Options{Devices: Devices{Max: limit, Exceed: exceed}})
+		hubs := several(t, 3, Options{Devices: Devices{Max: limit, Exceed: exceed}})
 		var sockets []*Socket
 		for i := range 9 {
 			_, s := connect(t, hubs[i%3])

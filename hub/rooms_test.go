@@ -13,7 +13,7 @@ import (
 
 // Six sockets on two nodes, and who gets what.
 func TestWhoGetsAnEvent(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	members := map[string][]Target{
 		"a0": {Room("a")}, "b0": {Room("b")}, "ab0": {Room("a"), Room("b")},
 		"a1": {Room("a")}, "ab1": {Room("b"), Room("a")}, "none1": nil,
@@ -100,7 +100,7 @@ func TestWhoGetsAnEvent(t *testing.T) {
 
 // A client that chooses the name of a room gets nothing that is meant for a user, or for a single socket.
 func TestTheNameOfARoomIsNoOneElses(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	owner, s := connect(t, hubs[0])
 	if err := s.RegisterAs(t.Context(), User("42")); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestTargetsSayWhatTheyWereMadeOf(t *testing.T) {
 }
 
 func TestReceipts(t *testing.T) {
-	hubs := cluster(t, 3, Options{})
+	hubs := several(t, 3, Options{})
 	for i, h := range hubs {
 		for range i {
 			_, s := connect(t, h)
@@ -277,7 +277,7 @@ func TestAnEmitterNeedsNoHub(t *testing.T) {
 }
 
 func TestAKickReachesEveryNode(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	ends := make(chan Reason, 4)
 	var peers []*peer
 	for i, h := range hubs {
@@ -322,7 +322,7 @@ func TestAKickReachesEveryNode(t *testing.T) {
 }
 
 func TestHostileRoomNames(t *testing.T) {
-	hubs := cluster(t, 2, Options{})
+	hubs := several(t, 2, Options{})
 	names := []Target{Room("*"), Room(">"), Room("a.b"), Room(" "), Room("\r\n"), Room(","), Room("/,"), Room("user:1"), Room("é\x00"), Room(strings.Repeat("x", 5000)),
 		Kind("a:b").User("c"), Kind("a").User("b:c"), Kind("a%3Ab").User("c"), User(":"), User("1"), Room("exactly-20-chars-ABC")}
 	peers := make([]*peer, len(names))

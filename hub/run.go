@@ -53,6 +53,16 @@ func (h *Hub) Run(ctx context.Context) error {
 	wg.Go(func() { h.interest.run(inner) })
 	wg.Go(func() { h.sweeper(inner) })
 	wg.Go(func() { h.devices.run(inner, h) })
+	belonging, leave := context.WithCancel(inner)
+	left := make(chan struct{})
+	wg.Go(func() {
+		defer close(left)
+		select {
+		case <-h.live:
+			h.cluster.Run(belonging)
+		case <-belonging.Done():
+		}
+	})
 
 	err := h.start(ctx, ended)
 	if err == nil {
@@ -67,6 +77,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		window, limit = 0, 0
 	}
 	h.draining.Store(true)
+	h.cluster.Announce()
 	h.drain(window, limit)
 	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
 	h.work.Close()
@@ -75,6 +86,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	cancel()
 	h.endHandlers()
+	leave()
+	<-left // the others have been told
 	stop()
 	wg.Wait()
 	gone := ErrNotRunning
@@ -97,8 +110,10 @@ func (h *Hub) start(ctx context.Context, ended chan error) error {
 	live := make(chan struct{})
 	go func() { // ends with waiting
 		defer close(live)
-		for h.interest.wait(waiting, h.own) != nil && waiting.Err() == nil {
-			// Refused: the reconciler has said so, and tries again.
+		for _, m := range h.own {
+			for h.interest.wait(waiting, m) != nil && waiting.Err() == nil {
+				// Refused: the reconciler has said so, and tries again.
+			}
 		}
 	}()
 	select {

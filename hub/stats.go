@@ -54,7 +54,7 @@ func (h *Hub) Stats() Stats {
 		Connections:    h.clients.len(),
 		Sockets:        h.sockets.len(),
 		Namespaces:     namespaces,
-		Rooms:          h.index.rooms() - 1, // without the node's own
+		Rooms:          h.index.rooms() - len(h.own), // without those of every node
 		Received:       c.received.Load(),
 		Wasted:         c.wasted.Load(),
 		Malformed:      c.malformed.Load(),

@@ -102,10 +102,8 @@ func targetOf(name string) Target {
 }
 
 // The subjects of the broker. A room's is prefix:namespace,name; a namespace has no comma in it, so
-// no two rooms share one. A node's own is prefix@tag.
+// no two rooms share one. See [cluster.NodeSubject] for that of a node.
 
 func roomSubject(prefix, namespace string, t Target) string {
 	return prefix + ":" + namespace + "," + t.name
 }
-
-func nodeSubject(prefix, tag string) string { return prefix + "@" + tag }

@@ -308,9 +308,9 @@ func (w *world) inspectDevices(all []map[string]int) {
 	}
 }
 
-// sameSubjects compares subscriptions with rooms: beside them there is the node's own subject.
+// sameSubjects compares subscriptions with rooms: beside them there are the node's own subject and that of all.
 func (w *world) sameSubjects(got, want map[string]bool) bool {
-	if len(got) != len(want)+1 {
+	if len(got) != len(want)+2 {
 		return false
 	}
 	for s := range want {

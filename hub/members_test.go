@@ -1,0 +1,70 @@
+package hub
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"tether/broker/memory"
+)
+
+func memberNames(list []Member) (names []string) {
+	for _, m := range list {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+func TestEveryNodeKnowsTheMembers(t *testing.T) {
+	lists := make(chan []Member, 16)
+	hubs := several(t, 2, Options{Version: "v7", Address: "http://10.0.0.1:3000", OnMembers: func(list []Member) { lists <- list }})
+	for complete := 0; complete < len(hubs); { // each is told once
+		if slices.Equal(memberNames(<-lists), []string{"node-0", "node-1"}) {
+			complete++
+		}
+	}
+	for _, h := range hubs {
+		list, err := h.Members()
+		if !slices.Equal(memberNames(list), []string{"node-0", "node-1"}) || err != nil {
+			t.Errorf("%s: got %v, %v", h.Node(), memberNames(list), err)
+		}
+		if m := list[0]; m.Version != "v7" || m.Address != "http://10.0.0.1:3000" || m.Since.IsZero() || m.Draining || len(m.Tag) != tagLength {
+			t.Errorf("got %+v", m)
+		}
+	}
+}
+
+func TestADrainAndTheEndOfANodeAreToldAtOnce(t *testing.T) {
+	lists := make(chan []Member, 16)
+	bus := memory.NewBus()
+	a := start(t, bus.Broker(), Options{Node: "a", OnMembers: func(list []Member) { lists <- list }})
+	b, stop := startStoppable(t, bus.Broker(), Options{Node: "b"})
+	await := func(ok func([]Member) bool) {
+		for list := range lists {
+			if ok(list) {
+				return
+			}
+		}
+	}
+	await(func(list []Member) bool { return len(list) == 2 })
+	begun, release := make(chan struct{}), make(chan struct{})
+	b.Of("/").On("wait", func(context.Context, *Socket, *Message) error { // holds the drain up
+		close(begun)
+		<-release
+		return nil
+	})
+	c, _ := connect(t, b)
+	c.say(`2["wait"]`)
+	<-begun
+	stopped := make(chan error)
+	go func() { stopped <- stop() }()
+	await(func(list []Member) bool { return len(list) == 2 && list[1].Draining })
+	close(release)
+	await(func(list []Member) bool { return len(list) == 1 })
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if list, err := a.Members(); len(list) != 1 || err != nil {
+		t.Errorf("got %v, %v", memberNames(list), err)
+	}
+}
