@@ -83,6 +83,7 @@ type ClientConfig struct {
 	TotalQueue        int           `default:"268435456" min:"1048576" max:"1099511627776" help:"How much may wait for all clients together, in bytes of memory. Beyond it, clients with the longest queues are disconnected."`
 	TotalInbound      int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Unfinished messages and bodies of polling requests of all clients together, in bytes of memory. Beyond it, clients whose message began first are disconnected."`
 	TotalAttached     int           `default:"268435456" min:"1048576" max:"1099511627776" help:"Events of all clients together that wait for their binary attachments, in bytes of memory. Beyond it, clients whose event began first are disconnected."`
+	TotalHandshakes   int           `default:"67108864" min:"1048576" max:"1099511627776" help:"URLs and headers of all clients together that have not joined a namespace, in bytes of memory. Beyond it, clients that connected first are disconnected."`
 	WriteTimeout      time.Duration `default:"5s" min:"100ms" max:"10m" help:"How long a client may take nothing while something is written to it. Then the connection ends."`
 	MessageTimeout    time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long a message of a client may take from its first byte to its last. Then the connection ends."`
 	AttachmentTimeout time.Duration `default:"10s" min:"100ms" max:"10m" help:"How long the binary attachments of an event may take to arrive. Then the connection ends."`

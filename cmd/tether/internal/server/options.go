@@ -48,6 +48,7 @@ func hubLimits(c *config.Config) hub.Limits {
 		HeldBytes:   l.HeldBytes,
 
 		TotalAttachmentBytes: c.Client.TotalAttached,
+		TotalHandshakeBytes:  c.Client.TotalHandshakes,
 	}
 }
 

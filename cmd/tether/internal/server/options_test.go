@@ -35,6 +35,18 @@ var withoutSetting = map[string]string{
 	"transport.CORS.MaxAge":       "the default does",
 	"transport.CORS.Origins":      "cors.origins, which a reload changes",
 	"transport.Options.Logger":    "log.level and log.format make it",
+	"transport.CORS.Methods":      "the default does",
+	"transport.CORS.Status":       "the default does",
+	"hub.Options.Version":         "its build says it",
+	"hub.Options.Address":         "nobody asks for it",
+	"hub.Options.OnMembers":       "a function",
+
+	"transport.Options.Client":            "the site serves it",
+	"transport.Options.CompressPolling":   "a proxy does it",
+	"transport.Options.GenerateID":        "a function",
+	"transport.Options.OnHandshake":       "a function",
+	"transport.Options.OnHeaders":         "a function",
+	"transport.Options.OnConnectionError": "a function",
 }
 
 // optionsWith are what the hub and the transport are made with, field by field: "hub.Limits.Depth" → 512.
@@ -75,7 +87,7 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 		"emit.events":       {"/a,/b", []string{"/a", "/b"}},
 		"devices.exceed":    {"refuse-new", hub.RefuseNew},
 		"client.path":       {"/io/", "/io/"},
-		"client.cookie":     {"node", "node"},
+		"client.cookie":     {"node", transport.Cookie{Name: "node"}},
 		"client.transports": {"websocket", []string{"websocket"}},
 		"client.overflow":   {"drop-oldest", hub.DropOldest},
 		"client.upgrade":    {"false", true}, // NoUpgrade
