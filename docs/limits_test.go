@@ -38,7 +38,7 @@ var limits = []limit{
 	{file: "hub/options.go", owner: "Limits", name: "Attachments", sees: "the connection is closed, `parse error`", test: "hub/limits_test.go:TestLimitsOnPackets"},
 	{file: "hub/options.go", owner: "Limits", name: "PacketBytes", sees: "the connection is closed, `parse error`", test: "hub/limits_test.go:TestLimitsOnPackets"},
 	{file: "hub/options.go", owner: "Limits", name: "TotalHandshakeBytes", sees: "the connection that began first is closed, `forced close`", test: "transport/limits_test.go:TestHandshakesThatLeadToNothingHaveABudget"},
-	{file: "hub/options.go", owner: "Limits", name: "TotalAttachmentBytes", sees: "the connection whose packet began first is closed, `transport error`", test: "hub/parts_test.go:TestTheBudgetOfHalfPackets"},
+	{file: "hub/options.go", owner: "Limits", name: "TotalAttachmentBytes", sees: "the connection whose packet began first is closed, `transport error`", test: "hub/incomplete_test.go:TestTheBudgetOfHalfPackets"},
 	{file: "hub/options.go", owner: "Limits", name: "Acks", sees: "nothing: `EmitAck` returns `ErrTooManyAcks`", test: "hub/event_test.go:TestWaitingForAnAnswerEnds"},
 	{file: "hub/options.go", owner: "Limits", name: "Events", sees: "its messages are not read for a while; at twice the limit the connection is closed, `transport error`", test: "hub/limits_test.go:TestLimitOfEventsInFlight"},
 	{file: "hub/options.go", owner: "Limits", name: "EventBytes", sees: "as for Events", test: "hub/limits_test.go:TestLimitOfEventsInFlight"},

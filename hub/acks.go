@@ -21,7 +21,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 	if ctx.Value(hookKey{}) == any(s) && !s.Connected() {
 		return nil, ErrConnecting
 	}
-	if err := s.client.hub.post.check(event); err != nil {
+	if err := s.client.hub.publisher.check(event); err != nil {
 		return nil, err
 	}
 	id, answer, err := s.await()

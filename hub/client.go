@@ -17,32 +17,32 @@ type client struct {
 	first Socket // of the first CONNECT: most connections have no other. Its conn is set from the start
 	hub   *Hub   // immutable
 
-	parts *parts // nil unless attachments are missing; set with mu by the caller of Text and Binary, who reads it without
-	begun bool   // owned by the caller of Text and Binary; first is in use
+	incomplete *incompletePacket // nil unless attachments are missing; set with mu by the caller of Text and Binary, who reads it without
+	begun      bool              // owned by the caller of Text and Binary; first is in use
 
 	closed bool   // guarded by mu; the transport has ended the connection
 	place  uint32 // immutable; in the hub's roster
 
 	mu        sync.Mutex
-	handshake string     // guarded by mu; packed
-	sockets   *Socket    // guarded by mu; joined, joining, or to be refused, in the order of CONNECT; linked by next
-	inbox     *inbox     // guarded by mu; nil while there is nothing to handle
-	dismissal *dismissal // guarded by mu; nil until the server disconnects something
+	handshake string  // guarded by mu; packed
+	sockets   *Socket // guarded by mu; joined, joining, or to be refused, in the order of CONNECT; linked by next
+	inbox     *inbox  // guarded by mu; nil while there is nothing to handle
+	kicks     *kicks  // guarded by mu; nil until the server disconnects something
 }
 
-// dismissal is about what the server has disconnected. The fields are guarded by the client's mu.
-type dismissal struct {
+// kicks is about what the server has disconnected. The fields are guarded by the client's mu.
+type kicks struct {
 	kicked    []string      // namespaces
 	closing   bool          // the connection is to be closed when no socket is departing
 	departing uint32        // sockets that are gone, and of which something is still to be sent
 	departed  chan struct{} // closed when there are none; nil unless somebody waits for it
 }
 
-func (c *client) dismissalLocked() *dismissal {
-	if c.dismissal == nil {
-		c.dismissal = new(dismissal)
+func (c *client) kicksLocked() *kicks {
+	if c.kicks == nil {
+		c.kicks = new(kicks)
 	}
-	return c.dismissal
+	return c.kicks
 }
 
 // Attach takes over a new connection for a transport: it implements [engine.Server]. The error is
@@ -96,7 +96,7 @@ func (c *client) broken(err error) {
 }
 
 func (c *client) text(data []byte) error {
-	if c.parts != nil {
+	if c.incomplete != nil {
 		return errMissingBinary
 	}
 	p, err := socketio.Parse(data, c.hub.limits)
@@ -136,22 +136,22 @@ func (c *client) assemble(p socketio.Packet) error {
 		return errTooMuchBinary
 	}
 	p.Event = bytes.Clone(p.Event)
-	parts := &parts{conn: c.first.conn, packet: p, missing: p.Attachments, left: left, data: bytes.Clone(p.Data)}
-	parts.packet.Data = nil
-	parts.share.End = parts.giveUp
-	c.setParts(parts)
+	in := &incompletePacket{conn: c.first.conn, packet: p, missing: p.Attachments, left: left, data: bytes.Clone(p.Data)}
+	in.packet.Data = nil
+	in.share.End = in.giveUp
+	c.setIncomplete(in)
 	c.hub.assembling.set(c, time.Now().Add(c.hub.options.AttachmentTimeout))
-	return c.hub.halves.add(parts)
+	return c.hub.incomplete.add(in)
 }
 
-// setParts has Closed know what is to be ended. What comes after Closed has ended before it began.
-func (c *client) setParts(p *parts) {
+// setIncomplete has Closed know what is to be ended. What comes after Closed has ended before it began.
+func (c *client) setIncomplete(p *incompletePacket) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p != nil {
 		p.ended = c.closed
 	}
-	c.parts = p
+	c.incomplete = p
 }
 
 // Binary implements [engine.Receiver].
@@ -164,28 +164,28 @@ func (c *client) Binary(data []byte) error {
 }
 
 func (c *client) binary(data []byte) error {
-	parts := c.parts
-	if parts == nil {
+	in := c.incomplete
+	if in == nil {
 		return errUnasked
 	}
-	if parts.left -= len(data); parts.left < 0 {
+	if in.left -= len(data); in.left < 0 {
 		return errTooMuchBinary
 	}
 	attachment := make([]byte, len(data)) // not nil, even if it is empty
 	copy(attachment, data)
-	if parts.missing--; parts.missing > 0 {
-		return c.hub.halves.add(parts, attachment)
+	if in.missing--; in.missing > 0 {
+		return c.hub.incomplete.add(in, attachment)
 	}
-	c.setParts(nil)
+	c.setIncomplete(nil)
 	c.hub.assembling.unset(c)
-	if !c.hub.halves.end(parts) {
+	if !c.hub.incomplete.end(in) {
 		return errNoRoom
 	}
-	s := c.find(parts.packet.Namespace)
+	s := c.find(in.packet.Namespace)
 	if s == nil {
 		return nil // the server has disconnected it meanwhile
 	}
-	return c.receive(s, parts.packet, parts.data, append(parts.attachments, attachment))
+	return c.receive(s, in.packet, in.data, append(in.attachments, attachment))
 }
 
 // receive takes a whole event or answer.
@@ -209,10 +209,10 @@ func (c *client) Closed(reason Reason) {
 	c.mu.Lock()
 	again := c.closed
 	c.closed = true
-	parts := c.parts
+	in := c.incomplete
 	c.mu.Unlock()
-	if parts != nil {
-		c.hub.halves.end(parts)
+	if in != nil {
+		c.hub.incomplete.end(in)
 	}
 	if again {
 		return
@@ -247,7 +247,7 @@ func (c *client) lookup(namespace string) (s *Socket, kicked bool) {
 	if s := c.findLocked(namespace); s != nil {
 		return s, false
 	}
-	return nil, c.dismissal != nil && slices.Contains(c.dismissal.kicked, namespace)
+	return nil, c.kicks != nil && slices.Contains(c.kicks.kicked, namespace)
 }
 
 // joined reports whether one of the sockets is connected.
@@ -275,9 +275,9 @@ func (c *client) all() (list []*Socket) {
 // close closes the connection once every socket that was kicked has been told.
 func (c *client) close() {
 	c.mu.Lock()
-	d := c.dismissalLocked()
-	d.closing = true
-	now := d.departing == 0
+	k := c.kicksLocked()
+	k.closing = true
+	now := k.departing == 0
 	c.mu.Unlock()
 	if now {
 		c.first.conn.Close(ReasonServerDisconnect)
@@ -288,20 +288,20 @@ func (c *client) close() {
 func (c *client) departs() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dismissalLocked().departing++
+	c.kicksLocked().departing++
 }
 
 // departed is called when that has been sent.
 func (c *client) departed() {
 	c.mu.Lock()
-	d := c.dismissal
-	d.departing--
-	last := d.departing == 0
-	if last && d.departed != nil {
-		close(d.departed)
-		d.departed = nil
+	k := c.kicks
+	k.departing--
+	last := k.departing == 0
+	if last && k.departed != nil {
+		close(k.departed)
+		k.departed = nil
 	}
-	closing := last && d.closing
+	closing := last && k.closing
 	c.mu.Unlock()
 	if closing {
 		c.first.conn.Close(ReasonServerDisconnect)
@@ -313,11 +313,11 @@ func (c *client) departed() {
 func (c *client) awaitDepartures() {
 	c.mu.Lock()
 	var departed chan struct{}
-	if d := c.dismissal; d != nil && d.departing > 0 {
-		if d.departed == nil {
-			d.departed = make(chan struct{})
+	if k := c.kicks; k != nil && k.departing > 0 {
+		if k.departed == nil {
+			k.departed = make(chan struct{})
 		}
-		departed = d.departed
+		departed = k.departed
 	}
 	c.mu.Unlock()
 	if departed != nil {
@@ -335,12 +335,12 @@ func (c *client) forget(s *Socket, was uint32, kicked bool) {
 		}
 	}
 	if kicked {
-		d := c.dismissalLocked()
-		if !slices.Contains(d.kicked, s.ns.name) {
-			if len(d.kicked) >= c.hub.options.Limits.Namespaces {
-				d.kicked = d.kicked[1:]
+		k := c.kicksLocked()
+		if !slices.Contains(k.kicked, s.ns.name) {
+			if len(k.kicked) >= c.hub.options.Limits.Namespaces {
+				k.kicked = k.kicked[1:]
 			}
-			d.kicked = append(d.kicked, s.ns.name)
+			k.kicked = append(k.kicked, s.ns.name)
 		}
 	}
 	c.mu.Unlock()

@@ -45,7 +45,7 @@ func (c *client) connect(p socketio.Packet) error {
 	// connections would share the parent's lock.
 	s := c.newSocket(ns, string(p.Data))
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), hookKey{}, s), c.hub.options.HookTimeout)
-	s.entry = &entry{cancel: cancel}
+	s.admission = &admission{cancel: cancel}
 
 	before := c.newest()
 	added, full := c.add(s)
@@ -67,94 +67,6 @@ func (s *Socket) drop() {
 	}
 }
 
-// refuseAtOnce refuses a CONNECT that no hook has to see: behind the answer to the CONNECT before it.
-func (c *client) refuseAtOnce(namespace, message string) {
-	r := refused{namespace, message}
-	if before := c.newest(); before == nil || !before.answerWith(r) {
-		c.refuse(r.namespace, r.message, nil)
-	}
-}
-
-// refused is a CONNECT_ERROR that waits for the answer to another CONNECT.
-type refused struct{ namespace, message string }
-
-// newest is the socket of the last CONNECT, nil if there is none or it is gone.
-func (c *client) newest() (s *Socket) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for at := c.sockets; at != nil; at = at.next {
-		s = at
-	}
-	return s
-}
-
-// turnLimit is how long the answer to a CONNECT waits for the answer to the one before it. The reference
-// server answers in order unless a hook takes its time.
-const turnLimit = time.Second
-
-// awaitAnswer waits until the CONNECT of s has been answered, or for turnLimit, or ctx.
-func (s *Socket) awaitAnswer(ctx context.Context) {
-	s.mu.Lock()
-	if s.answered {
-		s.mu.Unlock()
-		return
-	}
-	x := s.rareLocked()
-	if x.answered == nil {
-		x.answered = make(chan struct{})
-	}
-	answered := x.answered
-	s.mu.Unlock()
-	limit := time.NewTimer(turnLimit)
-	defer limit.Stop()
-	select {
-	case <-answered:
-	case <-limit.C:
-	case <-ctx.Done():
-	}
-}
-
-// answerWith has r sent behind the answer to the CONNECT of s. It reports false if that has left, or so
-// many wait for it that the client deserves no order.
-func (s *Socket) answerWith(r refused) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.answered {
-		return false
-	}
-	x := s.rareLocked()
-	if len(x.refused) >= s.client.hub.options.Limits.Namespaces {
-		return false
-	}
-	x.refused = append(x.refused, r)
-	return true
-}
-
-// answer is called when the CONNECT of s has been answered, or will not be. It lets go what waits for that.
-func (s *Socket) answer() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.extra != nil && s.extra.rare != nil && s.extra.rare.refused != nil {
-		waiting := s.extra.rare.refused
-		s.extra.rare.refused = nil
-		s.mu.Unlock()
-		for _, r := range waiting {
-			s.client.refuse(r.namespace, r.message, nil)
-		}
-		s.mu.Lock()
-	}
-	s.answered = true
-	if s.extra == nil || s.extra.rare == nil {
-		return
-	}
-	if answered := s.extra.rare.answered; answered != nil {
-		close(answered)
-	}
-	if s.extra.rare.answered = nil; s.extra.rare.places == nil {
-		s.extra.rare = nil
-	}
-}
-
 // add makes s one of the connection's sockets, unless it has too many, or has ended.
 func (c *client) add(s *Socket) (added, full bool) {
 	c.mu.Lock()
@@ -172,8 +84,8 @@ func (c *client) add(s *Socket) (added, full bool) {
 		return false, true
 	}
 	*last = s
-	if d := c.dismissal; d != nil {
-		d.kicked = slices.DeleteFunc(d.kicked, func(name string) bool { return name == s.ns.name })
+	if k := c.kicks; k != nil {
+		k.kicked = slices.DeleteFunc(k.kicked, func(name string) bool { return name == s.ns.name })
 	}
 	return true, false
 }
@@ -271,17 +183,17 @@ func (c *client) forgetHandshake(s *Socket) {
 	}
 }
 
-// entry is what a socket has while it is connecting. The fields are guarded by the socket's mu.
-type entry struct {
-	cancel   context.CancelFunc // ends the hooks' context
-	held     packets
-	over     chan struct{} // closed when the socket is connected, or gone; nil unless somebody waits for it
-	farewell bool          // DISCONNECT has to follow the answer, and what was held; the socket is gone already
+// admission is what a socket has while it is connecting. The fields are guarded by the socket's mu.
+type admission struct {
+	cancel     context.CancelFunc // ends the hooks' context
+	held       packets
+	over       chan struct{} // closed when the socket is connected, or gone; nil unless somebody waits for it
+	disconnect bool          // DISCONNECT has to follow the answer, and what was held; the socket is gone already
 }
 
 // end tells who waits for it that the socket is not connecting any more. It is called once e is not the
-// socket's entry any more.
-func (e *entry) end() {
+// socket's admission any more.
+func (e *admission) end() {
 	if e.over != nil {
 		close(e.over)
 	}
@@ -311,16 +223,16 @@ func (s *Socket) settle(ctx context.Context) error {
 func (s *Socket) welcome() {
 	h := s.client.hub
 	s.mu.Lock()
-	entry := s.entry
-	if entry == nil {
+	admission := s.admission
+	if admission == nil {
 		s.mu.Unlock()
 		return
 	}
 	s.ns.connected.Add(1)
 	s.gate.Set(stateWelcome)
-	more := len(entry.held.list) > 0
+	more := len(admission.held.list) > 0
 	s.mu.Unlock()
-	entry.cancel()
+	admission.cancel()
 	h.counters.connected.Add(1)
 	h.joining.unset(s.client)
 	if s.gate.State() == stateGone {
@@ -334,24 +246,24 @@ func (s *Socket) welcome() {
 	s.conn.Send(engine.NewPacket(engine.Terms{Control: true, More: more}, append(head, `"}`...)), nil)
 
 	s.mu.Lock()
-	for (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {
-		held := entry.held.list
-		entry.held = packets{}
+	for (s.admission != nil || admission.disconnect) && len(admission.held.list) > 0 {
+		held := admission.held.list
+		admission.held = packets{}
 		s.mu.Unlock()
 		for _, p := range held {
 			s.conn.Send(p, nil)
 		}
 		s.mu.Lock()
 	}
-	gone := s.entry == nil
+	gone := s.admission == nil
 	if !gone {
-		s.entry = nil
+		s.admission = nil
 		s.gate.Set(stateConnected)
-		entry.end()
+		admission.end()
 	}
 	s.mu.Unlock()
 	if gone {
-		if entry.farewell {
+		if admission.disconnect {
 			s.sendDisconnect()
 		}
 		s.client.departed()
@@ -373,7 +285,7 @@ func (s *Socket) hold(p *engine.Packet) error {
 		s.mu.Unlock()
 		return ErrDisconnected
 	}
-	held := s.entry.held.push(p.Keep(), limits.Held, limits.HeldBytes)
+	held := s.admission.held.push(p.Keep(), limits.Held, limits.HeldBytes)
 	s.mu.Unlock()
 	if held {
 		return nil

@@ -85,7 +85,7 @@ func TestDisconnectIsSentBeforeTheClientHasJoinedAgain(t *testing.T) {
 		h := alone(t, Options{})
 		w := newWire()
 		p := dialWith(t, h, w)
-		farewell := stall(w, "41")
+		disconnect := stall(w, "41")
 		p.say("0")
 		s := unheld(t, p.joined("/"))
 
@@ -94,11 +94,11 @@ func TestDisconnectIsSentBeforeTheClientHasJoinedAgain(t *testing.T) {
 			defer close(kicked)
 			s.Disconnect(false)
 		}()
-		<-farewell.waiting
+		<-disconnect.waiting
 		p.say("1", "0") // it crosses the server's DISCONNECT
 		synctest.Wait()
 		p.wantNothing()
-		close(farewell.release)
+		close(disconnect.release)
 		p.want("41")
 		p.joined("/")
 		<-kicked
@@ -111,7 +111,7 @@ func TestAConnectionIsClosedWhenAllDisconnectsAreSent(t *testing.T) {
 	h.Of("/b")
 	w := newWire()
 	p := dialWith(t, h, w)
-	farewell := stall(w, "41")
+	disconnect := stall(w, "41")
 	p.say("0")
 	a := unheld(t, p.joined("/"))
 	p.say("0/b,")
@@ -122,13 +122,13 @@ func TestAConnectionIsClosedWhenAllDisconnectsAreSent(t *testing.T) {
 		defer close(kicked)
 		a.Disconnect(false)
 	}()
-	<-farewell.waiting
+	<-disconnect.waiting
 	go b.Disconnect(true)
-	<-farewell.waiting
+	<-disconnect.waiting
 	if reason := w.closedFor(); reason != "" {
 		t.Errorf("closed for %q before DISCONNECT", reason)
 	}
-	close(farewell.release)
+	close(disconnect.release)
 	<-kicked
 	<-p.ended
 	if texts := []string{p.next(), p.next()}; texts[0] == texts[1] {

@@ -19,7 +19,7 @@ import (
 // is no order. Emit is at most once: an error says that the broker may not have taken the event, and
 // nothing is repeated.
 type Emitter struct {
-	post      *post
+	publisher *publisher
 	namespace string
 	except    []Target
 	terms     engine.Terms
@@ -33,8 +33,8 @@ type EmitterOptions struct {
 	Events    []string // that may be emitted. Empty: any
 }
 
-// post is what the emitters of a hub, or of one NewEmitter, share.
-type post struct {
+// publisher is what the emitters of a hub, or of one NewEmitter, share.
+type publisher struct {
 	broker broker.Broker
 	prefix string
 	events map[string]struct{} // allowed; nil: any
@@ -50,11 +50,11 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
-	return &Emitter{post: newPost(b, o.Prefix, o.Events, nil), namespace: withSlash(o.Namespace)}
+	return &Emitter{publisher: newPublisher(b, o.Prefix, o.Events, nil), namespace: withSlash(o.Namespace)}
 }
 
-func newPost(b broker.Broker, prefix string, events []string, h *Hub) *post {
-	p := &post{broker: b, prefix: prefix, hub: h}
+func newPublisher(b broker.Broker, prefix string, events []string, h *Hub) *publisher {
+	p := &publisher{broker: b, prefix: prefix, hub: h}
 	if len(events) > 0 {
 		p.events = make(map[string]struct{}, len(events))
 		for _, e := range events {
@@ -65,7 +65,7 @@ func newPost(b broker.Broker, prefix string, events []string, h *Hub) *post {
 }
 
 // check reports whether an event may be emitted.
-func (p *post) check(event string) error {
+func (p *publisher) check(event string) error {
 	if socketio.Reserved(event) {
 		return fmt.Errorf("%w: %q", ErrReservedEvent, event)
 	}
@@ -168,7 +168,7 @@ func (e *Emitter) Disconnect(ctx context.Context, to Target, closeConnections bo
 		f = flagClose
 	}
 	targets, receipts := [1]Target{to}, [1]Receipt{{Bound: broker.Unknown}}
-	m := mailing{emitter: e, kind: kindDisconnect, flags: f}
+	m := batch{emitter: e, kind: kindDisconnect, flags: f}
 	err := m.send(ctx, targets[:], receipts[:])
 	return receipts[0], err
 }
@@ -178,7 +178,7 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 	for i := range receipts {
 		receipts[i].Bound = broker.Unknown
 	}
-	if err := e.post.check(event); err != nil {
+	if err := e.publisher.check(event); err != nil {
 		return err
 	}
 	if err := checkTerms(&e.terms); err != nil {
@@ -189,7 +189,7 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 	if err := enc.event(event, args); err != nil {
 		return err
 	}
-	m := mailing{emitter: e, kind: kindEvent, union: union, encoder: enc, scratch: enc.messages}
+	m := batch{emitter: e, kind: kindEvent, union: union, encoder: enc, scratch: enc.messages}
 	if e.terms.Volatile {
 		m.flags = flagVolatile
 	}
@@ -201,8 +201,8 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 	return err
 }
 
-// mailing is the messages of one call.
-type mailing struct {
+// batch is the messages of one call.
+type batch struct {
 	emitter *Emitter
 	kind    kind
 	flags   flags
@@ -215,7 +215,7 @@ type mailing struct {
 
 // send sends one message to each target. It sets the receipts, which are unknown, of those that the
 // broker took.
-func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) error {
+func (m *batch) send(ctx context.Context, to []Target, receipts []Receipt) error {
 	e := m.emitter
 	if !socketio.ValidNamespace(e.namespace) {
 		return ErrNamespace
@@ -233,7 +233,7 @@ func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) err
 	if e.local {
 		return m.sendLocal(receipts, msgs)
 	}
-	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)
+	taken, err := m.emitter.publisher.broker.Publish(ctx, msgs...)
 	if len(taken) == len(msgs) { // else nothing is known of any
 		copy(receipts, taken)
 	}
@@ -244,8 +244,8 @@ func (m *mailing) send(ctx context.Context, to []Target, receipts []Receipt) err
 }
 
 // sendLocal delivers messages to this node alone.
-func (m *mailing) sendLocal(receipts []Receipt, msgs []broker.Message) error {
-	h := m.emitter.post.hub
+func (m *batch) sendLocal(receipts []Receipt, msgs []broker.Message) error {
+	h := m.emitter.publisher.hub
 	if h == nil {
 		return ErrNoHub
 	}
@@ -256,13 +256,13 @@ func (m *mailing) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 }
 
 // messages are one for each target. What is for a single socket goes to the node of that socket.
-func (m *mailing) messages(to []Target) []broker.Message {
+func (m *batch) messages(to []Target) []broker.Message {
 	e := m.emitter
 	msgs := slices.Grow(m.scratch[:0], len(to))
 	m.lent = m.encoder != nil && len(to) == 1
 	var shared []byte // the envelope of rooms with the same exceptions
 	for i, t := range to {
-		subject := roomSubject(e.post.prefix, e.namespace, t)
+		subject := roomSubject(e.publisher.prefix, e.namespace, t)
 		except := e.except
 		if m.union { // who is in an earlier room gets it there
 			except = append(slices.Clip(except), to[:i]...)
@@ -270,7 +270,7 @@ func (m *mailing) messages(to []Target) []broker.Message {
 		}
 		if t.kind == single {
 			msgs = append(msgs, broker.Message{
-				Subject: cluster.NodeSubject(e.post.prefix, t.name[:tagLength]),
+				Subject: cluster.NodeSubject(e.publisher.prefix, t.name[:tagLength]),
 				Data:    m.envelope(subject, except),
 				Lent:    m.lent,
 			})
@@ -285,7 +285,7 @@ func (m *mailing) messages(to []Target) []broker.Message {
 	return msgs
 }
 
-func (m *mailing) envelope(target string, except []Target) []byte {
+func (m *batch) envelope(target string, except []Target) []byte {
 	head := socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace}
 	size := envelopeSize(target, except)
 	if m.encoder != nil {

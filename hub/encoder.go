@@ -21,7 +21,7 @@ type encoder struct {
 	buf         bytes.Buffer
 	json        *json.Encoder // writes to buf
 	attachments [][]byte
-	messages    []broker.Message // memory for those of a mailing
+	messages    []broker.Message // memory for those of a batch
 	lent        []byte           // memory for their data, if they are lent
 }
 

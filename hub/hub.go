@@ -18,20 +18,30 @@ import (
 	"tether/internal/socketio"
 )
 
+// The order of locks. A goroutine that holds one of these may take one that stands behind it, and no other:
+//
+//	devices.mu -> Socket.mu -> client.mu
+//	                        -> shard.mu -> interest.mu
+//
+// All others (of Hub, rosters, deadlines, incomplete packets) are taken with none of these held, or as the
+// last. None is held while a connection, the broker or code of the application is called, nor during a send
+// on a channel that may wait. A transport asks for the state of a gate with its own lock held: that is an
+// atomic, and the transport asks the hub for nothing else then.
+
 // Hub is one node's Socket.IO server, without the transport.
 type Hub struct {
-	options  Options // immutable, with defaults
-	limits   socketio.Limits
-	log      *slog.Logger
-	broker   broker.Broker // the caller's; it is not closed here
-	tag      string        // in the IDs of this node's sockets
-	subject  string        // the node's own
-	own      []membership  // nobody's; they keep the subjects subscribed that every node has
-	since    time.Time     // when this node began
-	cluster  *cluster.Node
-	post     *post
-	index    *index
-	interest *interest
+	options   Options // immutable, with defaults
+	limits    socketio.Limits
+	log       *slog.Logger
+	broker    broker.Broker // the caller's; it is not closed here
+	tag       string        // in the IDs of this node's sockets
+	subject   string        // the node's own
+	own       []membership  // nobody's; they keep the subjects subscribed that every node has
+	since     time.Time     // when this node began
+	cluster   *cluster.Node
+	publisher *publisher
+	index     *index
+	interest  *interest
 
 	// The root of the contexts that handlers get: a hub has many, and they outlive Run's, which is done
 	// when the drain begins. endHandlers is called when Run waits no longer.
@@ -48,7 +58,7 @@ type Hub struct {
 
 	joining    lobby              // connections without a namespace
 	assembling deadlines[*client] // connections with a packet whose attachments are missing
-	halves     halfPackets        // these packets
+	incomplete incompletePackets  // these packets
 	expiring   deadlines[*Socket]
 
 	work      group.Group // the goroutines that run handlers and hooks
@@ -84,21 +94,21 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 			EventName:   o.Limits.EventName,
 			Namespace:   o.Limits.Namespace,
 		},
-		log:      o.Logger.With("node", o.Node),
-		broker:   b,
-		tag:      tag,
-		subject:  cluster.NodeSubject(o.Prefix, tag),
-		since:    o.Time(),
-		index:    newIndex(),
-		fixed:    make(map[string]*Namespace),
-		children: make(map[string]*Namespace),
-		live:     make(chan struct{}),
-		joining:  lobby{handshakes: budget.Budget{Limit: o.Limits.TotalHandshakeBytes}},
-		halves:   halfPackets{budget.Budget{Limit: o.Limits.TotalAttachmentBytes}},
-		devices:  newDevices(),
+		log:        o.Logger.With("node", o.Node),
+		broker:     b,
+		tag:        tag,
+		subject:    cluster.NodeSubject(o.Prefix, tag),
+		since:      o.Time(),
+		index:      newIndex(),
+		fixed:      make(map[string]*Namespace),
+		children:   make(map[string]*Namespace),
+		live:       make(chan struct{}),
+		joining:    lobby{handshakes: budget.Budget{Limit: o.Limits.TotalHandshakeBytes}},
+		incomplete: incompletePackets{budget.Budget{Limit: o.Limits.TotalAttachmentBytes}},
+		devices:    newDevices(),
 	}
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
-	h.post = newPost(b, o.Prefix, o.Events, h)
+	h.publisher = newPublisher(b, o.Prefix, o.Events, h)
 	h.interest = newInterest(b, h.index, h.log, h.gap)
 	h.cluster = h.newCluster()
 	for _, subject := range h.cluster.Subjects() { // subject is one of them

@@ -199,7 +199,7 @@ var noHandlers handlers
 // Emitter returns an emitter to this namespace, on all nodes. What [Hub.Match] returns has none: its
 // Emit returns ErrNamespace.
 func (n *Namespace) Emitter() *Emitter {
-	return &Emitter{post: n.hub.post, namespace: n.name}
+	return &Emitter{publisher: n.hub.publisher, namespace: n.name}
 }
 
 // Local returns an emitter to the sockets of this node only, which does not need the broker. What it

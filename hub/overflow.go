@@ -41,12 +41,12 @@ func (s *Socket) Wait(ctx context.Context) error {
 // behind returns what is to be waited for before the socket is looked at again, if anything.
 func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	s.mu.Lock()
-	entry := s.entry
+	admission := s.admission
 	switch {
 	case s.gate.State() == stateGone:
 		s.mu.Unlock()
 		return nil, ErrDisconnected
-	case entry == nil:
+	case admission == nil:
 		s.mu.Unlock()
 		behind, err := s.conn.Behind()
 		if err != nil {
@@ -57,15 +57,15 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	defer s.mu.Unlock()
 	if s.gate.State() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
 		limits := &s.client.hub.options.Limits
-		if 2*len(entry.held.list) >= limits.Held || 2*entry.held.bytes >= limits.HeldBytes {
+		if 2*len(admission.held.list) >= limits.Held || 2*admission.held.bytes >= limits.HeldBytes {
 			return nil, ErrConnecting
 		}
 		return nil, nil
 	}
-	if entry.over == nil {
-		entry.over = make(chan struct{})
+	if admission.over == nil {
+		admission.over = make(chan struct{})
 	}
-	return entry.over, nil
+	return admission.over, nil
 }
 
 // Sender emits events to one socket of this node on terms that [Socket.Emit] does not have, as an [Emitter]

@@ -25,11 +25,11 @@ type Socket struct {
 	client *client    // immutable
 	next   *Socket    // guarded by the client's mu; its next socket
 
-	mu    sync.Mutex
-	rooms []membership  // guarded by mu; of each room the socket is in; no longer changes when it is gone
-	own   [2]membership // guarded by mu; where rooms begins
-	entry *entry        // guarded by mu; not nil while the state is connecting or welcome
-	extra *extra        // guarded by mu; nil while it would be empty
+	mu        sync.Mutex
+	rooms     []membership  // guarded by mu; of each room the socket is in; no longer changes when it is gone
+	own       [2]membership // guarded by mu; where rooms begins
+	admission *admission    // guarded by mu; not nil while the state is connecting or welcome
+	extra     *extra        // guarded by mu; nil while it would be empty
 }
 
 // extra is what few sockets have. The fields are guarded by the socket's mu.
@@ -152,7 +152,7 @@ func (s *Socket) SetData(v any) {
 func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, engine.Terms{}) }
 
 func (s *Socket) emit(event string, args []any, t engine.Terms) error {
-	if err := s.client.hub.post.check(event); err != nil {
+	if err := s.client.hub.publisher.check(event); err != nil {
 		return err
 	}
 	return s.send(socketio.Packet{Type: socketio.Event}, event, args, t)
@@ -276,10 +276,10 @@ func (s *Socket) end(kicked bool) (was uint32) {
 		s.client.departs()
 	}
 	s.gate.Set(stateGone)
-	entry := s.entry
-	if s.entry = nil; entry != nil {
-		entry.farewell = kicked
-		entry.end()
+	admission := s.admission
+	if s.admission = nil; admission != nil {
+		admission.disconnect = kicked
+		admission.end()
 	}
 	var acks *acks
 	if s.extra != nil {
@@ -291,8 +291,8 @@ func (s *Socket) end(kicked bool) (was uint32) {
 		h.interest.leave(m)
 	}
 	acks.end()
-	if entry != nil {
-		entry.cancel()
+	if admission != nil {
+		admission.cancel()
 	}
 	if was != stateConnecting {
 		s.ns.connected.Add(-1)

@@ -39,13 +39,13 @@ var mutants = []mutant{
 		"nobody tries again after a failure", "interest.go",
 		"		if len(f.rooms) > 0 {\n			f.due", "		if len(f.rooms) < 0 {\n			f.due",
 	}, {
-		"what the broker has ended is not subscribed again", "interest.go",
+		"what the broker has ended is not subscribed again", "lost.go",
 		"			edge = sh.edgeLocked(r)\n			if sh.idleLocked(r) {", "			if sh.idleLocked(r) {",
 	}, {
 		"a subscription that ends while a call is under way counts as made", "interest.go",
 		"	subscribed = subscribed && !r.lost", "	r.lost = false",
 	}, {
-		"the gap of what the broker has ended is not reported", "interest.go",
+		"the gap of what the broker has ended is not reported", "lost.go",
 		"		in.found = append(in.found, g)\n", "",
 	}, {
 		"a room that is refused is not tried again", "interest.go",
@@ -91,8 +91,8 @@ var mutants = []mutant{
 		"	if s == nil || !s.is(id) {", "	if s == nil {",
 	}, {
 		"Emit tries again", "emitter.go",
-		"	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)\n",
-		"	taken, err := m.emitter.post.broker.Publish(ctx, msgs...)\n	if err != nil {\n		taken, err = m.emitter.post.broker.Publish(ctx, msgs...)\n	}\n",
+		"	taken, err := m.emitter.publisher.broker.Publish(ctx, msgs...)\n",
+		"	taken, err := m.emitter.publisher.broker.Publish(ctx, msgs...)\n	if err != nil {\n		taken, err = m.emitter.publisher.broker.Publish(ctx, msgs...)\n	}\n",
 	}, {
 		"Emit hides the broker's error", "emitter.go",
 		"		return fmt.Errorf(\"hub: emit: %w\", err)\n", "		_ = fmt.Errorf\n",
@@ -101,10 +101,10 @@ var mutants = []mutant{
 		"		n++\n		if s.push(p) != nil {\n			dropped++\n		}\n	}\n	h.sent(n, dropped)\n	if h.watched.Load() {\n		h.watch(r, p, nil)",
 		"		n++\n		if s.push(p) != nil {\n			dropped++\n			break\n		}\n	}\n	h.sent(n, dropped)\n	if h.watched.Load() {\n		h.watch(r, p, nil)",
 	}, {
-		"fan-out forgets everybody but the first", "index.go",
+		"fan-out forgets everybody but the first", "blocks.go",
 		"	c := r.rest.Load()\n	if c == nil {\n		return\n	}\n	for _, b", "	c := r.rest.Load()\n	if c == nil || r.first.Load() != nil {\n		return\n	}\n	for _, b",
 	}, {
-		"a place is handed out that is not free", "index.go",
+		"a place is handed out that is not free", "blocks.go",
 		"	c.free = append(c.free, place)\n", "	c.free = append(c.free, place, place)\n",
 	}, {
 		"a connection that has ended stays in the roster", "client.go",

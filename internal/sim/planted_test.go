@@ -4,7 +4,7 @@ package sim
 // are not taken again. See mutants.
 var planted = []mutant{
 	{
-		"a room that loses one of two members loses both", "index.go",
+		"a room that loses one of two members loses both", "blocks.go",
 		"\tif r.n == 0 && withdrawn == 0 {\n\t\tr.rest.Store(nil)",
 		"\tif r.n <= 1 {\n\t\tr.rest.Store(nil)",
 	}, {
@@ -32,7 +32,7 @@ var planted = []mutant{
 		"\t\t\t\tb.tags.Store(tags &^ (0xff << (8 * j)))\n\t\t\t\tb.rooms[j].Store(nil)\n",
 		"\t\t\t\t_ = tags\n",
 	}, {
-		"a walk through a room ends at a free place", "index.go",
+		"a walk through a room ends at a free place", "blocks.go",
 		"\t\t\tif s := b[i].Load(); s != nil && !yield(s) {",
 		"\t\t\tif s := b[i].Load(); s == nil || !yield(s) {",
 	}, {
@@ -69,23 +69,23 @@ var planted = []mutant{
 		"\t\ts.Disconnect(false)\n\tcase kindEvict:",
 	}, {
 		"of what is held only the last is kept", "connect.go",
-		"\theld := s.entry.held.push(p.Keep(),",
-		"\ts.entry.held = packets{}\n\theld := s.entry.held.push(p.Keep(),",
+		"\theld := s.admission.held.push(p.Keep(),",
+		"\ts.admission.held = packets{}\n\theld := s.admission.held.push(p.Keep(),",
 	}, {
 		"what is held is only lent", "connect.go",
-		"\theld := s.entry.held.push(p.Keep(),", "\theld := s.entry.held.push(p,",
+		"\theld := s.admission.held.push(p.Keep(),", "\theld := s.admission.held.push(p,",
 	}, {
 		"what comes while the held is let go is forgotten", "connect.go",
-		"\tfor (s.entry != nil || entry.farewell) && len(entry.held.list) > 0 {",
-		"\tfor i := 0; i < 1 && s.entry != nil && len(entry.held.list) > 0; i++ {",
+		"\tfor (s.admission != nil || admission.disconnect) && len(admission.held.list) > 0 {",
+		"\tfor i := 0; i < 1 && s.admission != nil && len(admission.held.list) > 0; i++ {",
 	}, {
 		"DISCONNECT may come before the answer to CONNECT", "socket.go",
 		"\tcase stateConnected:\n\t\ts.sendDisconnect()\n",
 		"\tcase stateConnected, stateWelcome:\n\t\ts.sendDisconnect()\n",
 	}, {
 		"a DISCONNECT that had to wait is forgotten", "connect.go",
-		"\t\tif entry.farewell {\n\t\t\ts.sendDisconnect()\n",
-		"\t\tif entry.farewell {\n",
+		"\t\tif admission.disconnect {\n\t\t\ts.sendDisconnect()\n",
+		"\t\tif admission.disconnect {\n",
 	}, {
 		"what was emitted before DISCONNECT may come after it", "socket.go",
 		"\tcase stateConnected:\n\t\treturn s.conn.Send(p, &s.gate)\n",
@@ -148,8 +148,8 @@ var planted = []mutant{
 		"\tid = x.acks.next\n\tx.acks.next = (x.acks.next + 1) % 2\n",
 	}, {
 		"who waits for an answer is not told of the end", "socket.go",
-		"\tacks.end()\n\tif entry",
-		"\t_ = acks\n\tif entry",
+		"\tacks.end()\n\tif admission",
+		"\t_ = acks\n\tif admission",
 	}, {
 		"the answer of one goes to another", "acks.go",
 		"\t\tanswer = s.extra.acks.waiting[m.ackID]\n",

@@ -14,9 +14,9 @@ const sliceBytes = 24 // of the header of a slice
 // errNoRoom closes a connection as the transport does when its own budget is used up.
 var errNoRoom = engine.Because(ReasonTransportError, errors.New("hub: attachments of all clients are too large together"))
 
-// parts is a packet whose attachments are still coming. It is ended when it is complete, when its client has
+// incompletePacket is a packet whose attachments are still coming. It is ended when it is complete, when its client has
 // gone, or for the budget of all of them, while its client adds to it.
-type parts struct {
+type incompletePacket struct {
 	conn    engine.Conn // immutable
 	packet  socketio.Packet
 	missing int // owned by the caller of Binary: attachments
@@ -30,12 +30,12 @@ type parts struct {
 	ended       bool     // complete, or given up
 }
 
-// halfPackets are the packets of all clients whose attachments are still coming.
-type halfPackets struct{ budget.Budget }
+// incompletePackets are the packets of all clients whose attachments are still coming.
+type incompletePackets struct{ budget.Budget }
 
 // add gives p attachments, of which none is its last, and counts what it holds then. The error says that
 // p has been given up.
-func (hs *halfPackets) add(p *parts, attachments ...[]byte) error {
+func (hs *incompletePackets) add(p *incompletePacket, attachments ...[]byte) error {
 	p.mu.Lock()
 	p.attachments = append(p.attachments, attachments...)
 	for _, a := range attachments {
@@ -54,7 +54,7 @@ func (hs *halfPackets) add(p *parts, attachments ...[]byte) error {
 }
 
 // giveUp is called for the budget. The memory is free at once, however long the connection takes to end.
-func (p *parts) giveUp() {
+func (p *incompletePacket) giveUp() {
 	p.mu.Lock()
 	if p.ended {
 		p.mu.Unlock()
@@ -67,7 +67,7 @@ func (p *parts) giveUp() {
 }
 
 // end takes p out. It reports whether p was in: then p belongs to the caller.
-func (hs *halfPackets) end(p *parts) bool {
+func (hs *incompletePackets) end(p *incompletePacket) bool {
 	p.mu.Lock()
 	was := p.ended
 	p.ended = true

@@ -22,7 +22,7 @@ func (p *peer) half(bytes int) error {
 
 func wantNothingHeld(t *testing.T, h *Hub) {
 	t.Helper()
-	if n, packets := h.halves.Held(); n != 0 || packets != 0 {
+	if n, packets := h.incomplete.Held(); n != 0 || packets != 0 {
 		t.Errorf("%d bytes of %d packets are counted for nobody", n, packets)
 	}
 }
@@ -33,7 +33,7 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 	h := alone(t, Options{})
 	p, _ := connect(t, h)
 	p.half(size)
-	one, _ := h.halves.Held()
+	one, _ := h.incomplete.Held()
 	if one < size || one > size+100 {
 		t.Fatalf("%d bytes are counted for %d", one, size)
 	}
@@ -51,7 +51,7 @@ func TestTheBudgetOfHalfPackets(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n, _ := h.halves.Held(); n > 2*one-past {
+		if n, _ := h.incomplete.Held(); n > 2*one-past {
 			t.Errorf("%d bytes are counted", n)
 		}
 		if past > 0 {
@@ -100,7 +100,7 @@ func TestTheTextOfAHalfPacketIsCounted(t *testing.T) {
 	h := alone(t, Options{})
 	p, _ := connect(t, h)
 	p.say(`51-["` + "x" + `","` + string(bytes.Repeat([]byte("y"), 10_000)) + `"]`)
-	if n, _ := h.halves.Held(); n < 10_000 {
+	if n, _ := h.incomplete.Held(); n < 10_000 {
 		t.Errorf("%d bytes are counted", n)
 	}
 }
@@ -121,7 +121,7 @@ func TestTheEndOfAHalfPacketFreesItsBudget(t *testing.T) {
 			if err := p.half(10_000); err != nil {
 				t.Fatal(err)
 			}
-			if n, packets := h.halves.Held(); n < 10_000 || packets != 1 {
+			if n, packets := h.incomplete.Held(); n < 10_000 || packets != 1 {
 				t.Fatalf("%d bytes of %d packets are counted", n, packets)
 			}
 			end(p)
@@ -164,7 +164,7 @@ func TestTenThousandHalfPackets(t *testing.T) {
 				if err := peers[i].half(size); err != nil && engine.ReasonOf(err) != ReasonTransportError {
 					t.Error(err)
 				}
-				if n, _ := h.halves.Held(); n > budget {
+				if n, _ := h.incomplete.Held(); n > budget {
 					t.Errorf("%d bytes are counted", n)
 				}
 			}
@@ -174,7 +174,7 @@ func TestTenThousandHalfPackets(t *testing.T) {
 	if grown := int64(live()) - int64(before); grown > budget+budget/4 {
 		t.Errorf("%d bytes are in use for a budget of %d", grown, budget)
 	}
-	_, left := h.halves.Held()
+	_, left := h.incomplete.Held()
 	closed := 0
 	for _, p := range peers {
 		if p.closedFor() != "" {

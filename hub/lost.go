@@ -1,0 +1,86 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tether/broker"
+)
+
+// drop records that the backend has ended subscriptions, and has them renewed. The broker calls it.
+func (in *interest) drop(g broker.Gap) {
+	in.log.Error("the broker has ended subscriptions of this node", "rooms", len(g.Subjects), "cause", g.Cause)
+	for _, subject := range g.Subjects {
+		r := in.index.lookup(subject)
+		if r == nil {
+			continue
+		}
+		sh := in.index.shard(r)
+		sh.mu.Lock()
+		edge := false
+		if r.subscribed || r.busy {
+			in.loseLocked(r, g)
+			r.subscribed, r.lost = false, r.busy
+			edge = sh.edgeLocked(r)
+			if sh.idleLocked(r) {
+				in.index.forgetLocked(sh, r)
+			}
+		}
+		sh.mu.Unlock()
+		if edge {
+			in.enqueue(r)
+		}
+	}
+}
+
+// loseLocked begins the gap of r, if somebody here misses something.
+func (in *interest) loseLocked(r *room, g broker.Gap) {
+	if r.n == 0 {
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if _, known := in.lost[r]; !known {
+		in.lost[r] = broker.Gap{From: g.From, Subjects: []string{r.subject}, Cause: g.Cause}
+	}
+}
+
+// missing says which rooms this node does not hear although it should, nil if there are none.
+func (in *interest) missing() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, g := range in.lost {
+		return fmt.Errorf("hub: the broker has ended the subscriptions of %d rooms: %w", len(in.lost), g.Cause)
+	}
+	return nil
+}
+
+// endGap ends the gap of r, if it was lost, for report.
+func (in *interest) endGap(r *room) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if g, lost := in.lost[r]; lost {
+		delete(in.lost, r)
+		g.To = time.Now()
+		in.found = append(in.found, g)
+	}
+}
+
+// report tells of the gaps that have ended: those that began together as one.
+func (in *interest) report() {
+	found := in.found
+	in.found = nil
+	for len(found) > 0 {
+		g, others := found[0], found[:0]
+		for _, o := range found[1:] {
+			if o.From.Equal(g.From) && errors.Is(o.Cause, g.Cause) {
+				g.To, g.Subjects = o.To, append(g.Subjects, o.Subjects...)
+			} else {
+				others = append(others, o)
+			}
+		}
+		found = others
+		in.gap(g)
+	}
+}
