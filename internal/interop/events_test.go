@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"tether/transport"
 )
 
 // values are arguments that a codec could spoil.
@@ -40,6 +42,17 @@ func TestAClientMayForceBase64(t *testing.T) {
 	everyJS(t, func(t *testing.T, w way) {
 		c := w.dial(t, n, "", map[string]any{"forceBase64": true})
 		w.welcome(t, c, n, c.on(t, "connect").SID)
+		for _, args := range values() {
+			c.emit(t, "echo", args...)
+			c.event(t, "echo-back", args...)
+		}
+	})
+}
+
+func TestPollingResponsesMayBeCompressed(t *testing.T) {
+	n := serve(t, setup{transport: transport.Options{CompressPolling: 10}})
+	someWays(t, func(*kind) bool { return true }, []string{"polling"}, func(t *testing.T, w way) {
+		c, _ := w.join(t, n)
 		for _, args := range values() {
 			c.emit(t, "echo", args...)
 			c.event(t, "echo-back", args...)
