@@ -125,14 +125,14 @@ func (s *session) lessLocked() {
 	}
 }
 
-// unwritten notes what is left of a round, and waits for the client. Little is not noted.
-func (s *session) unwritten(rest []byte, r round) {
+// stalls notes what is left of a round, and waits for the client. Little is not noted.
+func (s *session) stalls(rest []byte, r round) {
 	if len(rest) < smallBytes {
 		return
 	}
 	s.mu.Lock()
 	if s.state != stateEnded {
-		s.writtenLocked()
+		s.landedLocked()
 		x := s.extraLocked()
 		if x.stall.packet = r.packet; r.packet != nil {
 			r.packet.Hold(&s.h.queued)
@@ -146,8 +146,8 @@ func (s *session) unwritten(rest []byte, r round) {
 	s.h.relieve()
 }
 
-// writtenLocked undoes unwritten.
-func (s *session) writtenLocked() {
+// landedLocked undoes stalls.
+func (s *session) landedLocked() {
 	x := s.extra
 	if x == nil || x.stall == (stall{}) {
 		return

@@ -132,14 +132,14 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	if at == stateEnded {
 		s.h.forget(s) // it was kept for this GET
 	}
-	s.unwritten(body, round{})
+	s.stalls(body, round{})
 	if !s.h.writePayload(w, r, body) {
 		s.fail(engine.ReasonTransportError)
 		return
 	}
 	s.mu.Lock()
-	s.writtenLocked()
-	var end teardown
+	s.landedLocked()
+	var end ending
 	if rd.final && s.state != stateEnded {
 		end = s.endLocked(s.extra.reason)
 	}

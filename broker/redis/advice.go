@@ -46,6 +46,10 @@ func adviceOn(err error, secure bool) string {
 			return "the server hung up at the first command; if it wants a certificate of ours, name its file and that of its key in the URL, as cert=FILE&key=FILE"
 		}
 		return "the server hung up at the first command; if it wants TLS, the scheme is rediss"
+	case strings.Contains(text, `beginning with "INFO "`):
+		return "this is a NATS server; the scheme for that is nats"
+	case errors.Is(err, errProtocol):
+		return "what answers at this port does not speak the protocol of Redis"
 	case secure && errors.Is(err, context.DeadlineExceeded):
 		return "there was no answer in time; perhaps the server does not speak TLS at this port, and the scheme is redis"
 	}

@@ -3,306 +3,367 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"tether/broker"
-	"tether/broker/internal/dispatch"
 )
 
-// cluster is a broker on a Redis Cluster: a subject belongs to a partition, a partition to a slot, a slot
-// to a master. Each master that has partitions is a shard, with connections of its own.
-type cluster struct {
-	core
-	atlas *atlas
+const (
+	refreshTime = time.Second      // between two looks at who serves what
+	retireTime  = 5 * time.Second  // how long a server without partitions is kept
+	backTime    = 10 * time.Second // after which answers that are older than the last are believed
+)
 
-	changed chan struct{} // capacity 1; wakes Run
+// cluster is the topology of a Cluster: a subject belongs to a partition, a partition to a slot, a slot to a
+// master. It asks all masters once a second while the broker is used, and at once when one redirects or
+// fails; it believes the one that has seen the latest epoch.
+type cluster struct {
+	dialer
+	subs  *subscriptions // immutable
+	seeds []string       // immutable
+	poke  func()         // immutable; called after every change
+
+	routed    atomic.Pointer[routes] // nil: nothing is known
+	inquiry   inquiry
+	agreement agreement
+
+	mu      sync.Mutex
+	members map[string]*member        // guarded by mu; masters that have partitions, or had some lately, by address
+	others  []string                  // guarded by mu; replicas and all else that was seen
+	epoch   int64                     // guarded by mu; of the routes
+	known   time.Time                 // guarded by mu; when an answer with this epoch, or a later one, came
+	hinted  [partitions]time.Time     // guarded by mu; when a redirection was believed
+	losses  [partitions]time.Duration // guarded by mu; when the owner said that it is none any more
+	err     error                     // guarded by mu; of the last inquiry
 }
 
-func newCluster(t target, o Options) *cluster {
-	o = o.withDefaults()
-	tab := newTable(newShardedWire(o.Prefix))
-	c := &cluster{core: newCore(o, tab), changed: make(chan struct{}, 1)}
-	tab.keeps, tab.change = true, c.poke
-	c.atlas = newAtlas(c.life, t, o, tab, c.poke)
+// member is a master of the Cluster.
+type member struct {
+	*server
+	asker *conn     // owned by the inquiry in progress, then by retire; nil: none
+	idle  time.Time // guarded by the mu of the cluster; since when it has no partition; zero: it has
+
+	first, last atomic.Int32 // the lowest and the highest partition that is subscribed there; -1: none is
+}
+
+func newCluster(d dialer, subs *subscriptions, seeds []string, poke func()) *cluster {
+	c := &cluster{dialer: d, subs: subs, seeds: seeds, poke: poke, members: make(map[string]*member)}
+	c.inquiry = inquiry{life: d.life, ask: c.ask, base: time.Now()}
+	c.agreement.clock = c.inquiry.clock
 	return c
 }
 
-// poke wakes Run.
-func (c *cluster) poke() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
+func (c *cluster) now() (*routes, error) {
+	if r := c.routed.Load(); r != nil {
+		return r, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return nil, c.err
+}
+
+// fresh waits for the first answer, and after a pause for a new one: what is no longer known to be true would
+// make receipts uncertain.
+func (c *cluster) fresh(ctx context.Context) (*routes, error) {
+	patience := c.o.PublishTimeout
+	if r := c.routed.Load(); r != nil {
+		if c.inquiry.age() < staleTime {
+			c.tend()
+			return r, nil
+		}
+		patience = askTime
+	}
+	if err := c.inquiry.await(ctx, patience); err != nil {
+		return nil, err
+	}
+	r, err := c.now()
+	switch {
+	case r != nil:
+		return r, nil
+	case err == nil:
+		err = errors.New("redis: no answer")
+	}
+	return nil, unavailable(err)
+}
+
+func (c *cluster) tend() {
+	if c.agreement.disputed.Load() {
+		c.inquiry.after(2 * doubtTime)
+		return
+	}
+	c.inquiry.after(refreshTime)
+}
+
+func (c *cluster) doubt() { c.inquiry.after(doubtTime) }
+
+func (c *cluster) dial(ctx context.Context, s *server) (*conn, error) {
+	return c.dialTo(ctx, s.addr, true)
+}
+
+func (c *cluster) left(*conn) (since time.Time, why error) { return time.Time{}, nil }
+
+func (c *cluster) sure(_ *conn, part uint8) bool { return c.agreement.certain(part) }
+
+func (c *cluster) leftSince(part uint8) time.Time {
+	return c.inquiry.base.Add(c.agreement.left(int(part)))
+}
+
+// leaseKeys are two, in the first and the last partition of a server, so that one is left when slots leave at
+// either end.
+func (c *cluster) leaseKeys(s *server) []string {
+	c.mu.Lock()
+	m := c.members[s.addr]
+	c.mu.Unlock()
+	if m == nil || m.first.Load() < 0 {
+		return nil
+	}
+	tags := partitionTags()
+	key := func(p int32) string { return c.o.Prefix + leaseKey + "{" + tags[p] + "}" }
+	return slices.Compact([]string{key(m.first.Load()), key(m.last.Load())})
+}
+
+// ask asks all masters, and if none answers everybody else, and believes the latest epoch. Masters that it
+// hears of are asked, too, so that it is known if several serve the same.
+func (c *cluster) ask() {
+	begin := c.inquiry.clock()
+	c.mu.Lock()
+	others := slices.Clone(c.others)
+	known := slices.Collect(maps.Values(c.members))
+	c.mu.Unlock()
+	answers := gather(len(known), func(i int) (*slotMap, error) { return c.askMember(known[i]) })
+	best, err := latest(answers)
+	if best == nil {
+		for _, seed := range c.seeds {
+			if !slices.Contains(others, seed) {
+				others = append(others, seed)
+			}
+		}
+		best, err = latest(gather(len(others), func(i int) (*slotMap, error) { return c.askOther(others[i]) }))
+	}
+	if best == nil {
+		c.mu.Lock()
+		c.err = err
+		c.mu.Unlock()
+		return
+	}
+	if more := c.unasked(best, known); len(more) > 0 {
+		heard := gather(len(more), func(i int) (*slotMap, error) { return c.askMember(more[i]) })
+		known, answers = append(known, more...), append(answers, heard...)
+		best, _ = latest(append(heard, asked{slots: best}))
+	}
+	said := make(map[*server]*slotMap)
+	for i, m := range known {
+		if s := answers[i].slots; s != nil {
+			said[m.server] = s
+		}
+	}
+	c.install(best, said, begin)
+	c.poke()
+}
+
+// unasked returns the masters of a slot map that are not known yet.
+func (c *cluster) unasked(s *slotMap, known []*member) (more []*member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, addr := range s.owner {
+		if addr == "" {
+			continue
+		}
+		if m := c.memberLocked(addr); !slices.Contains(known, m) && !slices.Contains(more, m) {
+			more = append(more, m)
+		}
+	}
+	return more
+}
+
+func (c *cluster) askMember(m *member) (*slotMap, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	if m.asker == nil {
+		asker, err := c.dialTo(ctx, m.addr, true)
+		if err != nil {
+			return nil, err
+		}
+		asker.timeout = askTime
+		m.asker = asker
+	}
+	s, err := m.asker.slotMap()
+	if err != nil {
+		m.asker.nc.Close()
+		m.asker = nil
+		m.fail()
+	}
+	return s, err
+}
+
+func (c *cluster) askOther(addr string) (*slotMap, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.o.DialTimeout)
+	defer cancel()
+	asker, err := c.dialTo(ctx, addr, true)
+	if err != nil {
+		return nil, err
+	}
+	defer asker.nc.Close()
+	return asker.slotMap()
+}
+
+// current returns copies of the routes.
+func (c *cluster) current() routes {
+	if r := c.routed.Load(); r != nil {
+		return routes{slices.Clone(r.publish), slices.Clone(r.subscribe)}
+	}
+	return routes{make([]*server, partitions), make([]*server, partitions)}
+}
+
+// install makes routes of a slot map. said is what each server says itself, since begin.
+func (c *cluster) install(s *slotMap, said map[*server]*slotMap, begin time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if s.epoch < c.epoch && now.Sub(c.known) < backTime {
+		return // from a server that is cut off from the others
+	}
+	c.epoch, c.known, c.err, c.others = s.epoch, now, nil, s.all
+	was, next := c.current(), c.current()
+	disputed := false
+	serverAt := func(addr string) *server { return c.memberLocked(addr).server }
+	for p := range next.publish {
+		o := opinionOf(p, s, said, serverAt)
+		age := c.agreement.dispute(p, o)
+		disputed = disputed || age > 0
+		next.publish[p] = o.decide(was.publish[p], age < yieldTime)
+		if c.losses[p] == 0 || c.losses[p] < begin { // else the servers may have been asked before
+			next.subscribe[p] = o.decide(was.subscribe[p], age < yieldTime+staleTime)
+		}
+		if at := next.publish[p]; at != nil && at == next.subscribe[p] && o.agreed(at) {
+			c.agreement.agree(p, begin)
+		}
+	}
+	c.agreement.disputed.Store(disputed)
+	c.showLocked(&next)
+	for addr, m := range c.members { // those that have had no partition for long
+		if !m.idle.IsZero() && time.Since(m.idle) > retireTime && m.session.Load() == nil && c.life.Go(m.retire) {
+			delete(c.members, addr)
+		}
 	}
 }
 
-// ping asks the Cluster who serves what.
-func (c *cluster) ping(ctx context.Context) error {
-	v, err := c.atlas.await(ctx, c.o.DialTimeout+askTime)
-	if err != nil {
-		return err
+// memberLocked returns the master at an address.
+func (c *cluster) memberLocked(addr string) *member {
+	if m := c.members[addr]; m != nil {
+		return m
 	}
-	for _, s := range v {
+	m := &member{server: newServer(c, c.dialer, c.subs, addr), idle: time.Now()}
+	m.first.Store(-1)
+	c.members[addr] = m
+	return m
+}
+
+// showLocked makes r the routes, and tells the subscriptions.
+func (c *cluster) showLocked(r *routes) {
+	old := c.routed.Load()
+	owner := make([]*subscriber, partitions)
+	for _, m := range c.members {
+		first, last := slices.Index(r.subscribe, m.server), -1
+		for p, s := range r.subscribe {
+			if s == m.server {
+				last = p
+			}
+		}
+		m.first.Store(int32(first))
+		m.last.Store(int32(last))
+		switch used := first >= 0 || slices.Contains(r.publish, m.server); {
+		case used:
+			m.idle = time.Time{}
+		case m.idle.IsZero():
+			m.idle = time.Now()
+		}
+	}
+	for p, s := range r.subscribe {
+		if old != nil && (old.publish[p] != r.publish[p] || old.subscribe[p] != s) {
+			c.agreement.change(p)
+		}
 		if s != nil {
-			return nil
+			owner[p] = s.in
 		}
 	}
-	return errUncovered
+	c.routed.Store(r)
+	c.subs.own(owner)
+	c.poke()
 }
 
-var (
-	errUncovered = errors.New("redis: a part of the Cluster's slots is not served")
-	errDeposed   = errors.New("redis: the slot has another owner, and the server does not say so")
-)
-
-// Publish sends the messages of each shard as the one shard's lanes do, all at the same time.
-func (c *cluster) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	select {
-	case <-c.closed:
-		return unknown(len(msgs)), broker.ErrClosed
-	default:
+// retire closes the connections of a server that has been taken off.
+func (m *member) retire() {
+	m.server.close()
+	m.keeper.stop()
+	if m.asker != nil {
+		m.asker.nc.Close()
 	}
-	if err := ctx.Err(); err != nil {
-		return unknown(len(msgs)), err
-	}
-	if len(msgs) == 0 {
-		return nil, nil
-	}
-	v, err := c.atlas.await(ctx, c.o.PublishTimeout)
-	if err != nil {
-		return unknown(len(msgs)), err
-	}
-	first := v[c.table.wire.partition(msgs[0].Subject)]
-	if len(msgs) == 1 {
-		return c.publish(ctx, first, msgs)
-	}
-	return c.publishParts(ctx, v, msgs)
 }
 
-func unknown(n int) []broker.Reach {
-	reach := make([]broker.Reach, n)
-	for i := range reach {
-		reach[i].Bound = broker.Unknown
+// redirected believes a redirection, unless the servers have just sent somewhere else: then the partition
+// has no owner until they have been asked.
+func (c *cluster) redirected(r redirection) {
+	p := r.slot / (slots / partitions)
+	c.agreement.doubt(p)
+	if !r.ask && partitionSlots()[p] == r.slot {
+		c.hint(p, r.addr)
 	}
-	return reach
+	c.doubt()
 }
 
-// part is what one shard gets of a call.
-type part struct {
-	msgs  []broker.Message
-	of    []int // their places in the call
-	reach []broker.Reach
-	err   error
+func (c *cluster) hint(p int, addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.routed.Load() == nil {
+		return
+	}
+	r, now := c.current(), time.Now()
+	if s := r.publish[p]; s != nil && s.addr == addr && r.subscribe[p] == s {
+		return
+	}
+	r.publish[p] = nil
+	if now.Sub(c.hinted[p]) >= doubtTime {
+		r.publish[p] = c.memberLocked(addr).server
+	}
+	r.subscribe[p] = r.publish[p]
+	c.hinted[p] = now
+	c.showLocked(&r)
 }
 
-func (c *cluster) publishParts(ctx context.Context, v *view, msgs []broker.Message) ([]broker.Reach, error) {
-	parts := make(map[*shard]*part)
-	for i, m := range msgs {
-		s := v[c.table.wire.partition(m.Subject)]
-		p := parts[s]
-		if p == nil {
-			p = &part{}
-			parts[s] = p
-		}
-		p.msgs, p.of = append(p.msgs, m), append(p.of, i)
-	}
-	var group sync.WaitGroup
-	for s, p := range parts {
-		group.Go(func() { p.reach, p.err = c.publish(ctx, s, p.msgs) }) // waited for below
-	}
-	group.Wait()
-	reach := make([]broker.Reach, len(msgs))
-	var err error
-	for _, p := range parts {
-		for k, i := range p.of {
-			reach[i] = p.reach[k]
-		}
-		if err == nil {
-			err = p.err
+// ended takes the partition from a server that has ended a subscription by itself. It is not asked to take
+// it back, which it would do as a replica of the new owner, but the servers are asked who that is.
+func (c *cluster) ended(s *server, part uint8) {
+	c.agreement.doubt(int(part))
+	c.mu.Lock()
+	if c.routed.Load() != nil {
+		if r := c.current(); r.subscribe[part] == s {
+			c.losses[part] = c.inquiry.clock()
+			r.subscribe[part] = nil
+			c.showLocked(&r)
 		}
 	}
-	return reach, err
+	c.mu.Unlock()
+	c.inquiry.restart()
 }
 
-// publish sends messages to one shard, or to none if there is none.
-func (c *cluster) publish(ctx context.Context, s *shard, msgs []broker.Message) ([]broker.Reach, error) {
-	if s == nil {
-		c.atlas.doubt()
-		return unknown(len(msgs)), unavailable(errUncovered)
-	}
-	reach, err := s.lanes.Publish(ctx, msgs...)
-	if err == nil {
-		return reach, nil
-	}
-	if errors.Is(err, broker.ErrClosed) {
-		select {
-		case <-c.closed:
-		default: // the shard is closed, not the broker
-			err = unavailable(errDeparted)
-		}
-	}
-	if errors.Is(err, broker.ErrUnavailable) {
-		c.atlas.doubt()
-	}
-	return reach, err
-}
-
-// errDeparted says that the server that a message was for has left the Cluster.
-var errDeparted = errors.New("redis: the server has left the Cluster")
-
-// Run implements [broker.Broker.Run]. Gap and State are called one at a time.
-func (c *cluster) Run(ctx context.Context, h broker.Handler) error {
-	ctx, end, err := c.begin(ctx, h)
-	if err != nil {
-		return err
-	}
-	defer end()
-	r := &run{c: c, h: h, workers: dispatch.New(h.Deliver), links: make(map[*shard]*link)}
-	close(c.started)
-	r.run(ctx)
-	r.workers.Close()
-	close(c.ended)
-	return nil
-}
-
-// Close ends everything and waits for what is publishing; Run ends by itself.
-func (c *cluster) Close() error {
-	if c.close(c.atlas.closeLanes) {
-		c.wait()
-		c.atlas.close()
-	}
-	return nil
-}
-
-// watchTime is between two looks at what nobody says by himself.
-const watchTime = 100 * time.Millisecond
-
-// run is one Run. It belongs to its goroutine.
-type run struct {
-	c       *cluster
-	h       broker.Handler
-	workers *dispatch.Dispatcher
-	links   map[*shard]*link
-	state   state
-}
-
-// link is the goroutine that keeps a session with a shard.
-type link struct {
-	cancel context.CancelFunc
-	done   chan struct{} // closed when it has ended
-	odd    time.Time     // since when the shard serves what it does not own; zero: it does not
-}
-
-func (r *run) run(ctx context.Context) {
-	watch := time.NewTicker(watchTime)
-	defer watch.Stop()
-	r.c.atlas.refresh()
-	for ctx.Err() == nil {
-		r.connect(ctx)
-		r.tell(false)
-		select {
-		case <-ctx.Done():
-		case <-r.c.changed:
-		case <-watch.C:
-			r.c.atlas.refreshIfDue()
-			r.depose()
-			r.tell(true)
-		}
-	}
-	for _, l := range r.links {
-		<-l.done
+// close makes every Publish return.
+func (c *cluster) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members {
+		m.lanes.Close()
 	}
 }
 
-// connect sees to a link with every shard that has partitions, and to no other.
-func (r *run) connect(ctx context.Context) {
-	wanted := make(map[*shard]bool)
-	if v := r.c.atlas.place.Load(); v != nil {
-		for _, s := range v {
-			if s != nil {
-				wanted[s] = true
-			}
-		}
-	}
-	for s := range wanted {
-		if r.links[s] == nil {
-			ctx, cancel := context.WithCancel(ctx)
-			l := &link{cancel: cancel, done: make(chan struct{})}
-			r.links[s] = l
-			go func() { // run waits for it, or connect does
-				defer close(l.done)
-				r.keep(ctx, s)
-			}()
-		}
-	}
-	for s, l := range r.links {
-		if !wanted[s] && !s.in.lingering() {
-			l.cancel()
-			<-l.done
-			delete(r.links, s)
-		}
-	}
-}
-
-// keep keeps a session with s until ctx is done.
-func (r *run) keep(ctx context.Context, s *shard) {
-	var (
-		old  clientID
-		wait backoff
-	)
-	for ctx.Err() == nil {
-		session, err := s.open(ctx, s.in, r.workers, old)
-		if err == nil {
-			s.session.Store(session)
-			_, err = session.serve(ctx, func() {
-				wait = backoff{}
-				s.health.Store(&health{})
-				r.c.poke()
-			})
-			s.session.Store(nil)
-			old = session.c.client
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		s.fail()
-		s.health.Store(&health{unavailable(err)})
-		r.c.atlas.doubt()
-		r.c.poke()
-		wait.sleep(ctx)
-	}
-}
-
-// depose ends sessions with shards that go on serving what belongs to others: cut off from the rest of
-// the Cluster, they do not know that they have been replaced.
-func (r *run) depose() {
-	for s, l := range r.links {
-		switch {
-		case !s.in.lingering():
-			l.odd = time.Time{}
-		case l.odd.IsZero():
-			l.odd = time.Now()
-		case time.Since(l.odd) > 5*watchTime:
-			if session := s.session.Load(); session != nil {
-				session.failFrom(errDeposed, r.c.atlas.leftBy(s))
-			}
-		}
-	}
-}
-
-// tell tells of the subjects that are back, and of the state. While some are missing it waits for them
-// until late is set.
-func (r *run) tell(late bool) {
-	if missing, back := r.c.table.missed(); back > 0 && (missing == 0 || late) {
-		list, _ := r.c.table.takeBack()
-		for out, names := range list {
-			if r.h.Gap != nil {
-				r.h.Gap(broker.Gap{From: out.from, To: time.Now(), Subjects: names, Cause: out.cause})
-			}
-		}
-	}
-	known, err := r.c.atlas.health()
-	if known {
-		r.state.tell(r.h.State, err)
+// wait closes the servers, when no inquiry is left.
+func (c *cluster) wait() {
+	c.mu.Lock()
+	members := slices.Collect(maps.Values(c.members))
+	c.mu.Unlock()
+	for _, m := range members {
+		m.server.close()
 	}
 }

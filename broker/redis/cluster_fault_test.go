@@ -151,6 +151,7 @@ func TestUsersComeAndGoWhileSlotsMove(t *testing.T) {
 	go func() { ended <- b.Run(ctx, broker.Handler{Deliver: func(broker.Message) {}}) }()
 	stop := make(chan struct{})
 	var users sync.WaitGroup
+	var one sync.Mutex // calls are made one at a time
 	const many = 64
 	var rounds [many]int
 	for i := range many {
@@ -166,7 +167,10 @@ func TestUsersComeAndGoWhileSlotsMove(t *testing.T) {
 				if rounds[i]%2 == 1 {
 					change = b.Unsubscribe
 				}
-				if err := change(ctx, name, "next to "+name); err != nil {
+				one.Lock()
+				err := change(ctx, name, "next to "+name)
+				one.Unlock()
+				if err != nil {
 					t.Errorf("%s, round %d: %v", name, rounds[i], err)
 					return
 				}

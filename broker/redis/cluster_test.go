@@ -12,6 +12,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/brokertest"
+	"tether/broker/internal/beat"
 	"tether/broker/redis"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
@@ -29,14 +30,17 @@ func clusterHarness(c *backend.Cluster) brokertest.Harness {
 			group.Wait()
 		}
 	}
-	start := all((*backend.Server).Start)
+	start, resume := all((*backend.Server).Start), all((*backend.Server).Resume)
 	return brokertest.Harness{
-		New:       func(tb testing.TB) broker.Broker { return opened(tb, c.URL) },
-		MaxData:   16 << 20,
-		Stop:      all((*backend.Server).Stop),
-		Start:     func(tb testing.TB) { start(tb); c.AwaitOK() },
-		Pause:     all((*backend.Server).Pause),
-		Resume:    all((*backend.Server).Resume),
+		New:     func(tb testing.TB) broker.Broker { return opened(tb, c.URL) },
+		MaxData: 16 << 20,
+		Stop:    all((*backend.Server).Stop),
+		Start:   func(tb testing.TB) { start(tb); c.AwaitOK() },
+		Pause:   all((*backend.Server).Pause),
+		Resume: func(tb testing.TB) {
+			<-time.After(beat.Interval) // the silence of all is noticed by then, not only that of the first
+			resume(tb)
+		},
 		Freezable: func(tb testing.TB) (broker.Broker, func(), func()) { return freezable(tb, c) },
 	}
 }

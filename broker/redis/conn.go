@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"tether/broker/internal/credential"
 )
 
 // conn is one connection to Redis. It belongs to one goroutine, but for Close of nc.
@@ -20,7 +23,9 @@ type conn struct {
 	timeout time.Duration // of every Read and Write
 
 	client clientID
-	used   time.Time // when it was last known to work
+	server string        // run id of the server, another one after each start; "": it does not say
+	uptime time.Duration // of the server
+	used   time.Time     // when it was last known to work
 }
 
 // clientID names a connection as the server knows it. Empty: the server does not say.
@@ -47,102 +52,186 @@ func (r registered) Close() error {
 	return r.Conn.Close()
 }
 
-// greet authenticates and names the connection, and, if master is set, refuses a replica.
-func (c *conn) greet(ctx context.Context, o *goredis.Options, master bool) error {
+// dialer makes connections. It is immutable.
+type dialer struct {
+	life  *life
+	opts  *goredis.Options
+	o     Options           // with defaults
+	files *credential.Files // of TLS; nil: none
+}
+
+// dialTo connects to addr, authenticates, and asks what it is. Only a master will do; of a Cluster, and then
+// any of its servers, if sharded is set.
+func (d dialer) dialTo(ctx context.Context, addr string, sharded bool) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.o.DialTimeout)
+	defer cancel()
+	undo, ok := d.life.register(cancel)
+	if !ok {
+		return nil, errClosing
+	}
+	nc, err := d.opts.Dialer(ctx, d.opts.Network, addr)
+	undo()
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", advised(err, d.secure()))
+	}
+	c := &conn{nc: nc, addr: addr, timeout: d.o.DialTimeout}
+	c.rd = newReader(timedReader{c})
+	if undo, ok = d.life.register(func() { nc.Close() }); !ok {
+		nc.Close()
+		return nil, errClosing
+	}
+	c.nc = registered{nc, undo}
+	// What ends ctx before the greeting is over ends the connection.
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	err = c.greet(ctx, d.opts, sharded)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.nc.Close()
+		return nil, advised(err, d.secure())
+	}
+	c.timeout = d.o.PublishTimeout
+	c.used = time.Now()
+	return c, nil
+}
+
+func (d dialer) secure() bool { return d.opts.TLSConfig != nil }
+
+// greet authenticates, names the connection, and asks what the server is.
+func (c *conn) greet(ctx context.Context, o *goredis.Options, sharded bool) error {
 	user, password, err := credentials(ctx, o)
 	if err != nil {
 		return err
 	}
-	c.out = c.out[:0]
-	switch {
-	case user != "":
-		c.out = appendCommand(c.out, "AUTH", user, password)
-	case password != "":
-		c.out = appendCommand(c.out, "AUTH", password)
+	if err := c.authenticate(user, password, "the server", missingPassword); err != nil {
+		return err
 	}
-	auth := len(c.out) > 0
+	c.out = c.out[:0]
 	if o.ClientName != "" {
 		c.out = appendCommand(c.out, "CLIENT", "SETNAME", o.ClientName)
 	}
+	c.out = append(c.out, askRole...)
 	c.out = appendCommand(c.out, "CLIENT", "INFO")
-	if master {
-		c.out = appendCommand(c.out, "ROLE")
-	}
+	c.out = appendCommand(c.out, "INFO", "server")
 	if err := c.flush(); err != nil {
 		return err
 	}
-	if auth {
-		if err := c.authenticated(); err != nil {
-			return err
-		}
-	}
 	if o.ClientName != "" {
-		if v, err := c.rd.reply(); err != nil {
-			return fmt.Errorf("set name: %w", err)
+		if v, err := c.answer("set name"); err != nil {
+			return err
 		} else if err := expectOK(v); err != nil {
 			return fmt.Errorf("set name: %w", err)
 		}
 	}
-	if err := c.introduced(); err != nil || !master {
+	v, err := c.answer("greet")
+	if err != nil {
 		return err
 	}
-	return c.isMaster()
+	if err := c.suits(v, sharded); err != nil {
+		return err
+	}
+	if v, err = c.answer("greet"); err != nil {
+		return err
+	}
+	if info, ok := v.(string); ok {
+		c.client = parseClientInfo(info)
+	}
+	if v, err = c.answer("greet"); err != nil {
+		return err
+	}
+	if info, ok := v.(string); ok {
+		_, rest, _ := strings.Cut(info, "run_id:")
+		c.server, _, _ = strings.Cut(rest, "\r\n")
+		c.uptime = time.Duration(infoNumber(info, "uptime_in_seconds")) * time.Second
+	}
+	return nil
 }
 
-// authenticated reads the answer to AUTH.
-func (c *conn) authenticated() error {
-	v, err := c.rd.reply()
+// authenticate sends a user and password, if there are any.
+func (c *conn) authenticate(user, password, whose, missing string) error {
+	args := []string{"AUTH", user, password}
+	switch {
+	case user == "" && password == "":
+		return nil
+	case user == "":
+		args = []string{"AUTH", password}
+	}
+	v, err := c.do(args...)
 	if err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	if err := expectOK(v); err != nil {
-		if se, ok := v.(serverError); ok {
-			return refusedAuth(se, "the server", missingPassword)
+		if refused, ok := v.(serverError); ok && !refused.full() {
+			return refusedAuth(refused, whose, missing)
 		}
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	return nil
 }
 
-// isMaster reads the answer to ROLE. A server that does not say is believed.
-func (c *conn) isMaster() error {
+// answer reads a reply that may be an error, but not one that ends the greeting.
+func (c *conn) answer(doing string) (any, error) {
 	v, err := c.rd.reply()
 	if err != nil {
-		return fmt.Errorf("ask for the role: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	if list, ok := v.([]any); ok && len(list) > 0 && list[0] != "master" {
-		return fmt.Errorf("redis: %s is a %v", c.addr, list[0])
+	if refused, ok := v.(serverError); ok {
+		switch {
+		case refused.code() == "NOAUTH":
+			return nil, refusedAuth(refused, "the server", missingPassword)
+		case refused.full():
+			return nil, fmt.Errorf("%s: %w: raise its maxclients, or let fewer connect", doing, refused)
+		}
+	}
+	return v, nil
+}
+
+// full says that the server has as many connections as it may have. It hangs up then.
+func (e serverError) full() bool { return strings.Contains(string(e), "max number of clients") }
+
+// askRole asks a server whether it is a master. No rule of access can deny it.
+var askRole = appendCommand(nil, "HELLO", "2")
+
+// role takes from the answer to askRole what the server is; "" if it does not say.
+func role(v any) (role, mode string) {
+	fields, _ := v.([]any)
+	for i := 0; i+1 < len(fields); i += 2 {
+		text, _ := fields[i+1].(string)
+		switch fields[i] {
+		case "role":
+			role = text
+		case "mode":
+			mode = text
+		}
+	}
+	return role, mode
+}
+
+// suits refuses a server that is not what the URL says. One that does not say what it is is believed.
+func (c *conn) suits(v any, sharded bool) error {
+	role, mode := role(v)
+	switch {
+	case mode == "sentinel":
+		return fmt.Errorf("redis: %s is a Sentinel; the scheme for that is redis+sentinel, with the name of the master as the path", c.addr)
+	case mode == "cluster" && !sharded:
+		return fmt.Errorf("redis: %s is one of a Cluster; the scheme for that is redis+cluster", c.addr)
+	case sharded:
+		return nil // what it is, and of what, is asked by CLUSTER SLOTS
+	case role != "" && role != "master":
+		return fmt.Errorf("redis: %s is a %s: %w", c.addr, role, errReplica)
 	}
 	return nil
 }
 
-// introduced reads the answer to CLIENT INFO.
-func (c *conn) introduced() error {
-	v, err := c.rd.reply()
-	if err != nil {
-		return fmt.Errorf("greet: %w", err)
-	}
-	switch v := v.(type) {
-	case string:
-		c.client = parseClientInfo(v)
-	case serverError:
-		switch v.code() {
-		case "ERR", "NOPERM": // this server cannot say, or not to this user
-		case "NOAUTH":
-			return refusedAuth(v, "the server", missingPassword)
-		default:
-			return fmt.Errorf("greet: %w", v)
-		}
-	}
-	return nil
-}
+var errReplica = errors.New("nodes and emitters must meet at the master; the name must lead there, or redis+sentinel find it")
 
 // credentials are those that go-redis would use, in its order of preference.
 func credentials(ctx context.Context, o *goredis.Options) (user, password string, err error) {
 	switch {
 	case o.CredentialsProviderContext != nil:
 		user, password, err = o.CredentialsProviderContext(ctx)
-		if err != nil {
+		if secret := (*secretError)(nil); err != nil && !errors.As(err, &secret) {
 			err = errors.New("authenticate: the credentials provider failed")
 		}
 	case o.CredentialsProvider != nil:
@@ -153,24 +242,22 @@ func credentials(ctx context.Context, o *goredis.Options) (user, password string
 	return user, password, err
 }
 
-// parseClientInfo takes id, addr and laddr from the reply to CLIENT INFO: "id=3 addr=127.0.0.1:52555 …".
+// parseClientInfo takes id, addr and laddr from a line of CLIENT LIST: "id=3 addr=127.0.0.1:52555 …".
 func parseClientInfo(info string) clientID {
-	var c clientID
-	for field := range strings.FieldsSeq(info) {
-		key, value, _ := strings.Cut(field, "=")
-		switch key {
-		case "id":
-			c.id = value
-		case "addr":
-			c.addr = value
-		case "laddr":
-			c.laddr = value
-		}
-	}
+	c := clientID{clientField(info, "id"), clientField(info, "addr"), clientField(info, "laddr")}
 	if c.id == "" || c.addr == "" {
 		return clientID{}
 	}
 	return c
+}
+
+func clientField(info, name string) string {
+	for field := range strings.FieldsSeq(info) {
+		if value, ok := strings.CutPrefix(field, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // flush writes c.out.
@@ -225,4 +312,22 @@ func (c *conn) kill(other clientID, filter ...string) (any, error) {
 		args = append(args, "LADDR", other.laddr) // no other server's connection of this name
 	}
 	return c.do(append(args, filter...)...)
+}
+
+var errClosing = errors.New("the broker is closed")
+
+// tlsDialer is like that of go-redis, but a context ends it also during the TLS handshake, and the
+// configuration is asked for anew for each connection.
+func tlsDialer(config func() (*tls.Config, error)) func(context.Context, string, string) (net.Conn, error) {
+	plain := &net.Dialer{KeepAlive: 15 * time.Second}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := config()
+		switch {
+		case err != nil:
+			return nil, err
+		case c == nil:
+			return plain.DialContext(ctx, network, addr)
+		}
+		return (&tls.Dialer{NetDialer: plain, Config: c}).DialContext(ctx, network, addr)
+	}
 }

@@ -2,91 +2,272 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"tether/broker"
 	"tether/broker/internal/dispatch"
 )
 
-// driver is a broker on one server, or on the master that Sentinels name.
+// driver is the broker, on any topology.
 type driver struct {
-	core
-	server *server
-	in     *interest
+	*life
+	o        Options // immutable; with defaults
+	subs     *subscriptions
+	topology topology
+
+	ran     atomic.Bool   // Run was called
+	started chan struct{} // closed when Run begins
+	ended   chan struct{} // closed when Run has ended
+	changed chan struct{} // capacity 1; wakes Run
 }
 
 func newDriver(t target, o Options) *driver {
 	o = o.withDefaults()
-	tab := newTable(newWire(o.Prefix))
-	d := &driver{core: newCore(o, tab), in: newInterest(tab)}
-	tab.owner[0] = d.in
-	d.server = newServer(d.life, t.opts, o, tab.wire)
-	d.server.find = t.find
-	d.server.role = t.role
+	d := &driver{
+		life: newLife(), o: o,
+		started: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+	}
+	names := newChannels(o.Prefix)
+	if t.seeds != nil {
+		names = newShardedChannels(o.Prefix)
+	}
+	d.subs = newSubscriptions(names, d.poke)
+	if t.files != nil {
+		t.files.Log = o.Logger
+	}
+	dial := dialer{life: d.life, opts: t.opts, o: o, files: t.files}
+	switch {
+	case t.seeds != nil:
+		d.topology = newCluster(dial, d.subs, t.seeds, d.poke)
+	case t.sentinels != nil:
+		d.topology = newSentinels(dial, d.subs, t)
+	default:
+		d.topology = newFixed(dial, d.subs)
+	}
 	return d
 }
 
-func (d *driver) ping(ctx context.Context) error { return d.server.ping(ctx) }
-
-func (d *driver) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	return d.server.lanes.Publish(ctx, msgs...)
+// poke wakes Run.
+func (d *driver) poke() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
 }
 
-// Run implements [broker.Broker.Run]. Gap and State are called one at a time.
-func (d *driver) Run(ctx context.Context, h broker.Handler) error {
-	ctx, end, err := d.begin(ctx, h)
+// ping tries to connect.
+func (d *driver) ping(ctx context.Context) error {
+	r, err := d.topology.fresh(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
-	workers := dispatch.New(h.Deliver)
+	err = errUncovered
+	for _, s := range r.publish {
+		if s == nil {
+			continue
+		}
+		var c *conn
+		if c, err = d.topology.dial(ctx, s); err == nil {
+			c.nc.Close()
+			return nil
+		}
+	}
+	return err
+}
+
+// Publish sends each server its messages, all at the same time.
+func (d *driver) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
+	err := d.ready(ctx, false)
+	if err != nil || len(msgs) == 0 {
+		return unknown(len(msgs)), err
+	}
+	r, err := d.topology.fresh(ctx)
+	if err != nil {
+		return unknown(len(msgs)), err
+	}
+	if len(msgs) == 1 || len(r.publish) == 1 {
+		return d.publish(ctx, r.publish[d.subs.channels.partition(msgs[0].Subject)], msgs)
+	}
+	shares := make(map[*server]*share)
+	for i, m := range msgs {
+		s := r.publish[d.subs.channels.partition(m.Subject)]
+		if shares[s] == nil {
+			shares[s] = &share{}
+		}
+		shares[s].msgs, shares[s].of = append(shares[s].msgs, m), append(shares[s].of, i)
+	}
+	var group sync.WaitGroup
+	for s, p := range shares {
+		group.Go(func() { p.receipts, p.err = d.publish(ctx, s, p.msgs) }) // waited for below
+	}
+	group.Wait()
+	receipts := make([]broker.Receipt, len(msgs))
+	for _, p := range shares {
+		for k, i := range p.of {
+			receipts[i] = p.receipts[k]
+		}
+		if err == nil {
+			err = p.err
+		}
+	}
+	return receipts, err
+}
+
+// share is what one server gets of a Publish.
+type share struct {
+	msgs     []broker.Message
+	of       []int // their places in the call
+	receipts []broker.Receipt
+	err      error
+}
+
+func unknown(n int) []broker.Receipt {
+	receipts := make([]broker.Receipt, n)
+	for i := range receipts {
+		receipts[i].Bound = broker.Unknown
+	}
+	return receipts
+}
+
+// errDeparted says that the server that a message was for has left the Cluster.
+var errDeparted = errors.New("redis: the server has left the Cluster")
+
+// publish sends messages to one server, or to none if there is none.
+func (d *driver) publish(ctx context.Context, s *server, msgs []broker.Message) ([]broker.Receipt, error) {
+	if s == nil {
+		d.topology.doubt()
+		return unknown(len(msgs)), unavailable(errUncovered)
+	}
+	receipts, err := s.lanes.Publish(ctx, msgs...)
+	if errors.Is(err, broker.ErrClosed) && !d.over() {
+		err = unavailable(errDeparted)
+	}
+	if errors.Is(err, broker.ErrUnavailable) {
+		d.topology.doubt()
+	}
+	return receipts, err
+}
+
+// over reports whether the broker is closed.
+func (d *driver) over() bool {
+	select {
+	case <-d.Closing():
+		return true
+	default:
+		return false
+	}
+}
+
+// ready says why a call can not be served, after waiting for Run if wait is set.
+func (d *driver) ready(ctx context.Context, wait bool) error {
+	if d.over() {
+		return broker.ErrClosed
+	}
+	if err := ctx.Err(); err != nil || !wait {
+		return err
+	}
+	select {
+	case <-d.started:
+	case <-d.Closing():
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-d.ended:
+		return broker.ErrClosed
+	default:
+		return nil
+	}
+}
+
+// Subscribe waits for [Options.SubscribeTimeout] at most. After Run it fails with [broker.ErrClosed].
+func (d *driver) Subscribe(ctx context.Context, subjects ...string) []error {
+	if err := d.ready(ctx, true); err != nil {
+		return broker.Each(len(subjects), err)
+	}
+	c := d.subs.begin(true, subjects)
+	return d.subs.finish(c, d.await(ctx, c))
+}
+
+func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	c := d.subs.begin(false, subjects)
+	if err := d.ready(ctx, false); err != nil {
+		d.subs.finish(c, err)
+		return broker.Each(len(subjects), err)
+	}
+	return d.subs.finish(c, d.await(ctx, c))
+}
+
+func (d *driver) await(ctx context.Context, c *call) error {
+	select {
+	case <-c.done:
+		return nil // also if the broker has ended meanwhile
+	default:
+	}
+	timeout := time.NewTimer(d.o.SubscribeTimeout)
+	defer timeout.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.Closing():
+		return broker.ErrClosed
+	case <-d.ended:
+		return broker.ErrClosed
+	case <-timeout.C:
+		return unavailable(errors.New("no confirmation"))
+	}
+}
+
+// Run implements [broker.Broker.Run]. Gap, Lost and State are called one at a time.
+func (d *driver) Run(ctx context.Context, h broker.Handler) error {
+	if h.Deliver == nil {
+		return errors.New("redis: Run without Deliver")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	undo, ok := d.register(cancel)
+	if !ok {
+		return broker.ErrClosed
+	}
+	defer undo()
+	if d.ran.Swap(true) {
+		return errors.New("redis: Run was called before")
+	}
+	r := &run{d: d, h: h, workers: dispatch.New(h.Deliver), links: make(map[*server]*link)}
 	close(d.started)
-	d.run(ctx, h, workers)
-	workers.Close()
+	r.run(ctx)
+	r.workers.Close()
 	close(d.ended)
 	return nil
 }
 
-// run keeps a session until ctx is done.
-func (d *driver) run(ctx context.Context, h broker.Handler, workers *dispatch.Dispatcher) {
-	var (
-		state state
-		since time.Time // messages may be missing from here on; zero: no session was up yet
-		cause error
-		old   clientID
-		wait  backoff
-	)
-	for ctx.Err() == nil {
-		s, err := d.server.open(ctx, d.in, workers, old)
-		if err == nil {
-			wasUp, from := false, time.Time{}
-			from, err = s.serve(ctx, func() {
-				wasUp = true
-				wait = backoff{}
-				if !since.IsZero() && h.Gap != nil {
-					h.Gap(broker.Gap{From: since, To: time.Now(), Cause: cause})
-				}
-				state.tell(h.State, nil)
-			})
-			old = s.c.client
-			if wasUp {
-				since, cause = from, unavailable(err)
-			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		d.server.fail()
-		state.tell(h.State, unavailable(err))
-		wait.sleep(ctx)
-	}
-}
-
 // Close ends everything and waits for what is publishing; Run ends by itself.
 func (d *driver) Close() error {
-	if d.close(d.server.lanes.Close) {
-		d.server.close()
-		d.wait()
+	if d.life.Close() {
+		d.topology.close()
+		d.end()
+		d.Wait()
+		d.topology.wait()
 	}
 	return nil
+}
+
+// backoff grows from 10 to 250 ms, each drawn between a half and the whole.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) sleep(ctx context.Context) {
+	b.last = min(max(2*b.last, 10*time.Millisecond), 250*time.Millisecond)
+	timer := time.NewTimer(b.last/2 + rand.N(b.last/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }

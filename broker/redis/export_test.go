@@ -7,4 +7,4 @@ var PartitionSlots = partitionSlots
 func PartitionTags() [partitions]string { return partitionTags() }
 
 // Partition returns the partition of a subject.
-func Partition(subject string) int { return int(newShardedWire("").partition(subject)) }
+func Partition(subject string) int { return int(newShardedChannels("").partition(subject)) }

@@ -1,178 +1,200 @@
 package redis
 
 import (
-	"log/slog"
-	"slices"
+	"fmt"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// leaseKey is the sorted set of the nodes that run: members are "id addr laddr" of their subscribed
-// connections, scores the server's time in milliseconds at which they expire. A prefix comes before it,
-// and in a Cluster a hash tag after it.
+// leaseKey is the sorted set of the nodes that run: members are [lease.member], scores the server's time in
+// milliseconds at which they expire. A prefix comes before it, and in a Cluster a hash tag after it.
 const leaseKey = "tether:nodes"
 
 const (
 	leaseTime = 4 * time.Second
-	reapTime  = time.Second             // between two looks for expired leases
-	waryTime  = 2500 * time.Millisecond // in which every node that is alive renews, also if its view is old
+	deadTime  = 4 * time.Second // in whole seconds, that a connection of a node has been idle; they are used twice a second
 )
 
-// leaseScript renews the lease of ARGV[1], unless that is empty, and returns the server's time and
-// up to a hundred nodes whose lease is over. The key itself goes an hour after the last renewal.
-const leaseScript = `
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-if ARGV[1] ~= '' then
-  redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
-  redis.call('PEXPIRE', KEYS[1], 3600000)
-end
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, 100)`
-
-// lease keeps receipts honest: a node that froze or was cut off stays subscribed as far as Redis
-// knows, until somebody whose lease is good makes Redis drop its connection.
+// lease keeps receipts honest: a node that froze or was cut off stays subscribed as far as Redis knows, until
+// a keeper makes Redis drop its connection. That the lease is over only says where to look, as Redis may have
+// refused to renew it. What is evidence is what Redis says of the node's connections: one of a node that lives
+// has never been idle for long.
 type lease struct {
-	log *slog.Logger
-
-	// keys are those of the sorted sets, all with the same nodes. A Cluster's server has two, in its first
-	// and its last slot, so that one is left when slots leave at either end.
-	keys func() []string
-
-	sharded bool // immutable; the key may move to another server
-
-	// wary is until when nobody is dropped, in ns since base: the server has just refused renewals, or the
-	// keys have moved, and nodes that are alive look expired.
-	wary atomic.Int64
-
-	base time.Time
-	last atomic.Int64 // when this process last reaped, ns since base; 0: never
-	off  atomic.Bool  // the server cannot
-	once sync.Once
+	s      *server
+	reason string // why it cannot be kept; "": it can
 }
 
-// reapIfDue drops expired nodes unless this broker did within the last second.
-func (l *lease) reapIfDue(c *conn) error {
-	last, now := l.last.Load(), int64(time.Since(l.base))
-	if l.off.Load() || last != 0 && now-last < int64(reapTime) || !l.last.CompareAndSwap(last, now) {
-		return nil
+// member names the session of this node, and the connection of its keeper; "" if there is none, or Redis does
+// not say its name.
+func (l *lease) member(keeper clientID) string {
+	session := l.s.session.Load()
+	if session == nil || session.c.client.id == "" {
+		return ""
 	}
-	return l.keep(c, clientID{})
+	c := session.c.client
+	return c.id + " " + c.addr + " " + c.laddr + " " + keeper.id
 }
 
-// keep renews the lease of node, if it has a name, and drops the nodes whose lease is over.
-func (l *lease) keep(c *conn, node clientID) error {
-	if l.off.Load() {
+// keep renews the lease of this node, if there is a session, and drops nodes that are dead.
+func (l *lease) keep(c *conn) error {
+	refused, err := l.tryKeep(c)
+	if err != nil {
+		return err
+	}
+	reason := ""
+	switch {
+	case refused.passes():
 		return nil
+	case refused != "":
+		reason = refused.code()
+	case c.client.id == "":
+		refused, reason = "the server does not tell a connection's name", "CLIENT"
 	}
-	keys := l.keys()
-	expired := make([][]any, len(keys))
-	for i, key := range keys {
-		v, err := c.do("EVAL", leaseScript, "1", key, node.member(), strconv.FormatInt(leaseTime.Milliseconds(), 10))
-		if err != nil {
-			return err
-		}
-		switch v := v.(type) {
-		case serverError:
-			return l.refused(v)
-		case []any:
-			expired[i] = v
-		default:
-			return errProtocol
-		}
-	}
-	now := int64(time.Since(l.base))
-	l.last.Store(now)
-	if now < l.wary.Load() {
-		return nil
-	}
-	for i := range keys {
-		for _, v := range expired[i] {
-			member, _ := v.(string)
-			if err := l.drop(c, keys, expired, i, member); err != nil {
-				return err
-			}
+	if l.reason != reason {
+		if l.reason = reason; reason == "" {
+			l.s.log().Info("redis: leases of nodes are kept again")
+		} else {
+			l.s.log().Warn("redis: a node that freezes or is cut off may stay counted in receipts until Redis itself notices; "+
+				"needed are TIME, ZADD, PEXPIRE, ZRANGEBYSCORE, ZREM, CLIENT INFO, CLIENT LIST and CLIENT KILL (Redis 6.2), and that Redis takes writes", "cause", refused)
 		}
 	}
 	return nil
 }
 
-// member is a connection in the sorted set.
-func (c clientID) member() string {
-	if c.id == "" {
-		return ""
+// tryKeep returns what the server has refused.
+func (l *lease) tryKeep(c *conn) (refused serverError, err error) {
+	keys := l.s.topology.leaseKeys(l.s)
+	v, err := c.do("TIME")
+	if err != nil || len(keys) == 0 {
+		return "", err
 	}
-	return strings.TrimSpace(c.id + " " + c.addr + " " + c.laddr)
+	if refused, ok := v.(serverError); ok {
+		return refused, nil
+	}
+	clock, _ := v.([]any)
+	if len(clock) != 2 {
+		return "", errProtocol
+	}
+	seconds, _ := clock[0].(string)
+	micros, _ := clock[1].(string)
+	now, err := strconv.ParseInt(seconds+fmt.Sprintf("%06s", micros), 10, 64)
+	if err != nil {
+		return "", errProtocol
+	}
+	for _, key := range keys {
+		why, err := l.keepAt(c, key, now/1000)
+		if err != nil {
+			return "", err
+		}
+		if why != "" {
+			refused = why
+		}
+	}
+	return refused, nil
 }
 
-// drop kills the connection of a node whose lease in one key is over, and forgets the lease.
-func (l *lease) drop(c *conn, keys []string, expired [][]any, in int, member string) error {
-	alive, err := renewedElsewhere(c, keys, expired, in, member)
-	if err != nil {
-		return err
+// keepAt does it for one key. The key itself goes an hour after the last renewal.
+func (l *lease) keepAt(c *conn, key string, now int64) (refused serverError, err error) {
+	c.out = c.out[:0]
+	member, renewals := l.member(c.client), 0
+	if member != "" {
+		c.out = appendCommand(c.out, "ZADD", key, strconv.FormatInt(now+leaseTime.Milliseconds(), 10), member)
+		c.out = appendCommand(c.out, "PEXPIRE", key, "3600000")
+		renewals = 2
 	}
-	id, addr, ok := strings.Cut(member, " ")
-	addr, laddr, _ := strings.Cut(addr, " ")
-	if ok && !alive {
-		v, err := c.kill(clientID{id, addr, laddr}, "TYPE", "pubsub")
+	c.out = appendCommand(c.out, "ZRANGEBYSCORE", key, "-inf", strconv.FormatInt(now, 10), "LIMIT", "0", "100")
+	if err := c.flush(); err != nil {
+		return "", err
+	}
+	for range renewals {
+		v, err := c.rd.reply()
 		if err != nil {
-			return err
+			return "", err
 		}
-		if refused, bad := v.(serverError); bad {
-			return l.refused(refused)
+		if why, ok := v.(serverError); ok && refused == "" {
+			refused = why
+		}
+	}
+	v, err := c.rd.reply()
+	if err != nil {
+		return "", err
+	}
+	switch expired := v.(type) {
+	case serverError:
+		return expired, nil
+	case []any:
+		if len(expired) == 0 {
+			return refused, nil
+		}
+		why, err := l.drop(c, key, expired)
+		if refused == "" {
+			refused = why
+		}
+		return refused, err
+	}
+	return "", errProtocol
+}
+
+// drop has the connections of nodes dropped that are dead, and forgets the leases of those that are gone.
+func (l *lease) drop(c *conn, key string, expired []any) (refused serverError, err error) {
+	ask := []string{"CLIENT", "LIST", "ID"}
+	for _, v := range expired {
+		text, _ := v.(string)
+		for i, word := range strings.Split(text, " ") {
+			if (i == 0 || i == 3) && word != "" {
+				ask = append(ask, word)
+			}
+		}
+	}
+	v, err := c.do(ask...)
+	if err != nil {
+		return "", err
+	}
+	text, ok := v.(string)
+	if !ok {
+		refused, _ = v.(serverError)
+		return refused, nil
+	}
+	clients := make(map[string]string)
+	for line := range strings.Lines(text) {
+		clients[clientField(line, "id")] = line
+	}
+	for _, v := range expired {
+		member, _ := v.(string)
+		if refused, err = l.dropOne(c, key, member, clients); err != nil || refused != "" {
+			return refused, err
+		}
+	}
+	return "", nil
+}
+
+func (l *lease) dropOne(c *conn, key, member string, clients map[string]string) (refused serverError, err error) {
+	words := append(strings.Split(member, " "), "", "", "")
+	node := clientID{words[0], words[1], words[2]}
+	line := clients[node.id]
+	if clientField(line, "addr") == node.addr {
+		if !dead(line) && !dead(clients[words[3]]) {
+			return "", nil // it lives, though it could not renew its lease
+		}
+		v, err := c.kill(node, "TYPE", "pubsub")
+		if err != nil {
+			return "", err
+		}
+		if refused, ok := v.(serverError); ok {
+			return refused, nil
 		}
 		if v == int64(1) {
-			l.log.Warn("redis: dropped a node that had stopped renewing its lease", "client", id, "addr", addr)
+			l.s.log().Warn("redis: dropped a node that had stopped renewing its lease", "client", node.id, "addr", node.addr)
 		}
 	}
-	_, err = c.do("ZREM", keys[in], member)
-	return err
+	v, err := c.do("ZREM", key, member)
+	refused, _ = v.(serverError)
+	return refused, err
 }
 
-// renewedElsewhere reports whether the lease is good in another key: this one has left the server, and
-// come back with what was true before.
-func renewedElsewhere(c *conn, keys []string, expired [][]any, in int, member string) (bool, error) {
-	for i, key := range keys {
-		if i == in || slices.Contains(expired[i], any(member)) {
-			continue
-		}
-		v, err := c.do("ZSCORE", key, member)
-		if err != nil {
-			return false, err
-		}
-		if _, ok := v.(string); ok {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// refused decides what an error of the server means.
-func (l *lease) refused(err serverError) error {
-	switch err.code() {
-	case "READONLY":
-		return err // a replica, by now: the connection must go
-	case "MOVED", "ASK":
-		if !l.sharded {
-			return err // a part of a Cluster
-		}
-	case "ERR", "NOPERM":
-		l.give(err)
-	}
-	l.beWary()
-	return nil // a state of the server that passes: LOADING, BUSY, OOM, CLUSTERDOWN …
-}
-
-// beWary puts off dropping nodes until those that are alive have renewed their leases.
-func (l *lease) beWary() { l.wary.Store(int64(time.Since(l.base) + waryTime)) }
-
-// give gives leases up, and says so once.
-func (l *lease) give(why error) {
-	l.off.Store(true)
-	l.once.Do(func() {
-		l.log.Warn("redis: a node that freezes or is cut off stays counted in receipts until Redis itself notices; needed are EVAL, CLIENT INFO and CLIENT KILL (Redis 6.2)",
-			"cause", why)
-	})
+// dead reports whether a line of CLIENT LIST is of a connection that a living node would have used.
+func dead(line string) bool {
+	idle, err := strconv.Atoi(clientField(line, "idle"))
+	return err == nil && idle >= int(deadTime/time.Second)
 }

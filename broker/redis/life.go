@@ -1,27 +1,28 @@
 package redis
 
-import "sync"
+import (
+	"sync"
+
+	"tether/internal/group"
+)
 
 // life is how long a broker lives, and what ends with it.
 type life struct {
-	closed chan struct{} // closed by close
+	group.Group // the goroutines
 
-	mu       sync.Mutex
-	isClosed bool           // guarded by mu
-	next     int            // guarded by mu; key of release
-	release  map[int]func() // guarded by mu; what close ends
-	running  sync.WaitGroup // Add under mu, while not closed
+	mu      sync.Mutex
+	over    bool           // guarded by mu
+	next    int            // guarded by mu; key of release
+	release map[int]func() // guarded by mu; what end calls
 }
 
-func newLife() *life {
-	return &life{closed: make(chan struct{}), release: make(map[int]func())}
-}
+func newLife() *life { return &life{release: make(map[int]func())} }
 
-// register leaves f to close. The function that it returns takes f back. False: it is closed.
+// register leaves f to end. The function that it returns takes f back. False: it is over.
 func (l *life) register(f func()) (undo func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.isClosed {
+	if l.over {
 		return nil, false
 	}
 	key := l.next
@@ -34,37 +35,16 @@ func (l *life) register(f func()) (undo func(), ok bool) {
 	}, true
 }
 
-// spawn runs f on a goroutine that wait waits for, unless it is closed.
-func (l *life) spawn(f func()) bool {
+// end calls all that is registered. Nothing can be registered any more.
+func (l *life) end() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.isClosed {
-		return false
-	}
-	l.running.Go(f)
-	return true
-}
-
-// close calls first, and ends what is registered. False: it was closed before.
-func (l *life) close(first func()) bool {
-	l.mu.Lock()
-	if l.isClosed {
-		l.mu.Unlock()
-		return false
-	}
-	l.isClosed = true
-	close(l.closed)
-	var end []func()
+	l.over = true
+	var all []func()
 	for _, f := range l.release {
-		end = append(end, f)
+		all = append(all, f)
 	}
 	l.mu.Unlock()
-	first()
-	for _, f := range end {
+	for _, f := range all {
 		f()
 	}
-	return true
 }
-
-// wait returns when nothing that was spawned is left.
-func (l *life) wait() { l.running.Wait() }

@@ -23,6 +23,7 @@ type load struct {
 	cancel context.CancelFunc
 	ended  chan error    // of Run
 	stop   chan struct{} // ends the publishers
+	losses chan broker.Gap
 	groups sync.WaitGroup
 
 	// detours says that what a server takes as it is demoted may go over the bus of the Cluster, and come
@@ -55,17 +56,19 @@ func startLoad(t *testing.T, node, from broker.Broker, n int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{
 		t: t, node: node, from: from, cancel: cancel, ended: make(chan error, 1), stop: make(chan struct{}),
-		got: make(map[string][]int), sent: make(map[string][]number), changed: make(chan struct{}),
+		losses: make(chan broker.Gap, 1000),
+		got:    make(map[string][]int), sent: make(map[string][]number), changed: make(chan struct{}),
 	}
 	for i := range n {
 		l.subjects = append(l.subjects, "user:"+strconv.Itoa(i))
 	}
 	go func() { // ended by finish
-		l.ended <- node.Run(ctx, broker.Handler{Deliver: l.deliver, Gap: l.gap, State: l.state})
+		l.ended <- node.Run(ctx, broker.Handler{Deliver: l.deliver, Gap: l.gap, Lost: l.lost, State: l.state})
 	}()
 	if err := node.Subscribe(ctx, l.subjects...); err != nil {
 		t.Fatal(err)
 	}
+	l.groups.Go(func() { l.restore(ctx) })
 	for group := range slices.Chunk(l.subjects, 4) {
 		l.groups.Go(func() { l.publish(group) })
 	}
@@ -107,6 +110,24 @@ func (l *load) gap(g broker.Gap) {
 	defer l.mu.Unlock()
 	l.gaps = append(l.gaps, g)
 	l.changeLocked()
+}
+
+func (l *load) lost(g broker.Gap) { l.losses <- g }
+
+// restore subscribes again what is lost, as a hub does.
+func (l *load) restore(ctx context.Context) {
+	for {
+		select {
+		case <-l.stop:
+			return
+		case g := <-l.losses:
+			for l.node.Subscribe(ctx, g.Subjects...) != nil && ctx.Err() == nil {
+				<-time.After(10 * time.Millisecond)
+			}
+			g.To = time.Now()
+			l.gap(g)
+		}
+	}
 }
 
 func (l *load) state(err error) {

@@ -151,14 +151,14 @@ func TestAUserWithFewRightsCanDoWhatItMay(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx, broker.Handler{Deliver: func(broker.Message) {}}) }()
-	if err := errors.Join(b.Subscribe(ctx, "forbidden")...); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "NOPERM") {
+	if err := errors.Join(b.Subscribe(ctx, "forbidden")...); !errors.Is(err, broker.ErrRefused) || !strings.Contains(err.Error(), "NOPERM") {
 		t.Errorf("Subscribe: got %v", err)
 	}
 	if err := b.Subscribe(ctx, "s"); err != nil {
 		t.Errorf("Subscribe: got %v", err)
 	}
 	reach, err := b.Publish(ctx, broker.Message{Subject: "s"}, broker.Message{Subject: "forbidden"}, broker.Message{Subject: "s"})
-	if !errors.Is(err, broker.ErrUnavailable) || reach[0].Nodes != 1 || reach[1].Bound != broker.Unknown || reach[2].Nodes != 1 {
+	if !errors.Is(err, broker.ErrRefused) || reach[0].Nodes != 1 || reach[1].Bound != broker.Unknown || reach[2].Nodes != 1 {
 		t.Errorf("Publish: got %v, %v", reach, err)
 	}
 	if err := errors.Join(b.Close(), <-ended); err != nil {

@@ -241,7 +241,7 @@ func (d *reader) replyAt(depth int) (any, error) {
 	}
 	n, err := number(line[1:])
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w, beginning with %q", err, line[:min(len(line), 5)])
 	}
 	switch kind := line[0]; {
 	case kind == ':':

@@ -58,7 +58,6 @@ var errHops = errors.New("redis: the Cluster's servers do not agree on who has t
 // follow sends what was redirected to where it belongs, in order. It was not executed where it was sent
 // first, so nothing is sent twice.
 func (s *server) follow(p *publisher, b *lane.Batch) {
-	from := s.opts.Addr
 	defer p.closeSides()
 	for range maxHops {
 		if len(p.away) == 0 {
@@ -71,7 +70,7 @@ func (s *server) follow(p *publisher, b *lane.Batch) {
 			for n < len(away) && to[n].addr == to[0].addr && to[n].ask == to[0].ask {
 				n++
 			}
-			s.moved(to[0], from)
+			s.topology.redirected(to[0])
 			if err := s.forward(p, b, away[:n], to[0]); err != nil {
 				for _, i := range away[:n] {
 					if !b.Resolved(i) {
@@ -92,7 +91,7 @@ func (s *server) follow(p *publisher, b *lane.Batch) {
 func (s *server) forward(p *publisher, b *lane.Batch, list []int, r redirection) (err error) {
 	c := p.sides[r.addr]
 	if c == nil {
-		if c, err = s.dialTo(context.Background(), r.addr); err != nil {
+		if c, err = s.dialTo(context.Background(), r.addr, true); err != nil {
 			return err
 		}
 		if p.sides == nil {
@@ -111,7 +110,7 @@ func (s *server) forward(p *publisher, b *lane.Batch, list []int, r redirection)
 		if r.ask {
 			c.out = appendCommand(c.out, "ASKING")
 		}
-		if err := c.send(b, i, s.wire); err != nil {
+		if err := c.send(b, i, s.channels); err != nil {
 			return err
 		}
 	}
@@ -128,13 +127,13 @@ func (s *server) forward(p *publisher, b *lane.Batch, list []int, r redirection)
 		var refused serverError
 		switch {
 		case err == nil:
-			b.Took(i, s.reach(c, b.Message(i).Subject, n))
+			b.Took(i, s.receipt(c, 0, n, false))
 		case errors.As(err, &refused):
 			if again, ok := refused.redirection(c.addr); ok {
 				p.away, p.to = append(p.away, i), append(p.to, again)
 				continue
 			}
-			b.Fail(i, unavailable(refused))
+			b.Fail(i, refusal(refused))
 		default:
 			return err
 		}

@@ -2,21 +2,33 @@
 // of one server, of the master that Sentinels name, or of a Cluster, which must be Redis 7 or Valkey.
 //
 // On one server a subject is a channel of the same name, after [Options.Prefix]. A node has one
-// subscribed connection, one for its lease, and up to [Options.Lanes] for publishing, all of its own:
-// the pool, the retries and the hooks of a given client are not used, only its options, so that nothing
+// subscribed connection, one that looks after the server, and up to [Options.Lanes] for publishing, all of its
+// own: the pool, the retries and the hooks of a given client are not used, only its options, so that nothing
 // is sent twice, and nothing reconnects behind the driver's back. Receipts are what PUBLISH answers,
 // and exact; but for four seconds after a connection has failed, when others may not have subscribed again
-// yet, a count is [broker.AtLeast], and 0 is [broker.Unknown]. Who has not come back by then counts as gone,
-// as does one whose lease has run out. A process that has just begun, and knows of no failure, takes the
+// yet, a count is [broker.AtLeast], and 0 is [broker.Unknown]. Nodes that have not come back by then count as
+// gone, as does one whose lease has run out. A process that has just begun, and knows of no failure, takes the
 // server at its word.
+//
+// # What is proven
+//
+// The address may be a name that comes to lead elsewhere, and a master may become a replica, while
+// connections stay open. So behind each pipeline goes a HELLO, which tells whether the server was a master when
+// it counted; twice a second a keeper asks the same for the subscribed connection, and for those that are idle;
+// and every two seconds the name is tried, and must lead to the server with the same run id. A replica is left at
+// once. If the name leads to another master all stay for five seconds, and call nothing exact, so that nobody leaves
+// before all have heard of it. What Redis refuses is an answer: a server that cannot save, is out of memory, or is
+// busy, is not taken for a dead one.
 //
 // # Leases
 //
 // Redis counts a connection for as long as it is open, also when the node behind it is frozen or cut
 // off. So each node renews a lease of four seconds in the sorted set "tether:nodes" of database 0,
-// and whoever runs or publishes looks there once a second and has Redis drop the connections of
-// nodes whose lease is over. This needs EVAL, CLIENT INFO and CLIENT KILL; where one is refused it
-// is said once in the log, and receipts may count such a node until Redis notices.
+// and all that run or publish look there twice a second. Of nodes whose lease is over Redis is asked how long
+// their two connections have been idle; they are used twice a second, and one that has not been for four seconds
+// belongs to a node that is dead: it is dropped. This needs TIME, ZADD, PEXPIRE, ZRANGEBYSCORE, ZREM, CLIENT INFO,
+// CLIENT LIST and CLIENT KILL; while one is refused the log says so once, and receipts may count such a node until
+// Redis notices. It is tried again all the time.
 //
 // A node that is too slow pushes back on its connection, and when Redis's output buffer for it is
 // full (client-output-buffer-limit pubsub, by default 32 MiB, or 8 MiB for a minute) Redis cuts it
@@ -27,12 +39,11 @@
 // # Sentinel
 //
 // Every Sentinel is asked for the master, and the one that knows of the latest failover is believed:
-// before every connection, and every half second while Run is running or messages are published. A server
-// that says that it is a replica is refused. A failover is a gap of all subjects, from the last beat of
-// the old master until all is subscribed at the new one. A master that has been replaced and lives on is
-// used for another second, so that nobody leaves it before all have heard of it; receipts are exact only
-// if most Sentinels have named the server within the last second, and for four seconds after a failover
-// they are lower bounds, or unknown.
+// before every connection, and every half second while Run is running or messages are published. A failover is
+// a gap of all subjects, from the last beat of the old master until all is subscribed at the new one. A master
+// that has been replaced and lives on is used for another second; receipts are exact only if most Sentinels have
+// named the server within the last second, and for five seconds after a failover they are lower bounds, or
+// unknown.
 //
 // # Cluster
 //
@@ -53,10 +64,9 @@
 //
 // An owner that others say has been replaced decides itself when that is true: as long as it says nothing of
 // the kind, messages are published there for two seconds, and subjects subscribed for 3.5 seconds. Then it
-// is taken to be cut off from the others, and left. A replica would count its own subscribers; so behind
-// each pipeline goes a command that only the owner of the slot executes. A receipt is exact if that one
-// has been executed, if all agreed on the owner less than two seconds ago, and if the owner has been the
-// same for four seconds, in which everybody has subscribed there. Else a count is [broker.AtLeast], and 0
+// is taken to be cut off from the others, and left. A receipt is exact if the owner is a master, if all agreed
+// on the owner less than two seconds ago, and if it has been the same for four seconds, in which everybody
+// has subscribed there. Else a count is [broker.AtLeast], and 0
 // is [broker.Unknown]. After a pause of 1.5 seconds Publish asks first, which takes a round trip.
 //
 // Gaps name their subjects. The state that Run tells is that of the whole: while one part of the
@@ -65,6 +75,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -144,7 +155,7 @@ func New(client goredis.UniversalClient, o Options) (broker.Broker, error) {
 		if opts.StreamingCredentialsProvider != nil {
 			return nil, errStreaming
 		}
-		return newDriver(target{opts: &opts, role: opts.Addr == "FailoverClient"}, o), nil
+		return newDriver(target{opts: &opts}, o), nil
 	case interface {
 		Options() *goredis.ClusterOptions
 	}:
@@ -152,7 +163,7 @@ func New(client goredis.UniversalClient, o Options) (broker.Broker, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newCluster(t, o), nil
+		return newDriver(t, o), nil
 	}
 	return nil, fmt.Errorf("redis: a %T is not supported: its pub/sub is divided between servers", client)
 }
@@ -173,7 +184,7 @@ func clusterTarget(c *goredis.ClusterOptions) (target, error) {
 		CredentialsProvider: c.CredentialsProvider, CredentialsProviderContext: c.CredentialsProviderContext,
 	}
 	if o.Dialer == nil {
-		o.Dialer = dialer(o.TLSConfig)
+		o.Dialer = tlsDialer(func() (*tls.Config, error) { return o.TLSConfig, nil })
 	}
 	return target{opts: o, seeds: c.Addrs}, nil
 }
@@ -189,11 +200,13 @@ func clusterTarget(c *goredis.ClusterOptions) (target, error) {
 //
 //	prefix         what every channel begins with; default nothing
 //	client_name    what CLIENT LIST shows
+//	password_file  a file with the password, in the place of the one in the URL
 //	ca             file with the certificates to trust; default those of the system. With TLS only
 //	cert, key      files with our own certificate and its key. With TLS only
 //	skip_verify    true: the server's certificate is not verified. With TLS only
 //	sentinel_auth  true: the Sentinels are given the user and password, too
 //
+// Files are read again for each connection; a certificate that is about to expire is warned of.
 // Open fails if no server answers.
 func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 	t, o, err := parseURL(u)
@@ -203,20 +216,10 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, unavailable(err)
 	}
-	b := opened(t, o)
-	if err := b.ping(ctx); err != nil {
-		b.Close()
+	d := newDriver(t, o)
+	if err := d.ping(ctx); err != nil {
+		d.Close()
 		return nil, unavailable(err)
 	}
-	return b, nil
-}
-
-func opened(t target, o Options) interface {
-	broker.Broker
-	ping(context.Context) error
-} {
-	if t.seeds != nil {
-		return newCluster(t, o)
-	}
-	return newDriver(t, o)
+	return d, nil
 }

@@ -25,8 +25,8 @@ import (
 // channels of these tests.
 func secure(t *testing.T) *backend.Security {
 	return backend.Secure(t, "resetchannels", "&user:*", "&{*}user:*", "resetkeys", "~tether:nodes*", "-@all",
-		"+subscribe", "+unsubscribe", "+publish", "+ping", "+eval", "+time", "+zadd", "+zrem", "+zscore",
-		"+zrangebyscore", "+pexpire", "+client|info", "+client|kill", "+role", "+ssubscribe", "+sunsubscribe",
+		"+subscribe", "+unsubscribe", "+publish", "+ping", "+info", "+time", "+zadd", "+zrem",
+		"+zrangebyscore", "+pexpire", "+client|info", "+client|list", "+client|kill", "+ssubscribe", "+sunsubscribe",
 		"+spublish", "+asking", "+cluster|info", "+cluster|slots")
 }
 

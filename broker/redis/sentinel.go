@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	goredis "github.com/redis/go-redis/v9"
 )
 
 // askTime is how long a Sentinel may take to answer; others are asked at the same time.
@@ -19,31 +17,50 @@ const askTime = 300 * time.Millisecond
 // graceTime is how long the others are waited for when most Sentinels have answered.
 const graceTime = 30 * time.Millisecond
 
-// sentinels know where a master is.
+const (
+	sentinelEvery    = lookTime * 9 / 10 // so that no look of a keeper comes just too early
+	sentinelTogether = 2 * lookTime
+)
+
+// sentinels is the topology of the master that Sentinels name.
 type sentinels struct {
-	opts  *goredis.Options // immutable; how to connect to a Sentinel
-	addrs []string         // immutable
-	name  string           // immutable; of the master
+	*single
+	addrs []string // immutable
+	name  string   // immutable; of the master
+	auth  bool     // immutable; the Sentinels are given the user and password, too
 
-	secure bool                   // immutable; TLS is spoken
-	last   atomic.Pointer[string] // the last answer
+	last *atomic.Pointer[string] // the last answer
 }
 
-func newSentinels(master *goredis.Options, addrs []string, name string, auth bool) *sentinels {
-	o := *master
-	if !auth {
-		o.Username, o.Password = "", ""
+func newSentinels(d dialer, subs *subscriptions, t target) topology {
+	s := sentinels{
+		single: newSingle(d, sentinelEvery, sentinelTogether),
+		addrs:  t.sentinels, name: t.master, auth: t.sentinelAuth, last: new(atomic.Pointer[string]),
 	}
-	return &sentinels{opts: &o, addrs: addrs, name: name, secure: o.TLSConfig != nil}
+	s.where = s
+	s.serve(newServer(s, d, subs, "the master "+t.master), subs)
+	return s
 }
+
+func (s sentinels) dial(ctx context.Context, _ *server) (*conn, error) {
+	addr, err := s.locate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.dialTo(ctx, addr, false)
+}
+
+func (s sentinels) place(c *conn) string { return c.addr }
 
 // refused is the error for an answer to SENTINEL MASTER.
-func (s *sentinels) refused(why serverError) error {
+func (s sentinels) refused(why serverError) error {
 	switch {
 	case why.code() == "NOAUTH":
 		return refusedAuth(why, "the Sentinel", missingSentinel)
 	case strings.Contains(string(why), "No such master"):
 		return fmt.Errorf("%w: it watches none that it calls %q; SENTINEL MASTERS lists those that it does", why, s.name)
+	case strings.Contains(string(why), "unknown command"):
+		return fmt.Errorf("%w: it is a server, and no Sentinel: the scheme for that is redis, without the master's name; Sentinels are at port 26379 most often", why)
 	}
 	return why
 }
@@ -55,15 +72,15 @@ type answer struct {
 	err   error
 }
 
-// master asks all Sentinels and believes the one that knows of the latest failover. When none answers,
+// look asks all Sentinels and believes the one that knows of the latest failover. When none answers,
 // the master is where it was: that it still is a master is asked at every connect. sure says that most of
 // them have answered.
-func (s *sentinels) master(ctx context.Context) (addr string, sure bool, err error) {
+func (s sentinels) look(ctx context.Context) (addr string, sure bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	answers := make(chan answer, len(s.addrs))
 	for _, addr := range s.addrs { // they end with ctx, and are waited for below
-		go func() { answers <- s.ask(ctx, addr) }()
+		go func() { answers <- s.askOne(ctx, addr) }()
 	}
 	best, good := answer{err: errors.New("redis: no Sentinel is known")}, 0
 	for range s.addrs {
@@ -88,10 +105,10 @@ func (s *sentinels) master(ctx context.Context) (addr string, sure bool, err err
 	return "", false, best.err
 }
 
-// ask asks one Sentinel for the address of the master, and the epoch of its last failover.
-func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
+// askOne asks one Sentinel for the address of the master, and the epoch of its last failover.
+func (s sentinels) askOne(ctx context.Context, addr string) (a answer) {
 	fail := func(err error) answer {
-		return answer{err: fmt.Errorf("redis: Sentinel %s: %w", addr, advised(err, s.secure))}
+		return answer{err: fmt.Errorf("redis: Sentinel %s: %w", addr, advised(err, s.secure()))}
 	}
 	nc, err := s.opts.Dialer(ctx, "tcp", addr)
 	if err != nil {
@@ -101,17 +118,13 @@ func (s *sentinels) ask(ctx context.Context, addr string) (a answer) {
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	c := &conn{nc: nc, addr: addr, timeout: askTime}
 	c.rd = newReader(timedReader{c})
-	if s.opts.Username != "" || s.opts.Password != "" {
-		args := []string{"AUTH", s.opts.Username, s.opts.Password}
-		if s.opts.Username == "" {
-			args = []string{"AUTH", s.opts.Password}
+	if s.auth {
+		user, password, err := credentials(ctx, s.opts)
+		if err == nil {
+			err = c.authenticate(user, password, "the Sentinel", missingSentinel)
 		}
-		v, err := c.do(args...)
 		if err != nil {
 			return fail(err)
-		}
-		if refused, ok := v.(serverError); ok {
-			return fail(refusedAuth(refused, "the Sentinel", missingSentinel))
 		}
 	}
 	v, err := c.do("SENTINEL", "MASTER", s.name)

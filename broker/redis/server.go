@@ -1,174 +1,50 @@
 package redis
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
-
-	goredis "github.com/redis/go-redis/v9"
 
 	"tether/broker"
 	"tether/broker/internal/lane"
 )
 
-// server is one Redis: how to connect to it, publish there, and keep a lease.
+// server is one Redis: the connections that publish there, the one that subscribes there, and the keeper
+// that looks after them.
 type server struct {
-	life *life
-	opts *goredis.Options // immutable
-	o    Options          // immutable; with defaults
-	wire *wire            // immutable
-	find finder           // immutable; nil: opts.Addr
-	role bool             // immutable; it must be a master
-
-	// moved is told of every redirection, and by whom. Immutable; nil: what is redirected has failed.
-	moved func(r redirection, from string)
-
-	// certain reports whether counts of a partition are the whole truth. Immutable; nil: they are.
-	certain func(part uint8) bool
-
-	// proof appends a command, to be sent behind messages, that only the owner of the slot of a subject
-	// executes. A replica counts its own subscribers and does not say that it is one; such a count is of
-	// nobody, most often, just after a master has become a replica. Immutable; nil: there is none.
-	proof func(dst []byte, subject string) []byte
-
-	// doubt is told that counts of a partition are not what they were. Immutable; nil if certain is.
-	doubt func(part uint8)
-
-	// lost is told that the server has ended a subscription of a partition, as it is not the owner any more.
-	// Immutable; nil: it cannot be.
-	lost func(part uint8)
-
-	// left is since when messages of a partition may have been published at another server, when this one
-	// has lost it. Immutable; nil: it cannot.
-	left func(part uint8) time.Time
-
-	spot spot // if there are Sentinels
-	runs runs
+	dialer
+	topology topology  // immutable
+	channels *channels // immutable
+	addr     string    // immutable
 
 	lanes      *lane.Lanes
-	publishers []publisher               // by lane
-	failures   atomic.Int64              // of connections
-	failed     atomic.Pointer[time.Time] // when the last one did
-	lease      lease
-	flow       atomic.Pointer[flow] // of the session that was opened last; nil: none was
+	publishers []publisher // by lane
+	keeper     *keeper
+
+	in      *subscriber
+	session atomic.Pointer[session] // nil: there is none
+	health  atomic.Pointer[health]  // of the session; nil: there was none
+
+	failures atomic.Int64              // of connections
+	failed   atomic.Pointer[time.Time] // when the last one did
 }
 
-func newServer(l *life, opts *goredis.Options, o Options, w *wire) *server {
-	keys := []string{o.Prefix + leaseKey}
+// health is why there is no session; nil inside while one is up.
+type health struct{ err error }
+
+func newServer(t topology, d dialer, subs *subscriptions, addr string) *server {
 	s := &server{
-		life:       l,
-		opts:       opts,
-		o:          o,
-		wire:       w,
-		publishers: make([]publisher, o.Lanes),
-		lease:      lease{log: o.Logger, base: time.Now(), keys: func() []string { return keys }},
+		dialer: d, topology: t, channels: subs.channels, addr: addr,
+		publishers: make([]publisher, d.o.Lanes), in: newSubscriber(subs),
 	}
-	s.lanes = lane.New(lane.Options{Lanes: o.Lanes, Timeout: o.PublishTimeout, Check: s.check, Send: s.send})
+	for i := range s.publishers {
+		s.publishers[i].hold = make(chan struct{}, 1)
+	}
+	s.keeper = newKeeper(s)
+	s.lanes = lane.New(lane.Options{Lanes: d.o.Lanes, Timeout: d.o.PublishTimeout, Check: s.check, Send: s.send})
 	return s
-}
-
-// ping asks the server for an answer.
-func (s *server) ping(ctx context.Context) error {
-	c, err := s.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.nc.Close()
-	v, err := c.do("PING")
-	if err != nil {
-		return err
-	}
-	if refused, ok := v.(serverError); ok {
-		return refused
-	}
-	return nil
-}
-
-// dial connects to where the server is now.
-func (s *server) dial(ctx context.Context) (*conn, error) {
-	addr := s.opts.Addr
-	if s.find != nil {
-		var err error
-		if addr, err = s.where(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return s.dialTo(ctx, addr)
-}
-
-// finder asks Sentinels where the master is. sure says that most of them have answered.
-type finder func(context.Context) (addr string, sure bool, err error)
-
-// where asks for the server's address.
-func (s *server) where(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
-	defer cancel()
-	undo, ok := s.life.register(cancel)
-	if !ok {
-		return "", errClosing
-	}
-	defer undo()
-	begin := time.Now()
-	addr, sure, err := s.find(ctx)
-	if err == nil && sure && s.spot.set(sighting{addr: addr, seen: begin}) {
-		s.fail() // nobody may have followed yet
-	}
-	return addr, err
-}
-
-// dialTo connects, authenticates, and asks for the connection's name.
-func (s *server) dialTo(ctx context.Context, addr string) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
-	defer cancel()
-	undo, ok := s.life.register(cancel)
-	if !ok {
-		return nil, errClosing
-	}
-	before := s.runs.before(addr)
-	nc, err := s.opts.Dialer(ctx, s.opts.Network, addr)
-	undo()
-	if err != nil {
-		return nil, fmt.Errorf("dial: %w", advised(err, s.opts.TLSConfig != nil))
-	}
-	c := &conn{nc: nc, addr: addr, timeout: s.o.DialTimeout}
-	c.rd = newReader(timedReader{c})
-	if undo, ok = s.life.register(func() { nc.Close() }); !ok {
-		nc.Close()
-		return nil, errClosing
-	}
-	c.nc = registered{nc, undo}
-	// What ends ctx before the greeting is over ends the connection.
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	err = c.greet(ctx, s.opts, s.role)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		c.nc.Close()
-		return nil, advised(err, s.opts.TLSConfig != nil)
-	}
-	if s.runs.began(addr, c.client.id, before) {
-		s.fail()
-	}
-	c.timeout = s.o.PublishTimeout
-	c.used = time.Now()
-	return c, nil
-}
-
-// here fails if the server is no longer where c is connected to, and everybody has had the time to hear of it.
-func (s *server) here(c *conn) error {
-	if s.find == nil {
-		return nil
-	}
-	if s.spot.due() {
-		_, _ = s.where(context.Background()) // nobody to ask is no reason
-	}
-	if at := s.spot.get(); at.addr != "" && at.addr != c.addr && time.Since(at.moved) >= partTime {
-		return fmt.Errorf("redis: the master is elsewhere, at %s", at.addr)
-	}
-	return nil
 }
 
 // close ends publishing, and waits for that.
@@ -176,9 +52,10 @@ func (s *server) close() {
 	s.lanes.Close()
 	s.lanes.Wait()
 	for i := range s.publishers {
-		if p := &s.publishers[i]; p.c != nil {
-			s.discard(p)
-		}
+		p := &s.publishers[i]
+		p.hold <- struct{}{}
+		p.close()
+		<-p.hold
 	}
 }
 
@@ -189,7 +66,43 @@ func (s *server) check(m broker.Message) error {
 	return nil
 }
 
-var errClosing = errors.New("the broker is closed")
+// A count is the whole truth when all who want a message are subscribed where it was published. What is
+// done so that one can know: a server that has been replaced is used on by everybody for as long as it
+// does not say so itself, or for a while, so that publishers and subscribers part from it together; a
+// publisher's knowledge of who serves what is never older than that while, or its counts are not exact; and
+// after a change it gives the others settleTime to follow.
+
+// settleTime is how long after a change others may still be about to subscribe where they should be: the
+// length of a lease. Those that take longer are taken for gone, as those whose lease has run out.
+const settleTime = leaseTime
+
+// receipt makes a receipt of what the server at c counted. proven says that it was a master then.
+func (s *server) receipt(c *conn, part uint8, count int64, proven bool) broker.Receipt {
+	switch {
+	case proven && !s.recovering() && s.topology.sure(c, part):
+		return broker.Receipt{Nodes: int(count)}
+	case count > 0:
+		return broker.Receipt{Nodes: int(count), Bound: broker.AtLeast}
+	}
+	return broker.Receipt{Bound: broker.Unknown}
+}
+
+// fail notes that a connection has failed.
+func (s *server) fail() {
+	now := time.Now()
+	s.failed.Store(&now)
+	s.failures.Add(1)
+}
+
+// recovering reports whether a connection failed a moment ago. Then the server may have been away, and
+// others may not have subscribed again yet.
+func (s *server) recovering() bool {
+	t := s.failed.Load()
+	return t != nil && time.Since(*t) < settleTime
+}
+
+// log is where the operator reads.
+func (s *server) log() *slog.Logger { return s.o.Logger.With("server", s.addr) }
 
 // unavailable makes err a broker.ErrUnavailable, unless it is one.
 func unavailable(err error) error {
@@ -197,4 +110,21 @@ func unavailable(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+}
+
+// refusal is the error for a command that the server has refused: for now, or as it must not be.
+func refusal(why serverError) error {
+	if why.passes() {
+		return unavailable(why)
+	}
+	return fmt.Errorf("%w: %w", broker.ErrRefused, why)
+}
+
+// passes reports whether an error is of a state of the server in which it serves nobody, which passes.
+func (e serverError) passes() bool {
+	switch e.code() {
+	case "LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "MOVED", "ASK", "READONLY":
+		return true
+	}
+	return false
 }

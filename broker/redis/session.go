@@ -15,9 +15,8 @@ import (
 // session is the life of one subscribed connection.
 type session struct {
 	srv     *server
-	in      *interest
+	in      *subscriber
 	c       *conn // read by the reader, written by the writer
-	control *conn // owned by the keeper, which renews the lease
 	workers *dispatch.Dispatcher
 	at      dispatch.Session
 	flow    *flow // of what this node publishes
@@ -35,54 +34,38 @@ var (
 	errSilent = errors.New("redis: no beat came back for two seconds")
 	errMoved  = errors.New("redis: the slot has moved to another server")
 	errStale  = errors.New("redis: messages were too old when they were reached")
+	errOver   = errors.New("redis: the session is over")
 )
 
 // open connects. old is the connection of the session before, which Redis may still count.
-func (srv *server) open(ctx context.Context, in *interest, workers *dispatch.Dispatcher, old clientID) (*session, error) {
-	c, err := srv.dial(ctx)
+func (srv *server) open(ctx context.Context, workers *dispatch.Dispatcher, old clientID) (*session, error) {
+	c, err := srv.topology.dial(ctx, srv)
 	if err != nil {
 		return nil, err
 	}
-	control, err := srv.dialTo(ctx, c.addr)
-	if err != nil {
+	if _, err := c.kill(old, "TYPE", "pubsub"); err != nil {
 		c.nc.Close()
 		return nil, err
 	}
-	s := &session{srv: srv, in: in, c: c, control: control, workers: workers, failed: make(chan struct{})}
+	s := &session{srv: srv, in: srv.in, c: c, workers: workers, failed: make(chan struct{})}
 	s.at = dispatch.Session{Pulse: beat.NewPulse(), Stale: func(from beat.Stamp) { s.fail(errStale, from) }, Done: s.failed}
 	s.flow = newFlow(s.at.Pulse)
 	c.rd.src, c.rd.block = c.nc, s.flush // Run watches the beats; no deadline is needed
-	if err := s.claim(old); err != nil {
-		s.close()
-		return nil, err
-	}
-	srv.flow.Store(s.flow)
+	srv.session.Store(s)
+	srv.keeper.wake()
 	return s, nil
 }
 
-// claim takes the lease, and ends the connection that had it before.
-func (s *session) claim(old clientID) error {
-	if s.c.client.id == "" {
-		s.srv.lease.give(errors.New("the server does not tell a connection's id"))
-		return nil
-	}
-	if _, err := s.control.kill(old, "TYPE", "pubsub"); err != nil {
-		return err
-	}
-	return s.srv.lease.keep(s.control, s.c.client)
-}
-
-// serve resubscribes, calls up when that is done, and delivers until the connection fails or ctx is
-// done. It returns since when messages may be missing, and why.
-func (s *session) serve(ctx context.Context, up func()) (time.Time, error) {
-	ready := s.in.begin()
+// serve resubscribes, calls up when that is done, and delivers until the connection fails or ctx is done. It
+// returns why.
+func (s *session) serve(ctx context.Context, up func()) error {
+	ready := s.in.begin(s.at.Pulse)
 	if err := s.c.nc.SetDeadline(time.Time{}); err != nil {
 		s.fail(err, s.at.Pulse.Last())
 	}
 	var running sync.WaitGroup
 	running.Go(s.read)
 	running.Go(s.write)
-	running.Go(s.keep)
 
 	watch := time.NewTicker(beat.Interval / 4)
 	defer watch.Stop()
@@ -102,7 +85,8 @@ func (s *session) serve(ctx context.Context, up func()) (time.Time, error) {
 			}
 		}
 	}
-	s.close()
+	s.c.nc.Close()
+	s.flow.end()
 	running.Wait()
 	if oldest, any := s.workers.Abandon(&s.at); any {
 		s.fail(errStale, oldest) // not delivered yet, and perhaps too old when it is reached
@@ -111,13 +95,7 @@ func (s *session) serve(ctx context.Context, up func()) (time.Time, error) {
 	err, from := s.err, s.at.Pulse.Time(s.from)
 	s.mu.Unlock()
 	s.in.end(&outage{from, unavailable(err)})
-	return from, err
-}
-
-func (s *session) close() {
-	s.c.nc.Close()
-	s.control.nc.Close()
-	s.flow.end()
+	return err
 }
 
 // fail ends the session. Of several reasons the first is kept, of several moments the earliest.
@@ -136,17 +114,21 @@ func (s *session) failFrom(err error, t time.Time) {
 	s.fail(err, min(s.at.Pulse.Now()-beat.Stamp(time.Since(t)), s.at.Pulse.Last()-beat.Stamp(handover)))
 }
 
+// handover is how long a slot, or a name, may have led elsewhere before that is known, so that messages may
+// have gone there.
+const handover = 2 * time.Second
+
 // flush is called before the reader waits.
 func (s *session) flush() error {
 	if !s.workers.Flush(&s.at) {
-		return errors.New("the session is over")
+		return errOver
 	}
 	return nil
 }
 
 // read is the reader: it owns the receiving half of the connection.
 func (s *session) read() {
-	routes := make(map[string]*subject) // the server's view, in the order of what it sends
+	routes := make(map[string]*subscription) // the server's view, in the order of what it sends
 	for {
 		if err := s.readOne(routes); err != nil {
 			s.fail(fmt.Errorf("read: %w", err), s.at.Pulse.Last())
@@ -156,7 +138,7 @@ func (s *session) read() {
 }
 
 // readOne reads one message, one confirmation, or one beat.
-func (s *session) readOne(routes map[string]*subject) error {
+func (s *session) readOne(routes map[string]*subscription) error {
 	rd := s.c.rd
 	line, err := rd.line()
 	if err != nil {
@@ -183,28 +165,30 @@ func (s *session) readOne(routes map[string]*subject) error {
 	if err != nil {
 		return err
 	}
+	w := s.in.t.channels
 	switch string(kind) {
-	case s.srv.wire.onMessage:
+	case w.onMessage:
 		return s.readMessage(routes)
 	case "pong":
 		return s.readBeat(rd.bulk())
-	case s.srv.wire.onSub:
+	case w.onSub:
 		return s.readConfirmation(routes, true)
-	case s.srv.wire.onUnsub:
+	case w.onUnsub:
 		return s.readConfirmation(routes, false)
 	}
 	return errProtocol
 }
 
-// readBeat takes a beat that has come round, or the mark after a command's answer.
-func (s *session) readBeat(b []byte, err error) error {
+// readBeat takes the answer to a beat.
+func (s *session) readBeat(_ []byte, err error) error {
 	if err != nil {
 		return err
 	}
-	if s.srv.wire.sharded && string(b) == mark {
-		return s.in.answered()
+	at, err := s.in.back()
+	if err != nil {
+		return err
 	}
-	s.at.Pulse.Back(b)
+	s.at.Pulse.Returned(at)
 	s.flow.back()
 	return nil
 }
@@ -212,40 +196,44 @@ func (s *session) readBeat(b []byte, err error) error {
 // refused takes an error in the place of an answer. Where the slot has moved its new owner is told first,
 // so that the subjects go straight there.
 func (s *session) refused(why serverError) error {
-	if r, ok := why.redirection(s.c.addr); ok && s.srv.moved != nil {
-		s.srv.moved(r, s.c.addr)
+	if r, ok := why.redirection(s.c.addr); ok {
+		s.srv.topology.redirected(r)
 	}
-	return s.in.refuse(why)
+	beat, err := s.in.refuse(why)
+	if beat {
+		return s.readBeat(nil, nil)
+	}
+	return err
 }
 
-func (s *session) readMessage(routes map[string]*subject) error {
+func (s *session) readMessage(routes map[string]*subscription) error {
 	channel, err := s.c.rd.bulk()
 	if err != nil {
 		return err
 	}
-	name, _ := s.srv.wire.subject(channel)
+	name, _ := s.in.t.channels.subject(channel)
 	sub := routes[string(name)] // name is valid until the next read
 	data, err := s.c.rd.bulkCopy()
 	if err != nil || sub == nil {
 		return err
 	}
 	if !s.workers.Put(&s.at, broker.Message{Subject: sub.name, Data: data}, &sub.live) {
-		return errors.New("the session is over")
+		return errOver
 	}
 	return nil
 }
 
-func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
+func (s *session) readConfirmation(routes map[string]*subscription, on bool) error {
 	channel, err := s.c.rd.bulk()
 	if err != nil {
 		return err
 	}
-	name, ok := s.srv.wire.subject(channel)
+	name, ok := s.in.t.channels.subject(channel)
 	if !ok {
 		return errUnasked
 	}
-	if !on && s.srv.wire.sharded {
-		if lost, err := s.readLoss(routes, name); lost || err != nil {
+	if !on && s.in.t.channels.sharded {
+		if ended, err := s.readEnd(routes, name); ended || err != nil {
 			return err
 		}
 	}
@@ -258,33 +246,34 @@ func (s *session) readConfirmation(routes map[string]*subject, on bool) error {
 	} else {
 		delete(routes, sub.name)
 	}
-	if len(ended) > 0 && !s.workers.After(&s.at, sub.name, func() { s.in.t.pass(ended) }) {
-		return errors.New("the session is over")
+	if ended && !s.workers.After(&s.at, sub.name, func() { s.in.t.pass(sub) }) {
+		return errOver
 	}
 	_, err = s.c.rd.integer()
 	return err
 }
 
-// readLoss reads that the server has ended a subscription by itself, as its slot has left; if it is the
+// readEnd reads that the server has ended a subscription by itself, as its slot has left; if it is the
 // confirmation that is due it reports false. What was read before is handed on first, so that nothing
 // of the slot's new owner overtakes it.
-func (s *session) readLoss(routes map[string]*subject, name []byte) (bool, error) {
+func (s *session) readEnd(routes map[string]*subscription, name []byte) (bool, error) {
 	if err := s.flush(); err != nil {
 		return false, err
 	}
+	part := s.in.t.channels.partition(string(name))
 	from := s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover)
-	if t := s.srv.left(s.srv.wire.partition(string(name))); t.Before(from) {
+	if t := s.srv.topology.leftSince(part); t.Before(from) {
 		from = t
 	}
 	if s.loss == nil || from.Before(s.loss.from) || time.Since(s.lossAt) > watchTime {
-		s.loss = &outage{from, errMoved}
+		s.loss = &outage{from, unavailable(errMoved)}
 		s.lossAt = time.Now()
 	}
 	if s.in.asked(name) {
 		return false, nil
 	}
-	s.srv.lost(s.srv.wire.partition(string(name)))
-	s.in.lost(name, s.loss)
+	s.srv.topology.ended(s.srv, part)
+	s.in.ended(name, s.loss)
 	delete(routes, string(name))
 	_, err := s.c.rd.integer()
 	return true, err
@@ -300,9 +289,9 @@ func (s *session) write() {
 		case <-s.failed:
 			return
 		case <-beats.C:
-			out = s.appendBeat(out)
+			out = s.in.appendBeat(out)
 		case <-s.flow.want:
-			out = s.appendBeat(out)
+			out = s.in.appendBeat(out)
 		case <-s.in.poke:
 		}
 		for more := true; more; {
@@ -316,55 +305,11 @@ func (s *session) write() {
 			out = out[:0]
 			select {
 			case <-beats.C: // also while there is much to say
-				out, more = s.appendBeat(out), true
+				out, more = s.in.appendBeat(out), true
 			case <-s.flow.want:
-				out, more = s.appendBeat(out), true
+				out, more = s.in.appendBeat(out), true
 			default:
 			}
-		}
-	}
-}
-
-func (s *session) appendBeat(dst []byte) []byte {
-	var number [20]byte
-	return appendCommand(dst, "PING", string(s.at.Pulse.AppendBeat(number[:0])))
-}
-
-// handover is how long a slot may have had a new owner before the old one says so, so that messages may
-// have gone to the new one.
-const handover = 2 * time.Second
-
-// keep is the keeper: it renews the lease while beats come back, drops nodes whose lease is over, and
-// ends the session when the server is no longer the master.
-func (s *session) keep() {
-	if s.c.client.id == "" && s.srv.find == nil {
-		return
-	}
-	tick := time.NewTicker(reapTime / 2)
-	defer tick.Stop()
-	here := time.Now() // when the server was last known to be the master
-	for {
-		select {
-		case <-s.failed:
-			return
-		case <-tick.C:
-		}
-		if s.at.Pulse.Silent() {
-			continue // Run is about to end the session
-		}
-		if err := s.srv.here(s.c); err != nil {
-			s.failFrom(err, here)
-			return
-		}
-		if at := s.srv.spot.get(); at.addr == s.c.addr {
-			here = at.seen
-		}
-		if s.c.client.id == "" {
-			continue
-		}
-		if err := s.srv.lease.keep(s.control, s.c.client); err != nil {
-			s.fail(fmt.Errorf("renew the lease: %w", err), s.at.Pulse.Last())
-			return
 		}
 	}
 }

@@ -5,12 +5,15 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+
+	"tether/broker"
+	"tether/broker/internal/beat"
 )
 
 // shardPeer is what a Cluster's server does with the commands of one connection.
 type shardPeer struct {
 	t       *testing.T
-	in      *interest
+	in      *subscriber
 	world   *shardWorld
 	on      map[string]bool
 	replies []string // on their way: "+name", "-name", "!" for a redirection, "mark"
@@ -18,34 +21,33 @@ type shardPeer struct {
 
 // shardWorld is a Cluster of two servers.
 type shardWorld struct {
-	table *table
+	subs  *subscriptions
 	peers [2]*shardPeer
 	owner [partitions]int // the truth
 }
 
 func newShardWorld(t *testing.T) *shardWorld {
-	w := &shardWorld{table: newTable(newShardedWire("x:"))}
-	w.table.keeps, w.table.change = true, func() {}
+	w := &shardWorld{subs: newSubscriptions(newShardedChannels("x:"), func() {})}
 	for i := range w.peers {
-		w.peers[i] = &shardPeer{t: t, in: newInterest(w.table), world: w, on: make(map[string]bool)}
+		w.peers[i] = &shardPeer{t: t, in: newSubscriber(w.subs), world: w, on: make(map[string]bool)}
 	}
 	for p := range w.owner {
 		w.owner[p] = p % 2
 	}
 	w.learn()
 	for _, s := range w.peers {
-		s.in.begin()
+		s.in.begin(beat.NewPulse())
 	}
 	return w
 }
 
 // learn tells the table the truth.
 func (w *shardWorld) learn() {
-	owner := make([]*interest, partitions)
+	owner := make([]*subscriber, partitions)
 	for p, i := range w.owner {
 		owner[p] = w.peers[i].in
 	}
-	w.table.own(owner)
+	w.subs.own(owner)
 }
 
 // move gives a partition to the other server.
@@ -53,7 +55,7 @@ func (w *shardWorld) move(part uint8) {
 	from := w.peers[w.owner[part]]
 	w.owner[part] = 1 - w.owner[part]
 	for name := range from.on {
-		if w.table.wire.partition(name) == part {
+		if w.subs.channels.partition(name) == part {
 			delete(from.on, name)
 			from.replies = append(from.replies, "-"+name)
 		}
@@ -79,19 +81,19 @@ func (s *shardPeer) take() {
 		}
 		var names []string
 		for _, w := range words[1:] {
-			name, ok := s.world.table.wire.subject([]byte(w.(string)))
+			name, ok := s.world.subs.channels.subject([]byte(w.(string)))
 			if !ok {
 				s.t.Fatalf("a channel without our prefix: %q", w)
 			}
 			names = append(names, string(name))
 		}
-		part := s.world.table.wire.partition(names[0])
+		part := s.world.subs.channels.partition(names[0])
 		if s.world.peers[s.world.owner[part]] != s {
 			s.replies = append(s.replies, "!")
 			continue
 		}
 		for _, name := range names {
-			if s.world.table.wire.partition(name) != part {
+			if s.world.subs.channels.partition(name) != part {
 				s.t.Fatalf("%q and %q are in one command, but not in one slot", names[0], name)
 			}
 			if words[0] == "SSUBSCRIBE" {
@@ -116,18 +118,19 @@ func (s *shardPeer) answer() {
 	switch r[0] {
 	case '!':
 		s.world.learn()
-		err = s.in.refuse("MOVED 1 127.0.0.1:1")
+		_, err = s.in.refuse("MOVED 1 127.0.0.1:1")
 	case 'm':
-		err = s.in.answered()
+		_, err = s.in.back()
 	case '+':
 		_, _, err = s.in.confirm(true, []byte(r[1:]))
 	case '-':
 		if name := []byte(r[1:]); s.in.asked(name) {
-			var ended []*waiter
-			_, ended, err = s.in.confirm(false, name)
-			s.in.t.pass(ended)
+			sub, ended, why := s.in.confirm(false, name)
+			if err = why; ended {
+				s.in.t.pass(sub)
+			}
 		} else {
-			s.in.lost(name, &outage{})
+			s.in.ended(name, &outage{})
 		}
 	}
 	if err != nil {
@@ -148,73 +151,74 @@ func (w *shardWorld) settle() {
 	}
 }
 
-// TestInterestFollowsItsSlots drives random calls, confirmations, moving slots, news of them, and lost
+// TestSubscriptionsFollowTheirSlots drives random calls, confirmations, moving slots, news of them, and lost
 // connections, from a seed: in the end every subject is subscribed at the server that owns it, if it is
 // wanted, and nowhere else.
-func TestInterestFollowsItsSlots(t *testing.T) {
+func TestSubscriptionsFollowTheirSlots(t *testing.T) {
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		w := newShardWorld(t)
-		type call struct {
-			w    *waiter
-			list []*subject
+		var current *call
+		want := make(map[string]bool) // what calls have come to
+		finish := func(why error) {
+			errs := w.subs.finish(current, why)
+			for i, sub := range current.list {
+				if sub != nil && (errs == nil || errs[i] == nil || !current.on) {
+					want[sub.name] = current.on
+				}
+			}
+			current = nil
 		}
-		var calls []call
-		want := make(map[string]bool)
 		for range 80 {
 			name := strconv.Itoa(r.IntN(4))
 			s := w.peers[r.IntN(2)]
 			switch r.IntN(10) {
-			case 0, 1:
-				c, list := w.table.subscribe([]string{name, "with " + name})
-				calls = append(calls, call{c, list})
-				want[name], want["with "+name] = true, true
-			case 2:
-				c := w.table.unsubscribe([]string{name})
-				calls = append(calls, call{w: c})
-				want[name] = false
+			case 0, 1, 2:
+				switch {
+				case current == nil:
+					current = w.subs.begin(r.IntN(3) > 0, []string{name, "with " + name})
+				case r.IntN(4) == 0: // it gives up
+					finish(broker.ErrUnavailable)
+				}
 			case 3, 4:
 				s.take()
 			case 5, 6, 7:
 				s.answer()
 			case 8:
-				w.move(w.table.wire.partition(name))
+				w.move(w.subs.channels.partition(name))
 			case 9:
 				switch r.IntN(8) {
 				case 0: // the connection is lost
-					s.in.end(&outage{})
+					s.in.end(&outage{cause: broker.ErrUnavailable})
 					s.on, s.replies = make(map[string]bool), nil
-					s.in.begin()
+					s.in.begin(beat.NewPulse())
 				case 1, 2, 3:
 					w.learn()
 				}
 			}
-			calls = slices.DeleteFunc(calls, func(c call) bool {
-				if !done(c.w) {
-					return false
-				}
-				w.table.finish(c.list, c.w.err)
-				return true
-			})
+			if current != nil && done(current) {
+				finish(nil)
+			}
 		}
 		w.settle()
-		for _, c := range calls {
-			if !done(c.w) || c.w.err != nil {
-				t.Fatalf("seed %d: a call never returns, or with %v", seed, c.w.err)
+		if current != nil {
+			if !done(current) {
+				t.Fatalf("seed %d: a call never returns", seed)
 			}
-			w.table.finish(c.list, nil)
+			finish(nil)
+			w.settle()
 		}
 		for name, on := range want {
-			owner := w.owner[w.table.wire.partition(name)]
+			owner := w.owner[w.subs.channels.partition(name)]
 			if w.peers[owner].on[name] != on || w.peers[1-owner].on[name] {
 				t.Fatalf("seed %d: %s, wanted %t: its owner has %t, the other %t", seed, name, on, w.peers[owner].on[name], w.peers[1-owner].on[name])
 			}
-			if _, known := w.table.subjects[name]; known != on {
+			if _, known := w.subs.all[name]; known != on {
 				t.Fatalf("seed %d: %s: known %t, wanted %t", seed, name, known, on)
 			}
 		}
-		if missing, _ := w.table.missed(); missing != 0 {
-			t.Fatalf("seed %d: %d subjects are missing for ever", seed, missing)
+		if w.subs.missing != 0 {
+			t.Fatalf("seed %d: %d subjects are missing for ever", seed, w.subs.missing)
 		}
 	}
 }
@@ -230,7 +234,7 @@ func TestEveryPartitionHasAStretchOfSlotsOfItsOwn(t *testing.T) {
 		t.Errorf("the slot of the standard's example is %#x", got)
 	}
 	// Nodes of every version must agree.
-	w := newShardedWire("app:")
+	w := newShardedChannels("app:")
 	for _, c := range []struct{ subject, channel string }{
 		{"", "$" + strconv.Itoa(len(w.heads[w.partition("")])) + "\r\n" + w.heads[w.partition("")] + "\r\n"},
 		{"user:42", "$16\r\n{229}app:user:42\r\n"},
@@ -242,7 +246,7 @@ func TestEveryPartitionHasAStretchOfSlotsOfItsOwn(t *testing.T) {
 }
 
 func TestSubjectsAreSpreadEvenlyOverPartitions(t *testing.T) {
-	w := newShardedWire("")
+	w := newShardedChannels("")
 	var n [partitions]int
 	for i := range 100 * partitions {
 		n[w.partition("/:user:"+strconv.Itoa(i))]++
@@ -283,7 +287,7 @@ func TestARedirectionNamesASlotAndAServer(t *testing.T) {
 	}
 }
 
-func FuzzChart(f *testing.F) {
+func FuzzSlotMap(f *testing.F) {
 	for _, s := range []string{
 		"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\na\r\n:6379\r\n",
 		"*1\r\n*4\r\n:0\r\n:5\r\n*2\r\n$-1\r\n:6379\r\n*3\r\n$1\r\nb\r\n:1\r\n$1\r\ni\r\n",
@@ -298,7 +302,7 @@ func FuzzChart(f *testing.F) {
 			return
 		}
 		ranges, _ := v.([]any)
-		var m chart
+		var m slotMap
 		for _, r := range ranges {
 			if m.add(r, "10.0.0.1:6379") != nil {
 				return

@@ -3,27 +3,30 @@ package redis
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"tether/broker/internal/credential"
 )
 
 // target is what a URL or a client names.
 type target struct {
 	opts  *goredis.Options
-	find  finder   // nil: opts.Addr
-	role  bool     // it must be a master
+	files *credential.Files // of TLS; nil: opts has what is needed
+
 	seeds []string // servers of a Cluster; nil: it is none
+
+	sentinels    []string // nil: opts.Addr is the server
+	master       string   // the name that the Sentinels have for it
+	sentinelAuth bool     // the Sentinels are given the user and password, too
 }
 
 func parseURL(u *url.URL) (target, Options, error) {
@@ -32,21 +35,20 @@ func parseURL(u *url.URL) (target, Options, error) {
 	if err != nil {
 		return t, Options{}, err
 	}
-	o := &goredis.Options{Network: "tcp"}
-	if u.User != nil {
-		o.Username = u.User.Username()
-		o.Password, _ = u.User.Password()
-	}
+	t.opts = &goredis.Options{Network: "tcp"}
 	if secure {
-		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		t.opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	query, err := parseQuery(u, kind, o)
+	query, err := parseQuery(u, kind, secure)
 	if err != nil {
 		return t, Options{}, err
 	}
-	o.ClientName = query["client_name"]
-	o.Dialer = dialer(o.TLSConfig)
-	t.opts = o
+	if err := t.parseUser(u, query); err != nil {
+		return t, Options{}, err
+	}
+	if err := t.parseTLS(query); err != nil {
+		return t, Options{}, err
+	}
 	port := "6379"
 	if kind == sentinelKind {
 		port = "26379"
@@ -55,10 +57,61 @@ func parseURL(u *url.URL) (target, Options, error) {
 	if err != nil {
 		return t, Options{}, err
 	}
-	if err := t.parsePath(u, kind, hosts, query["sentinel_auth"] == "true"); err != nil {
+	t.sentinelAuth = query["sentinel_auth"] == "true"
+	if err := t.parsePath(u, kind, hosts); err != nil {
 		return t, Options{}, err
 	}
 	return t, Options{Prefix: query["prefix"]}, nil
+}
+
+// parseUser takes what names the user.
+func (t *target) parseUser(u *url.URL, query map[string]string) error {
+	t.opts.ClientName = query["client_name"]
+	if u.User != nil {
+		t.opts.Username = u.User.Username()
+		t.opts.Password, _ = u.User.Password()
+	}
+	file, ok := query["password_file"]
+	switch {
+	case !ok:
+		return nil
+	case t.opts.Password != "":
+		return errors.New("redis: the URL has a password and a password_file: one of them is enough")
+	}
+	if _, err := credential.Secret(file); err != nil {
+		return fmt.Errorf("redis: read password_file: %w", err)
+	}
+	user := t.opts.Username
+	t.opts.CredentialsProviderContext = func(context.Context) (string, string, error) {
+		password, err := credential.Secret(file)
+		if err != nil {
+			return "", "", &secretError{err}
+		}
+		return user, password, nil
+	}
+	return nil
+}
+
+// secretError says that a file with a password cannot be read. It holds nothing of it.
+type secretError struct{ err error }
+
+func (e *secretError) Error() string { return "redis: read password_file: " + e.err.Error() }
+func (e *secretError) Unwrap() error { return e.err }
+
+// parseTLS takes what concerns TLS, and makes the dialer.
+func (t *target) parseTLS(query map[string]string) error {
+	base := t.opts.TLSConfig
+	if base == nil {
+		t.opts.Dialer = tlsDialer(func() (*tls.Config, error) { return nil, nil })
+		return nil
+	}
+	base.InsecureSkipVerify = query["skip_verify"] == "true"
+	t.files = &credential.Files{CA: query["ca"], Cert: query["cert"], Key: query["key"]}
+	if err := t.files.Check(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	t.opts.Dialer = tlsDialer(func() (*tls.Config, error) { return t.files.Config(base) })
+	return nil
 }
 
 const (
@@ -76,7 +129,7 @@ func parseScheme(scheme string) (kind string, secure bool, err error) {
 }
 
 // parsePath takes what the path says: a database that there is none of, a socket, or a master.
-func (t *target) parsePath(u *url.URL, kind string, hosts []string, sentinelAuth bool) error {
+func (t *target) parsePath(u *url.URL, kind string, hosts []string) error {
 	path := strings.Trim(u.Path, "/")
 	if kind == sentinelKind {
 		name, database, _ := strings.Cut(path, "/")
@@ -86,8 +139,7 @@ func (t *target) parsePath(u *url.URL, kind string, hosts []string, sentinelAuth
 		if name == "" || database != "" && database != "0" {
 			return errors.New("redis: the path of the URL must be the name of the master, as the Sentinels know it")
 		}
-		t.opts.Addr = "the master " + name
-		t.find, t.role = newSentinels(t.opts, hosts, name, sentinelAuth).master, true
+		t.sentinels, t.master = hosts, name
 		return nil
 	}
 	switch {
@@ -146,10 +198,10 @@ func parseHosts(list, port string) ([]string, error) {
 	return hosts, nil
 }
 
-// parseQuery checks the query, and takes what concerns TLS.
-func parseQuery(u *url.URL, kind string, o *goredis.Options) (map[string]string, error) {
-	known := map[string]bool{"client_name": true, "prefix": true}
-	if o.TLSConfig != nil {
+// parseQuery checks the query.
+func parseQuery(u *url.URL, kind string, secure bool) (map[string]string, error) {
+	known := map[string]bool{"client_name": true, "prefix": true, "password_file": true}
+	if secure {
 		for _, key := range []string{"ca", "cert", "key", "skip_verify"} {
 			known[key] = true
 		}
@@ -180,43 +232,5 @@ func parseQuery(u *url.URL, kind string, o *goredis.Options) (map[string]string,
 	if strings.ContainsAny(query["prefix"], "{}") {
 		return nil, errBraces
 	}
-	if o.TLSConfig == nil {
-		return query, nil
-	}
-	return query, configureTLS(o.TLSConfig, query)
-}
-
-func configureTLS(c *tls.Config, query map[string]string) error {
-	c.InsecureSkipVerify = query["skip_verify"] == "true"
-	if file, ok := query["ca"]; ok {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("redis: read ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("redis: ca: there is no certificate in %s", file)
-		}
-	}
-	cert, key := query["cert"], query["key"]
-	if (cert == "") != (key == "") {
-		return errors.New("redis: cert and key in the URL need each other")
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return fmt.Errorf("redis: read cert and key: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return nil
-}
-
-// dialer is like that of go-redis, but a context ends it also during the TLS handshake.
-func dialer(config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
-	plain := &net.Dialer{KeepAlive: 15 * time.Second}
-	if config == nil {
-		return plain.DialContext
-	}
-	return (&tls.Dialer{NetDialer: plain, Config: config}).DialContext
+	return query, nil
 }

@@ -12,6 +12,7 @@ import (
 type link struct {
 	proxy          *Proxy
 	client, server net.Conn
+	idle           time.Duration // of the client, after which it is cut; 0: it is not
 
 	once sync.Once
 	gone chan struct{} // closed by cut
@@ -46,6 +47,9 @@ func (l *link) run() {
 func (l *link) read(src net.Conn, queue chan<- chunk) {
 	defer close(queue)
 	for {
+		if l.idle > 0 && src == l.client {
+			_ = src.SetReadDeadline(time.Now().Add(l.idle)) // fails only if it is closed, as Read does
+		}
 		buf := make([]byte, chunkSize)
 		n, err := src.Read(buf)
 		if n > 0 {

@@ -22,10 +22,11 @@ const (
 // add up, until Heal.
 type Proxy struct {
 	listener net.Listener // immutable
-	target   string       // immutable
 	wg       sync.WaitGroup
 
 	mu      sync.Mutex
+	target  string             // guarded by mu
+	idle    time.Duration      // guarded by mu; after which a link that is silent is cut; 0: it is not
 	closed  bool               // guarded by mu
 	links   map[*link]struct{} // guarded by mu
 	faults  [2]faults          // guarded by mu; by lane
@@ -100,6 +101,20 @@ func (p *Proxy) Refuse() {
 	p.refuse = true
 }
 
+// Lead leads connections that are opened from now on to another target. Those that are open stay.
+func (p *Proxy) Lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+// Idle cuts connections that are opened from now on when nothing has come from the client for so long.
+func (p *Proxy) Idle(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = d
+}
+
 // Cut resets every connection that is open now.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
@@ -162,12 +177,15 @@ func (p *Proxy) accept() {
 // forward carries one connection until both its directions have ended.
 func (p *Proxy) forward(client net.Conn) {
 	defer p.wg.Done()
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	p.mu.Lock()
+	target, idle := p.target, p.idle
+	p.mu.Unlock()
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		reset(client)
 		return
 	}
-	l := &link{proxy: p, client: client, server: server, gone: make(chan struct{})}
+	l := &link{proxy: p, client: client, server: server, idle: idle, gone: make(chan struct{})}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()

@@ -197,6 +197,39 @@ func TestCutEndsWhatIsOpenAndRefuseWhatComes(t *testing.T) {
 	expect(t, c, "b")
 }
 
+func TestAnIdleConnectionIsCutAndOneInUseIsNot(t *testing.T) {
+	p := New(t, echo(t))
+	p.Idle(200 * time.Millisecond)
+	c := dial(t, p)
+	for range 20 {
+		send(t, c, "a")
+		expect(t, c, "a")
+		<-time.After(20 * time.Millisecond)
+	}
+	expectEnd(t, c)
+}
+
+func TestNewConnectionsAreLedElsewhereAndOldOnesStay(t *testing.T) {
+	p := New(t, echo(t))
+	old := dial(t, p)
+	send(t, old, "a")
+	expect(t, old, "a")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p.Lead(l.Addr().String())
+	dial(t, p)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	send(t, old, "b")
+	expect(t, old, "b")
+}
+
 func TestAProxyWithoutATargetEndsItsConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

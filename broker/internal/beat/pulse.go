@@ -57,10 +57,16 @@ func (p *Pulse) Back(beat []byte) bool {
 	if err != nil || n < 0 || Stamp(n) > p.Now() {
 		return false
 	}
+	p.Returned(Stamp(n))
+	return true
+}
+
+// Returned records that a beat came round that was sent at a moment.
+func (p *Pulse) Returned(at Stamp) {
 	for {
 		last := p.last.Load()
-		if n <= last || p.last.CompareAndSwap(last, n) {
-			return true
+		if int64(at) <= last || p.last.CompareAndSwap(last, int64(at)) {
+			return
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 // agree on it, so it never changes.
 const partitions = 256
 
-// wire is how subjects are named to a server, and with which commands.
-type wire struct {
+// channels is how subjects are named to a server, and with which commands.
+type channels struct {
 	sharded bool     // immutable; sharded pub/sub
 	prefix  string   // immutable; of every channel
 	heads   []string // immutable; what comes before the subject, by partition
@@ -21,8 +21,8 @@ type wire struct {
 	publish                   string // immutable; beginning of the command, as sent
 }
 
-func newWire(prefix string) *wire {
-	return &wire{
+func newChannels(prefix string) *channels {
+	return &channels{
 		prefix: prefix, heads: []string{prefix},
 		subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE",
 		onMessage: "message", onSub: "subscribe", onUnsub: "unsubscribe",
@@ -30,8 +30,8 @@ func newWire(prefix string) *wire {
 	}
 }
 
-func newShardedWire(prefix string) *wire {
-	w := &wire{
+func newShardedChannels(prefix string) *channels {
+	w := &channels{
 		sharded: true, prefix: prefix, heads: make([]string, partitions),
 		subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE",
 		onMessage: "smessage", onSub: "ssubscribe", onUnsub: "sunsubscribe",
@@ -44,7 +44,7 @@ func newShardedWire(prefix string) *wire {
 }
 
 // partition returns the partition of a subject, which is the same in every process: FNV-1a, folded.
-func (w *wire) partition(subject string) uint8 {
+func (w *channels) partition(subject string) uint8 {
 	if !w.sharded {
 		return 0
 	}
@@ -56,7 +56,7 @@ func (w *wire) partition(subject string) uint8 {
 }
 
 // appendChannel appends the channel of a subject as a bulk string.
-func (w *wire) appendChannel(dst []byte, part uint8, subject string) []byte {
+func (w *channels) appendChannel(dst []byte, part uint8, subject string) []byte {
 	head := w.heads[part]
 	dst = appendHeader(dst, '$', len(head)+len(subject))
 	dst = append(dst, head...)
@@ -65,7 +65,7 @@ func (w *wire) appendChannel(dst []byte, part uint8, subject string) []byte {
 }
 
 // subject returns the subject of a channel, a part of it, and false if the channel is not one of ours.
-func (w *wire) subject(channel []byte) ([]byte, bool) {
+func (w *channels) subject(channel []byte) ([]byte, bool) {
 	if w.sharded {
 		_, rest, ok := bytes.Cut(channel, []byte("}"))
 		if !ok {

@@ -8,16 +8,16 @@ import (
 	"sync"
 )
 
-// chart is what one server says about the Cluster.
-type chart struct {
+// slotMap is what one server says about the Cluster.
+type slotMap struct {
 	epoch int64
 	ok    bool               // it is content
 	owner [partitions]string // addresses of masters; "": nobody
 	all   []string           // addresses of all nodes
 }
 
-// chart asks a server about the Cluster.
-func (c *conn) chart() (*chart, error) {
+// slotMap asks a server about the Cluster.
+func (c *conn) slotMap() (*slotMap, error) {
 	info, err := c.do("CLUSTER", "INFO")
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func (c *conn) chart() (*chart, error) {
 	}
 	text, _ := info.(string)
 	ranges, _ := list.([]any)
-	m := &chart{epoch: infoNumber(text, "cluster_current_epoch"), ok: strings.Contains(text, "cluster_state:ok")}
+	m := &slotMap{epoch: infoNumber(text, "cluster_current_epoch"), ok: strings.Contains(text, "cluster_state:ok")}
 	for _, r := range ranges {
 		if err := m.add(r, c.addr); err != nil {
 			return nil, err
@@ -43,7 +43,7 @@ func (c *conn) chart() (*chart, error) {
 }
 
 // add adds what CLUSTER SLOTS says of a range: first slot, last slot, master, replicas.
-func (m *chart) add(v any, from string) error {
+func (m *slotMap) add(v any, from string) error {
 	r, _ := v.([]any)
 	if len(r) < 3 {
 		return errProtocol
@@ -93,26 +93,26 @@ func infoNumber(info, name string) (n int64) {
 
 // asked is what one server says.
 type asked struct {
-	chart *chart
+	slots *slotMap
 	err   error
 }
 
 // gather asks n servers at the same time.
-func gather(n int, ask func(i int) (*chart, error)) []asked {
+func gather(n int, ask func(i int) (*slotMap, error)) []asked {
 	all := make([]asked, n)
 	var group sync.WaitGroup
 	for i := range all {
-		group.Go(func() { all[i].chart, all[i].err = ask(i) }) // waited for below
+		group.Go(func() { all[i].slots, all[i].err = ask(i) }) // waited for below
 	}
 	group.Wait()
 	return all
 }
 
-// latest returns the chart of the highest epoch, and of those one whose server is content.
-func latest(all []asked) (best *chart, err error) {
+// latest returns the slotMap of the highest epoch, and of those one whose server is content.
+func latest(all []asked) (best *slotMap, err error) {
 	err = errors.New("redis: no server of the Cluster is known")
 	for _, one := range all {
-		switch c := one.chart; {
+		switch c := one.slots; {
 		case c == nil:
 			err = one.err
 		case best == nil || c.epoch > best.epoch || c.epoch == best.epoch && c.ok && !best.ok:

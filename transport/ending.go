@@ -26,7 +26,7 @@ func (s *session) Close(reason engine.Reason) {
 		}
 	}
 	s.setDueLocked(s.h.now() + int64(wait))
-	s.scheduleWriteLocked()
+	s.kickLocked()
 	s.mu.Unlock()
 }
 
@@ -47,7 +47,7 @@ func (s *session) shut(reason engine.Reason, code uint16) {
 	s.state, s.code, s.extraLocked().reason = stateClosing, code, reason
 	s.roomLocked()
 	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
-	s.scheduleWriteLocked()
+	s.kickLocked()
 	s.mu.Unlock()
 }
 
@@ -78,7 +78,7 @@ func (s *session) dismissed(reason engine.Reason) {
 
 // dismissLocked ends a session on polling at once, and keeps what the next GET gets for a moment if none
 // waits: the client hears of the end, as from the reference server.
-func (s *session) dismissLocked(reason engine.Reason) teardown {
+func (s *session) dismissLocked(reason engine.Reason) ending {
 	end := s.endLocked(reason)
 	if !s.poll.waiting {
 		s.poll.bye, end.keep = byeLater, true
@@ -87,8 +87,8 @@ func (s *session) dismissLocked(reason engine.Reason) teardown {
 	return end
 }
 
-// teardown is what is left to do, without the lock, when a session has ended.
-type teardown struct {
+// ending is what is left to do, without the lock, when a session has ended.
+type ending struct {
 	s       *session // nil: nothing
 	carrier carrier  // to be aborted, or nil
 	probe   *websocket
@@ -98,7 +98,7 @@ type teardown struct {
 }
 
 // endLocked ends the session. The first reason counts.
-func (s *session) endLocked(reason engine.Reason) teardown {
+func (s *session) endLocked(reason engine.Reason) ending {
 	x := s.extraLocked()
 	if s.state == stateOpen {
 		x.reason = reason
@@ -106,14 +106,14 @@ func (s *session) endLocked(reason engine.Reason) teardown {
 	s.state, s.due = stateEnded, never
 	s.rankLocked()
 	s.queue.clear(s.h)
-	s.writtenLocked()
+	s.landedLocked()
 	x.pongs = nil
 	s.h.wheel.remove(s)
 	if x.gone != nil {
 		close(x.gone)
 	}
 	s.roomLocked()
-	e := teardown{s: s, carrier: s.carrier}
+	e := ending{s: s, carrier: s.carrier}
 	if s.poll != nil {
 		e.probe, s.poll.probe = s.poll.probe, nil
 		e.post = s.poll.post
@@ -125,7 +125,7 @@ func (s *session) endLocked(reason engine.Reason) teardown {
 	return e
 }
 
-func (e teardown) do() {
+func (e ending) do() {
 	if e.s == nil {
 		return
 	}

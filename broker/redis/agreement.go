@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// trust is how far the counts of a Cluster's partitions can be trusted. All times are those of clock.
-type trust struct {
+// agreement is how far the counts of a Cluster's partitions can be trusted. All times are those of clock.
+type agreement struct {
 	clock    func() time.Duration // immutable
 	disputed atomic.Bool          // some partition is
 
@@ -24,7 +24,7 @@ type trust struct {
 
 // certain reports whether a count that has just been read is the whole truth: the owner was the only one
 // less than yieldTime ago, so that nobody has left it since, and it has been the owner for long enough.
-func (t *trust) certain(part uint8) bool {
+func (t *agreement) certain(part uint8) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, now := &t.parts[part], t.clock()
@@ -32,14 +32,14 @@ func (t *trust) certain(part uint8) bool {
 }
 
 // doubt doubts the counts of a partition until all have settled.
-func (t *trust) doubt(p int) {
+func (t *agreement) doubt(p int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.parts[p].until = t.clock() + settleTime
 }
 
 // change records that a partition has a new owner, or none.
-func (t *trust) change(p int) {
+func (t *agreement) change(p int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	part, now := &t.parts[p], t.clock()
@@ -51,14 +51,14 @@ func (t *trust) change(p int) {
 }
 
 // agree records that all agreed on the owner of a partition, in a survey that began at a time.
-func (t *trust) agree(p int, begin time.Duration) {
+func (t *agreement) agree(p int, begin time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.parts[p].agreed = max(begin, 1)
 }
 
 // dispute records an opinion, and returns for how long masters have disputed a partition.
-func (t *trust) dispute(p int, o opinion) time.Duration {
+func (t *agreement) dispute(p int, o opinion) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at, now := &t.parts[p].dispute, t.clock()
@@ -72,11 +72,14 @@ func (t *trust) dispute(p int, o opinion) time.Duration {
 	return max(now-*at, 1)
 }
 
+// yieldTime is how long a server that others say has been replaced is still used.
+const yieldTime = 2 * time.Second
+
 // farBack is the most by which a gap begins before anything is known to have changed.
 const farBack = 10 * time.Second
 
 // left is since when messages of a partition may have been published at a new owner.
-func (t *trust) left(p int) time.Duration {
+func (t *agreement) left(p int) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	part, now := &t.parts[p], t.clock()
@@ -89,15 +92,15 @@ func (t *trust) left(p int) time.Duration {
 
 // opinion is what the servers say of one partition.
 type opinion struct {
-	owner  *shard   // by the latest chart; nil: nobody
-	claims []*shard // those that say that it is theirs
-	ok     bool     // the owner says so, too, and is content
+	owner  *server   // by the latest slotMap; nil: nobody
+	claims []*server // those that say that it is theirs
+	ok     bool      // the owner says so, too, and is content
 }
 
-// opinionOf gathers what is said of partition p. shardAt returns the shard of an address.
-func opinionOf(p int, m *chart, said map[*shard]*chart, shardAt func(addr string) *shard) (o opinion) {
+// opinionOf gathers what is said of partition p. serverAt returns the server of an address.
+func opinionOf(p int, m *slotMap, said map[*server]*slotMap, serverAt func(addr string) *server) (o opinion) {
 	if addr := m.owner[p]; addr != "" {
-		o.owner = shardAt(addr)
+		o.owner = serverAt(addr)
 	}
 	for s, c := range said {
 		if c.owner[p] == s.addr {
@@ -105,12 +108,12 @@ func opinionOf(p int, m *chart, said map[*shard]*chart, shardAt func(addr string
 		}
 	}
 	if o.owner != nil && len(o.claims) == 1 && said[o.owner] != nil && o.claims[0] != o.owner {
-		o.owner = o.claims[0] // the chart is older than what the two say themselves
+		o.owner = o.claims[0] // the slotMap is older than what the two say themselves
 	}
 	if o.owner != nil && said[o.owner] != nil && said[o.owner].owner[p] != o.owner.addr {
 		next := said[o.owner].owner[p] // likewise, and its successor has not been asked
 		if o.owner = nil; next != "" {
-			o.owner = shardAt(next)
+			o.owner = serverAt(next)
 		}
 	}
 	o.ok = len(o.claims) == 1 && o.claims[0] == o.owner && said[o.owner].ok
@@ -118,11 +121,11 @@ func opinionOf(p int, m *chart, said map[*shard]*chart, shardAt func(addr string
 }
 
 // agreed reports whether nobody contradicts that s is the owner.
-func (o opinion) agreed(s *shard) bool { return o.ok && o.owner == s }
+func (o opinion) agreed(s *server) bool { return o.ok && o.owner == s }
 
 // decide returns whom to take for the owner: while there is patience the one that was, if it insists, as
 // those who do not know better still use it; for a partition without one, nobody while two insist.
-func (o opinion) decide(was *shard, patient bool) *shard {
+func (o opinion) decide(was *server, patient bool) *server {
 	if patient && was != o.owner {
 		if was != nil && slices.Contains(o.claims, was) {
 			return was

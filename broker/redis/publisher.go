@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"tether/broker/internal/lane"
@@ -13,8 +14,10 @@ const (
 	directLen = 32 << 10    // of data that are written without being copied first
 )
 
-// publisher is the connection of one lane. It is owned by the lane's goroutine.
+// publisher is the connection of one lane.
 type publisher struct {
+	hold chan struct{} // capacity 1; what is in it owns the rest: the lane, or the keeper
+
 	c      *conn    // nil: none
 	broken clientID // the connection before, if it broke with a pipeline in flight
 	trust  int64    // server.failures when the connection was last known to work
@@ -34,12 +37,18 @@ type counted struct {
 // send implements lane.Options.Send.
 func (s *server) send(index int, b *lane.Batch) error {
 	p := &s.publishers[index]
-	f := s.flow.Load()
+	var f *flow // of a program that only publishes
+	if in := s.session.Load(); in != nil {
+		f = in.flow
+	}
 	size := f.sizeOf(b)
 	if err := f.begin(size, s.o.PublishTimeout, b.Alive); err != nil {
 		return unavailable(err)
 	}
 	defer f.done(size)
+	s.keeper.await()
+	p.hold <- struct{}{}
+	defer func() { <-p.hold }()
 	if err := s.prepare(p); err != nil {
 		return unavailable(err)
 	}
@@ -59,22 +68,21 @@ func (s *server) send(index int, b *lane.Batch) error {
 	return nil
 }
 
-// prepare sees to a connection that works, as far as one can tell without sending a message, and to
-// receipts that do not count dead nodes.
+// prepare sees to a connection that works, as far as one can tell without sending a message.
 func (s *server) prepare(p *publisher) error {
 	failures := s.failures.Load()
 	if p.c != nil && (p.trust != failures || time.Since(p.c.used) > idleTime) {
-		if _, err := p.c.do("PING"); err != nil {
+		p.c.out = append(p.c.out[:0], askRole...)
+		err := p.c.flush()
+		if err == nil {
+			_, err = s.master(p.c)
+		}
+		if err != nil {
 			s.discard(p)
 		}
 	}
 	if p.c != nil {
-		if err := s.here(p.c); err != nil {
-			s.discard(p)
-		}
-	}
-	if p.c != nil {
-		if err := s.lease.reapIfDue(p.c); err != nil {
+		if _, why := s.topology.left(p.c); why != nil {
 			s.discard(p)
 		}
 	}
@@ -82,17 +90,14 @@ func (s *server) prepare(p *publisher) error {
 		p.trust = failures
 		return nil
 	}
-	c, err := s.dial(context.Background())
+	c, err := s.topology.dial(context.Background(), s)
 	if err != nil {
 		s.fail()
 		return err
 	}
 	// What the broken connection still has in the server's buffers must not come after what follows.
 	// Servers that cannot kill have most likely read it by now.
-	if _, err = c.kill(p.broken); err == nil {
-		err = s.lease.reapIfDue(c)
-	}
-	if err != nil {
+	if _, err = c.kill(p.broken); err != nil {
 		c.nc.Close()
 		return err
 	}
@@ -100,25 +105,32 @@ func (s *server) prepare(p *publisher) error {
 	return nil
 }
 
+// discard closes a connection that has failed.
 func (s *server) discard(p *publisher) {
-	p.c.nc.Close()
-	p.c = nil
+	p.close()
 	s.fail()
 }
 
+func (p *publisher) close() {
+	if p.c != nil {
+		p.c.nc.Close()
+		p.c = nil
+	}
+}
+
 // publish sends b as one pipeline and reads the answers. Messages that are redirected are left in p.away.
+// Behind the messages goes the question whether the server is a master: a replica counts its own subscribers
+// and does not say that it is one; such a count is of nobody, most often, when a master has become a replica.
 func (s *server) publish(p *publisher, b *lane.Batch) error {
 	c := p.c
 	p.away, p.to, p.counts = p.away[:0], p.to[:0], p.counts[:0]
 	c.out = c.out[:0]
 	for i := range b.Len() {
-		if err := c.send(b, i, s.wire); err != nil {
+		if err := c.send(b, i, s.channels); err != nil {
 			return err
 		}
 	}
-	if s.proof != nil {
-		c.out = s.proof(c.out, b.Message(0).Subject)
-	}
+	c.out = append(c.out, askRole...)
 	if err := c.flush(); err != nil {
 		return err
 	}
@@ -126,56 +138,53 @@ func (s *server) publish(p *publisher, b *lane.Batch) error {
 		n, err := c.rd.integer()
 		var refused serverError
 		switch {
-		case err == nil && s.proof == nil:
-			b.Took(i, s.reach(c, b.Message(i).Subject, n))
 		case err == nil:
 			p.counts = append(p.counts, counted{i, n})
 			if i%64 == 0 {
 				b.Alive()
 			}
 		case errors.As(err, &refused):
-			if r, ok := refused.redirection(c.addr); ok && s.moved != nil {
+			if r, ok := refused.redirection(c.addr); ok && s.channels.sharded {
 				p.away, p.to = append(p.away, i), append(p.to, r)
 				continue
 			}
-			b.Fail(i, unavailable(refused))
+			b.Fail(i, refusal(refused))
 		default:
-			return s.settle(p, b, err)
+			return s.settle(p, b, false, err)
 		}
 	}
-	if s.proof == nil {
-		return nil
-	}
-	v, err := c.rd.reply()
-	if refused, ok := v.(serverError); ok && refused.code() != "NOPERM" {
-		s.disproved(refused, c.addr, b)
-	}
-	return s.settle(p, b, err)
+	proven, err := s.master(c)
+	return s.settle(p, b, proven, err)
 }
 
-// disproved takes the answer of a server that is no longer the owner of a slot where it counted.
-func (s *server) disproved(why serverError, from string, b *lane.Batch) {
-	if r, ok := why.redirection(from); ok {
-		s.moved(r, from)
+// master reads the answer to askRole. A server that does not say what it is, is not proven to be a master.
+func (s *server) master(c *conn) (proven bool, err error) {
+	v, err := c.rd.reply()
+	if err != nil {
+		return false, err
 	}
-	for i := range b.Len() {
-		s.doubt(s.wire.partition(b.Message(i).Subject))
+	c.used = time.Now()
+	is, _ := role(v)
+	if is != "" && is != "master" {
+		s.topology.doubt()
+		return false, fmt.Errorf("redis: %s is a %s by now: %w", c.addr, is, errReplica)
 	}
+	return is != "", nil
 }
 
 // settle makes receipts of what has been counted. After an error it is not known who has counted.
-func (s *server) settle(p *publisher, b *lane.Batch, err error) error {
+func (s *server) settle(p *publisher, b *lane.Batch, proven bool, err error) error {
 	if err != nil {
 		s.fail()
 	}
 	for _, k := range p.counts {
-		b.Took(k.i, s.reach(p.c, b.Message(k.i).Subject, k.n))
+		b.Took(k.i, s.receipt(p.c, s.channels.partition(b.Message(k.i).Subject), k.n, proven))
 	}
 	return err
 }
 
 // send appends message i to what is to be written, and writes when that is much.
-func (c *conn) send(b *lane.Batch, i int, w *wire) error {
+func (c *conn) send(b *lane.Batch, i int, w *channels) error {
 	m := b.Message(i)
 	c.out = append(c.out, w.publish...)
 	c.out = w.appendChannel(c.out, w.partition(m.Subject), m.Subject)

@@ -13,13 +13,13 @@ const (
 	tinyFragment = 128
 )
 
-// limiter holds a client to a rate: when it would have got there if it had kept to it exactly, in
+// pace is a rate that a client is held to: when it would have got there if it had kept to it exactly, in
 // nanoseconds of Handler.now.
-type limiter int64
+type pace int64
 
 // step counts one more. It returns how far the client is ahead of its rate.
-func (p *limiter) step(now int64, rate int) time.Duration {
-	*p = max(*p, limiter(now)) + limiter(time.Second)/limiter(rate)
+func (p *pace) step(now int64, rate int) time.Duration {
+	*p = max(*p, pace(now)) + pace(time.Second)/pace(rate)
 	return time.Duration(int64(*p) - now)
 }
 
@@ -46,9 +46,9 @@ func (s *session) allows(f *frame) error {
 	return nil
 }
 
-// limitMessages has a client wait that sends messages faster than MessageRate. It reports whether the session
+// keepPace has a client wait that sends messages faster than MessageRate. It reports whether the session
 // goes on.
-func (s *session) limitMessages(cancel <-chan struct{}) bool {
+func (s *session) keepPace(cancel <-chan struct{}) bool {
 	rate := s.h.o.MessageRate
 	if rate <= 0 {
 		return true

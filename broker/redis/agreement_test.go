@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-func TestAnOwnerInsistsAndTheLatestChartWaits(t *testing.T) {
-	x, y := &shard{addr: "x:1"}, &shard{addr: "y:1"}
-	at := map[string]*shard{x.addr: x, y.addr: y}
-	says := func(owner *shard, ok bool) *chart {
-		c := &chart{ok: ok}
+func TestAnOwnerInsistsAndTheLatestSlotMapWaits(t *testing.T) {
+	x, y := &server{addr: "x:1"}, &server{addr: "y:1"}
+	at := map[string]*server{x.addr: x, y.addr: y}
+	says := func(owner *server, ok bool) *slotMap {
+		c := &slotMap{ok: ok}
 		if owner != nil {
 			c.owner[7] = owner.addr
 		}
@@ -17,11 +17,11 @@ func TestAnOwnerInsistsAndTheLatestChartWaits(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name    string
-		latest  *shard
-		x, y    *chart // what they say; nil: no answer
-		was     *shard
+		latest  *server
+		x, y    *slotMap // what they say; nil: no answer
+		was     *server
 		patient bool
-		want    *shard
+		want    *server
 		agreed  bool
 	}{
 		{"all agree", x, says(x, true), says(x, true), x, true, x, true},
@@ -32,18 +32,18 @@ func TestAnOwnerInsistsAndTheLatestChartWaits(t *testing.T) {
 		{"it has given up", y, says(y, true), says(y, true), x, true, y, true},
 		{"it is silent", y, nil, says(y, true), x, true, y, true},
 		{"nobody knows better yet, and both insist", y, says(x, true), says(y, true), nil, true, nil, false},
-		{"the chart is older than what its owner says", x, says(y, true), says(y, true), x, true, y, true},
+		{"the slot map is older than what its owner says", x, says(y, true), says(y, true), x, true, y, true},
 		{"the owner names a successor that has not been asked", x, says(y, true), nil, nil, true, y, false},
 		{"nobody has it", nil, says(nil, true), says(nil, true), x, true, nil, false},
 	} {
 		m := says(c.latest, true)
-		said := make(map[*shard]*chart)
-		for s, m := range map[*shard]*chart{x: c.x, y: c.y} {
+		said := make(map[*server]*slotMap)
+		for s, m := range map[*server]*slotMap{x: c.x, y: c.y} {
 			if m != nil {
 				said[s] = m
 			}
 		}
-		o := opinionOf(7, m, said, func(addr string) *shard { return at[addr] })
+		o := opinionOf(7, m, said, func(addr string) *server { return at[addr] })
 		got := o.decide(c.was, c.patient)
 		if got != c.want || got != nil && o.agreed(got) != c.agreed {
 			t.Errorf("%s: got %v, agreed %t", c.name, got, o.agreed(got))
@@ -53,7 +53,7 @@ func TestAnOwnerInsistsAndTheLatestChartWaits(t *testing.T) {
 
 func TestCountsAreTrustedWhileAllAgreeAndNothingHasChanged(t *testing.T) {
 	var now time.Duration
-	tr := &trust{clock: func() time.Duration { return now }}
+	tr := &agreement{clock: func() time.Duration { return now }}
 	at := func(d time.Duration, want bool, what string) {
 		t.Helper()
 		if now = d; tr.certain(7) != want {

@@ -1,0 +1,193 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// lookTime is between two looks of a keeper.
+	lookTime = 500 * time.Millisecond
+
+	// staleTime is the age of the last look at which a publisher waits for a new one.
+	staleTime = 1500 * time.Millisecond
+
+	// restTime is how long a server is kept that nobody uses.
+	restTime = time.Minute
+)
+
+// keeper looks after a server while there is a session, or messages are published: it asks whether the server
+// is still the one where everybody meets, renews the lease of this node, has those dropped that are dead, and
+// keeps the publishers' connections from being closed as idle. It has a connection of its own.
+type keeper struct {
+	s     *server
+	looks inquiry
+	used  atomic.Int64 // when it was last woken, as the clock of looks has it
+	ended atomic.Int64 // likewise, when the last look began that has ended; 0: none has
+	rest  atomic.Bool  // the next look is the last
+	lease lease
+
+	c      *conn     // owned by the look; nil: none
+	master time.Time // owned by the look; when the server was last known to be a master
+	server string    // owned by the look; the run id of the server
+
+	mu      sync.Mutex
+	running bool // guarded by mu
+}
+
+func newKeeper(s *server) *keeper {
+	k := &keeper{s: s, lease: lease{s: s}}
+	k.looks = inquiry{life: s.life, ask: k.look, base: time.Now()}
+	return k
+}
+
+// wake says that the server is used.
+func (k *keeper) wake() {
+	k.used.Store(int64(k.looks.clock()))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.running {
+		k.running = k.s.life.Go(k.run)
+	}
+}
+
+// await returns when what is known of the server is not old. It does not wait for long.
+func (k *keeper) await() {
+	k.wake()
+	if at := time.Duration(k.ended.Load()); at == 0 || k.looks.clock()-at > staleTime {
+		_ = k.looks.await(context.Background(), k.s.o.DialTimeout)
+	}
+}
+
+// run looks again and again until the server is not used any more.
+func (k *keeper) run() {
+	tick := time.NewTicker(lookTime)
+	defer tick.Stop()
+	for k.needed() {
+		k.looks.start()
+		select {
+		case <-tick.C:
+		case <-k.s.life.Closing():
+		}
+	}
+	k.rest.Store(true)
+	<-k.looks.start()
+}
+
+// stop ends run soon.
+func (k *keeper) stop() { k.used.Store(-int64(restTime)) }
+
+// needed reports whether run must go on. After false wake starts it anew.
+func (k *keeper) needed() bool {
+	select {
+	case <-k.s.life.Closing():
+		return false
+	default:
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.running = k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < restTime
+	return k.running
+}
+
+// look is one look. The last one closes the connections.
+func (k *keeper) look() {
+	if k.rest.Swap(false) {
+		k.close()
+		return
+	}
+	begin := time.Now()
+	k.s.topology.tend()
+	if err := k.visit(begin); err != nil && k.c != nil {
+		k.c.nc.Close()
+		k.c = nil
+		k.s.fail()
+	}
+	if s := k.s.session.Load(); s != nil {
+		if since, why := k.s.topology.left(s.c); why != nil {
+			s.failFrom(why, since)
+		}
+	}
+	k.keepAlive()
+	k.ended.Store(int64(begin.Sub(k.looks.base)))
+}
+
+// visit asks the server.
+func (k *keeper) visit(begin time.Time) error {
+	if k.c != nil {
+		if _, why := k.s.topology.left(k.c); why != nil {
+			return why
+		}
+	} else {
+		c, err := k.s.topology.dial(context.Background(), k.s)
+		if err != nil {
+			return err
+		}
+		if k.server != "" && k.server != c.server {
+			k.s.fail() // it has been started again, or is another one: not all may be back yet
+		}
+		k.c, k.master, k.server = c, begin, c.server
+	}
+	k.c.out = append(k.c.out[:0], askRole...)
+	if err := k.c.flush(); err != nil {
+		return err
+	}
+	if _, err := k.s.master(k.c); err != nil {
+		if s := k.s.session.Load(); s != nil && errors.Is(err, errReplica) && !k.s.channels.sharded {
+			s.failFrom(err, k.master)
+		}
+		return err
+	}
+	k.master = begin
+	return k.lease.keep(k.c)
+}
+
+// keepAlive tries the publishers' connections that are idle, all at the same time.
+func (k *keeper) keepAlive() {
+	var asked []*publisher
+	for i := range k.s.publishers {
+		p := &k.s.publishers[i]
+		select {
+		case p.hold <- struct{}{}:
+		default:
+			continue // it is at work
+		}
+		if p.c == nil || time.Since(p.c.used) < lookTime/2 {
+			<-p.hold
+			continue
+		}
+		p.c.out = append(p.c.out[:0], askRole...)
+		if err := p.c.flush(); err != nil {
+			k.s.discard(p)
+			<-p.hold
+			continue
+		}
+		asked = append(asked, p)
+	}
+	for _, p := range asked {
+		if _, err := k.s.master(p.c); err != nil {
+			k.s.discard(p)
+		}
+		<-p.hold
+	}
+}
+
+// close closes the connections of a server that is not used any more.
+func (k *keeper) close() {
+	if k.c != nil {
+		k.c.nc.Close()
+		k.c = nil
+	}
+	for i := range k.s.publishers {
+		p := &k.s.publishers[i]
+		select {
+		case p.hold <- struct{}{}:
+			p.close()
+			<-p.hold
+		default: // somebody has just begun to use it
+		}
+	}
+}

@@ -1,0 +1,622 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"tether/broker"
+	"tether/broker/redis"
+	"tether/internal/backend"
+	"tether/internal/faultproxy"
+	"tether/internal/long"
+)
+
+// States of a server that those who run one know: it is neither up nor down.
+
+// observer is a node that notes what it is told.
+type observer struct {
+	t *testing.T
+	b broker.Broker
+
+	mu      sync.Mutex
+	got     map[string]bool // guarded by mu; data
+	gaps    []broker.Gap    // guarded by mu
+	lost    []broker.Gap    // guarded by mu
+	states  []error         // guarded by mu
+	changed chan struct{}   // guarded by mu
+}
+
+func observe(t *testing.T, b broker.Broker) *observer {
+	t.Helper()
+	o := &observer{t: t, b: b, got: make(map[string]bool), changed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	note := func(f func()) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		f()
+		close(o.changed)
+		o.changed = make(chan struct{})
+	}
+	go func() { // ended says that it is over
+		ended <- b.Run(ctx, broker.Handler{
+			Deliver: func(m broker.Message) { note(func() { o.got[m.Subject+" "+string(m.Data)] = true }) },
+			Gap:     func(g broker.Gap) { note(func() { o.gaps = append(o.gaps, g) }) },
+			Lost:    func(g broker.Gap) { note(func() { o.lost = append(o.lost, g) }) },
+			State:   func(err error) { note(func() { o.states = append(o.states, err) }) },
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return o
+}
+
+// await waits until ok, which is called with the lock held.
+func (o *observer) await(what string, ok func() bool) {
+	o.t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		o.mu.Lock()
+		done, changed := ok(), o.changed
+		o.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.t.Fatalf("waited in vain for %s: states %v, gaps %v, lost %v", what, o.states, o.gaps, o.lost)
+		}
+	}
+}
+
+func (o *observer) awaitState(up bool) {
+	o.t.Helper()
+	o.await(fmt.Sprintf("up = %t", up), func() bool {
+		k := len(o.states)
+		return k > 0 && (o.states[k-1] == nil) == up
+	})
+}
+
+func (o *observer) subscribe(subjects ...string) {
+	o.t.Helper()
+	if errs := o.b.Subscribe(context.Background(), subjects...); errs != nil {
+		o.t.Fatalf("Subscribe: %v", errors.Join(errs...))
+	}
+}
+
+// undisturbed checks that the node was up all the time, and has missed nothing.
+func (o *observer) undisturbed() {
+	o.t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.gaps)+len(o.lost) > 0 || len(o.states) != 1 {
+		o.t.Errorf("gaps %v, lost %v, states %v", o.gaps, o.lost, o.states)
+	}
+}
+
+// audit1 publishes one message on a subject that o has, and checks that the receipt is true. It reports whether
+// it is exact, and the message has arrived.
+func (o *observer) audit1(from broker.Broker, subject string, i int) bool {
+	o.t.Helper()
+	data := strconv.Itoa(i)
+	r, err := from.Publish(context.Background(), broker.Message{Subject: subject, Data: []byte(data)})
+	if err != nil {
+		return false
+	}
+	if r[0].Nobody() || r[0].Bound == broker.Exact && r[0].Nodes != 1 {
+		o.t.Errorf("message %d: %v, and one has subscribed", i, r[0])
+	}
+	if r[0].Bound != broker.Exact {
+		return false
+	}
+	o.await("message "+data, func() bool { return o.got[subject+" "+data] })
+	return true
+}
+
+// awaitExact publishes until receipts are exact.
+func (o *observer) awaitExact(from broker.Broker, subject string, base int) {
+	o.t.Helper()
+	for begin, i := time.Now(), base; !o.audit1(from, subject, i); i++ {
+		if time.Since(begin) > 20*time.Second {
+			o.t.Fatal("receipts are not exact again")
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// do sends a command.
+func do(t *testing.T, addr string, args ...any) any {
+	t.Helper()
+	c := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1})
+	defer c.Close()
+	v, err := c.Do(context.Background(), args...).Result()
+	if err != nil && !errors.Is(err, goredis.Nil) {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+func quiet(tb testing.TB, addr, user, password string) broker.Broker {
+	tb.Helper()
+	client := goredis.NewClient(&goredis.Options{Addr: addr, Username: user, Password: password})
+	b, err := newBroker(client)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { b.Close(); client.Close() })
+	return b
+}
+
+// The master behind a stable name is replaced by an order, and goes on as a replica. It takes messages, counts
+// nobody, and closes no connection.
+func TestAMasterBehindANameThatBecomesAReplicaIsLeftByAll(t *testing.T) {
+	for _, user := range []string{"default", "poor"} { // who may not even ask for the role
+		t.Run(user, func(t *testing.T) {
+			old, next := backend.Redis(t, "--maxclients", "1000"), backend.Redis(t, "--maxclients", "1000")
+			password := ""
+			for _, s := range []*backend.Server{old, next} {
+				do(t, s.Addr, "ACL", "SETUSER", "poor", "on", ">p", "allchannels", "-@all", "+subscribe", "+unsubscribe", "+publish", "+ping")
+			}
+			if user == "poor" {
+				password = "p"
+			}
+			follow(t, next, old)
+			name := faultproxy.New(t, old.Addr)
+			n := observe(t, quiet(t, name.Addr(), user, password))
+			worker := quiet(t, name.Addr(), user, password)
+			n.awaitState(true)
+			subjects := []string{"a", "b", "c", "d", "e", "f"} // on several lanes
+			n.subscribe(subjects...)
+			for i, s := range subjects {
+				if !n.audit1(worker, s, i) || !n.audit1(n.b, s, 10+i) {
+					t.Errorf("%s: the receipt is not exact before", s)
+				}
+			}
+			name.Lead(next.Addr)
+			do(t, next.Addr, "REPLICAOF", "NO", "ONE")
+			do(t, old.Addr, append([]any{"REPLICAOF"}, hostPort(next.Addr)...)...)
+			for i, s := range subjects {
+				n.awaitExact(worker, s, 1000*(i+1))
+				n.awaitExact(n.b, s, 1000*(i+1)+500)
+			}
+			if late := quiet(t, name.Addr(), user, password); !n.audit1(late, "a", 9999) {
+				t.Error("a process that starts now has no exact receipt")
+			}
+			if len(n.gaps) != 1 {
+				t.Errorf("gaps %v", n.gaps)
+			}
+		})
+	}
+}
+
+// follow makes a server a replica, and waits for it.
+func follow(t *testing.T, replica, master *backend.Server) {
+	t.Helper()
+	do(t, replica.Addr, append([]any{"REPLICAOF"}, hostPort(master.Addr)...)...)
+	for begin := time.Now(); !strings.Contains(fmt.Sprint(do(t, replica.Addr, "ROLE")), "connected"); <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the replica does not follow")
+		}
+	}
+}
+
+func hostPort(addr string) []any {
+	host, port, _ := strings.Cut(addr, ":")
+	return []any{host, port}
+}
+
+// A stable name comes to lead to another server, and the old one goes on as a master.
+func TestANameThatLeadsToAnotherMasterIsFollowedByAll(t *testing.T) {
+	long.Only(t)
+	old, next := backend.Redis(t, "--maxclients", "1000"), backend.Redis(t, "--maxclients", "1000")
+	<-time.After(3 * time.Second) // so that neither can be taken for the other, started again
+	name := faultproxy.New(t, old.Addr)
+	n := observe(t, quiet(t, name.Addr(), "", ""))
+	worker := quiet(t, name.Addr(), "", "")
+	n.awaitState(true)
+	n.subscribe("a")
+	n.awaitExact(worker, "a", 0)
+	name.Lead(next.Addr)
+	begin := time.Now()
+	for i := 1000; len(n.gaps) == 0; i++ { // no receipt lies meanwhile
+		n.audit1(worker, "a", i)
+		<-time.After(5 * time.Millisecond)
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the node stays")
+		}
+	}
+	t.Logf("figure: the node has moved after %v", time.Since(begin).Round(time.Millisecond))
+	for i := 100_000; time.Since(begin) < 15*time.Second; i++ {
+		n.audit1(worker, "a", i)
+		<-time.After(5 * time.Millisecond)
+	}
+	n.awaitExact(worker, "a", 200_000)
+	if got := do(t, old.Addr, "PUBSUB", "NUMSUB", "a"); fmt.Sprint(got) != "[a 0]" {
+		t.Errorf("the old server has %v", got)
+	}
+}
+
+// A server that cannot save its snapshot refuses writes, and PING, and carries messages.
+func TestAServerThatCannotSaveCarriesOn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := backend.Redis(t, "--save", "3600 1", "--dir", dir)
+	n, worker := observe(t, node(t, s.Addr)), node(t, s.Addr)
+	n.awaitState(true)
+	n.subscribe("a")
+	n.awaitExact(worker, "a", 0)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	do(t, s.Addr, "SET", "a", "b")
+	do(t, s.Addr, "BGSAVE")
+	refusesPing(t, s.Addr)
+	for i := 1000; i < 1300; i++ {
+		if !n.audit1(worker, "a", i) {
+			t.Error("a receipt is not exact")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	n.subscribe("b")
+	b, err := open("redis://" + s.Addr)
+	if err != nil {
+		t.Fatalf("a process that starts now: %v", err)
+	}
+	defer b.Close()
+	other := observe(t, b)
+	other.awaitState(true)
+	other.subscribe("c")
+	if !other.audit1(worker, "c", 0) {
+		t.Error("a receipt is not exact")
+	}
+	n.undisturbed()
+	do(t, s.Addr, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no") // it may end
+}
+
+func refusesPing(t *testing.T, addr string) {
+	t.Helper()
+	c := goredis.NewClient(&goredis.Options{Addr: addr, MaxRetries: -1})
+	defer c.Close()
+	for begin := time.Now(); c.Ping(context.Background()).Err() == nil; <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the server does not refuse PING")
+		}
+	}
+}
+
+// A script that does not end makes the server refuse all there is, and answer.
+func TestABusyServerIsNoDeadServer(t *testing.T) {
+	s := backend.Redis(t, "--busy-reply-threshold", "50")
+	n := observe(t, node(t, s.Addr))
+	n.awaitState(true)
+	n.subscribe("a")
+	script := make(chan struct{})
+	go func() { // ends with the script
+		defer close(script)
+		c := goredis.NewClient(&goredis.Options{Addr: s.Addr, MaxRetries: -1, ReadTimeout: time.Minute})
+		defer c.Close()
+		c.Eval(context.Background(), "while true do end", nil)
+	}()
+	refusesPing(t, s.Addr)
+	if errs := n.b.Subscribe(context.Background(), "b"); errs == nil || !errors.Is(errs[0], broker.ErrUnavailable) || !strings.Contains(errs[0].Error(), "BUSY") {
+		t.Errorf("Subscribe: %v", errs)
+	}
+	if _, err := n.b.Publish(context.Background(), broker.Message{Subject: "a"}); !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("Publish: %v", err)
+	}
+	<-time.After(2500 * time.Millisecond) // longer than a silent server is waited for
+	do(t, s.Addr, "SCRIPT", "KILL")
+	<-script
+	n.subscribe("b")
+	n.awaitExact(n.b, "a", 0)
+	n.undisturbed()
+}
+
+// Leases cannot be renewed while the server refuses writes. Nodes that live are left alone; one that is frozen is
+// dropped all the same.
+func TestAServerThatRefusesWritesCutsOffTheDeadAndNobodyElse(t *testing.T) {
+	for how, set := range map[string][2]string{
+		"it is out of memory": {"maxmemory", "1"},
+		"it lacks replicas":   {"min-replicas-to-write", "1"},
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			s := backend.Redis(t, "--maxclients", "1000")
+			proxy := faultproxy.New(t, s.Addr)
+			alive, frozen := observe(t, node(t, s.Addr)), observe(t, node(t, proxy.Addr()))
+			worker := node(t, s.Addr)
+			alive.awaitState(true)
+			frozen.awaitState(true)
+			alive.subscribe("alive")
+			frozen.subscribe("frozen")
+			for begin := time.Now(); do(t, s.Addr, "ZCARD", "tether:nodes") != int64(2); <-time.After(5 * time.Millisecond) {
+				if time.Since(begin) > 20*time.Second {
+					t.Fatal("the nodes have no leases")
+				}
+			}
+			do(t, s.Addr, "CONFIG", "SET", set[0], set[1])
+			begin := time.Now()
+			for i := 0; time.Since(begin) < 6*time.Second; i++ { // leases are over after four seconds
+				if !alive.audit1(worker, "alive", i) || !frozen.audit1(worker, "frozen", i) {
+					t.Error("a receipt is not exact")
+				}
+				<-time.After(20 * time.Millisecond)
+			}
+			alive.subscribe("another")
+			frozen.undisturbed()
+			proxy.Hold(faultproxy.Both)
+			for begin = time.Now(); ; <-time.After(20 * time.Millisecond) {
+				r, err := worker.Publish(context.Background(), broker.Message{Subject: "frozen"})
+				if err == nil && r[0].Nobody() {
+					break
+				}
+				if time.Since(begin) > 8*time.Second {
+					t.Fatalf("a frozen node is still counted: %v, %v", r, err)
+				}
+			}
+			t.Logf("figure: a frozen node is not counted after %v", time.Since(begin).Round(time.Millisecond))
+			proxy.Heal()
+			alive.undisturbed()
+		})
+	}
+}
+
+// A server that is full hangs up at the greeting. That says nothing of what it can do.
+func TestAServerThatWasFullIsUsedAsEveryOtherAfterwards(t *testing.T) {
+	s := backend.Redis(t, "--maxclients", "2")
+	hold := goredis.NewClient(&goredis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer hold.Close()
+	admin, other := hold.Conn(), hold.Conn()
+	defer admin.Close()
+	defer other.Close()
+	if err := errors.Join(admin.Ping(t.Context()).Err(), other.Ping(t.Context()).Err()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open("redis://" + s.Addr); err == nil || !strings.Contains(err.Error(), "maxclients") {
+		t.Errorf("Open: %v", err)
+	}
+	n := observe(t, node(t, s.Addr))
+	n.awaitState(false)
+	if !strings.Contains(n.states[0].Error(), "maxclients") {
+		t.Errorf("the state is %v", n.states[0])
+	}
+	if err := admin.ConfigSet(t.Context(), "maxclients", "1000").Err(); err != nil {
+		t.Fatal(err)
+	}
+	n.awaitState(true)
+	for begin := time.Now(); do(t, s.Addr, "ZCARD", "tether:nodes") != int64(1); <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the node has no lease")
+		}
+	}
+}
+
+// What is denied is looked at again: the rights may come later.
+func TestLeasesBeginWhenTheirRightsAreGiven(t *testing.T) {
+	s := backend.Redis(t, "--maxclients", "1000")
+	poor := []any{"ACL", "SETUSER", "u", "on", ">p", "allchannels", "allkeys", "-@all", "+subscribe", "+unsubscribe", "+publish", "+ping", "+client|info"}
+	do(t, s.Addr, poor...)
+	var log safeBuffer
+	client := goredis.NewClient(&goredis.Options{Addr: s.Addr, Username: "u", Password: "p"})
+	defer client.Close()
+	b, err := redis.New(client, redis.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	n := observe(t, b)
+	n.awaitState(true)
+	for begin := time.Now(); !strings.Contains(log.String(), "may stay counted"); <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("nobody is told")
+		}
+	}
+	do(t, s.Addr, append(poor, "+time", "+zadd", "+pexpire", "+zrangebyscore", "+zrem", "+client|list", "+client|kill")...)
+	for begin := time.Now(); do(t, s.Addr, "ZCARD", "tether:nodes") != int64(1) || !strings.Contains(log.String(), "kept again"); <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatalf("the node has no lease; %s", log.String())
+		}
+	}
+	if got := strings.Count(log.String(), "may stay counted"); got != 1 {
+		t.Errorf("it is said %d times", got)
+	}
+}
+
+// safeBuffer is a buffer for a logger.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder // guarded by mu
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// Something in between closes connections on which nothing moves. Nobody notices.
+func TestAPauseMakesNoReceiptUncertain(t *testing.T) {
+	s := backend.Redis(t, "--maxclients", "1000")
+	proxy := faultproxy.New(t, s.Addr)
+	proxy.Idle(1500 * time.Millisecond)
+	n, worker := observe(t, node(t, s.Addr)), node(t, proxy.Addr())
+	n.awaitState(true)
+	n.subscribe("a", "b", "c", "d")
+	for round := range long.Or(2, 5) {
+		for i, subject := range []string{"a", "b", "c", "d"} {
+			if !n.audit1(worker, subject, 10*round+i) {
+				t.Errorf("round %d: the receipt of %s is not exact", round, subject)
+			}
+		}
+		<-time.After(2 * time.Second)
+	}
+	n.undisturbed()
+}
+
+// The rights on a channel are taken away, and the connection with them. The channel is lost, and no other.
+func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
+	s := backend.Redis(t, "--maxclients", "1000")
+	do(t, s.Addr, "ACL", "SETUSER", "u", "on", ">p", "allkeys", "+@all", "resetchannels", "&a", "&b", "&c")
+	n := observe(t, quiet(t, s.Addr, "u", "p"))
+	n.awaitState(true)
+	n.subscribe("a", "b", "c")
+	before := time.Now()
+	do(t, s.Addr, "ACL", "SETUSER", "u", "resetchannels", "&a", "&c")
+	n.await("a loss", func() bool { return len(n.lost) == 1 })
+	n.await("a gap", func() bool { return len(n.gaps) == 1 })
+	n.awaitState(true)
+	if g := n.lost[0]; !slices.Equal(g.Subjects, []string{"b"}) || !errors.Is(g.Cause, broker.ErrRefused) || g.From.After(before.Add(time.Second)) {
+		t.Errorf("lost %+v", g)
+	}
+	for i, subject := range []string{"a", "c"} {
+		n.awaitExact(n.b, subject, 1000*i)
+	}
+	if errs := n.b.Subscribe(context.Background(), "b", "a"); errs == nil || !errors.Is(errs[0], broker.ErrRefused) || errs[1] != nil {
+		t.Errorf("Subscribe: %v", errs)
+	}
+	do(t, s.Addr, "ACL", "SETUSER", "u", "&b")
+	n.subscribe("b")
+	n.awaitExact(n.b, "b", 5000)
+}
+
+// One master of a Cluster is away. Subjects of the others are subscribed, at once and in the same calls.
+func TestWhatBelongsToHealthyMastersIsSubscribedWhileOneIsAway(t *testing.T) {
+	c := backend.RedisCluster(t, backend.RedisProduct, 0)
+	n, worker := observe(t, opened(t, c.URL)), opened(t, c.URL)
+	n.awaitState(true)
+	c.Nodes[2].Stop()
+	n.awaitState(false)
+	var subjects []string
+	for i := range 60 {
+		subjects = append(subjects, "user:"+strconv.Itoa(i))
+	}
+	begin := time.Now()
+	errs := n.b.Subscribe(context.Background(), subjects...)
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("Subscribe took %v", took)
+	}
+	live := 0
+	for i, err := range errs {
+		switch away := redis.Partition(subjects[i]) > 170; {
+		case away && !errors.Is(err, broker.ErrUnavailable):
+			t.Errorf("%s of the dead master: %v", subjects[i], err)
+		case !away && err != nil:
+			t.Errorf("%s: %v", subjects[i], err)
+		case !away:
+			live++
+			r, err := worker.Publish(context.Background(), broker.Message{Subject: subjects[i], Data: []byte("x")})
+			if err != nil || r[0].Nodes != 1 {
+				t.Errorf("%s: %v, %v", subjects[i], r, err)
+			}
+		}
+	}
+	if live < 30 || errs == nil {
+		t.Errorf("%d are live", live)
+	}
+	c.Nodes[2].Start()
+	n.awaitState(true)
+	n.subscribe(subjects...)
+}
+
+// Files that are named in the URL are read again for each connection.
+func TestRenewedCertificatesAndPasswordsAreUsed(t *testing.T) {
+	sec := secure(t)
+	s := backend.SecureRedis(t, backend.RedisProduct, sec)
+	dir, stale := t.TempDir(), t.TempDir()
+	writeCertificate(t, stale)
+	use := func(cert, key, password string) {
+		t.Helper()
+		for from, to := range map[string]string{cert: "cert.pem", key: "key.pem"} {
+			b, err := os.ReadFile(from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, to), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "password"), []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use(sec.Cert, sec.Key, sec.Password)
+	b := opened(t, fmt.Sprintf("rediss://%s@%s?ca=%s&cert=%s&key=%s&password_file=%s", sec.User, s.Addr, sec.CA,
+		filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "password")))
+	n := observe(t, b)
+	n.awaitState(true)
+	n.subscribe("user:1")
+	admin := sec.Admin(s.Addr)
+	defer admin.Close()
+	cut := func() {
+		t.Helper()
+		if err := admin.ClientKillByFilter(t.Context(), "USER", sec.User).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, stop := range map[string]func(){
+		"a certificate": func() { use(filepath.Join(stale, "cert.pem"), filepath.Join(stale, "key.pem"), sec.Password) },
+		"a password":    func() { use(sec.Cert, sec.Key, "0ld") },
+	} {
+		stop()
+		cut()
+		n.awaitState(false)
+		n.mu.Lock()
+		if err := n.states[len(n.states)-1]; strings.Contains(err.Error(), "0ld") {
+			t.Errorf("%s: a password in %v", what, err)
+		}
+		n.mu.Unlock()
+		use(sec.Cert, sec.Key, sec.Password)
+		n.awaitState(true)
+	}
+	n.awaitExact(n.b, "user:1", 0)
+}
+
+func TestAURLForSomethingElseSaysWhatItIsAndWhatToDo(t *testing.T) {
+	s, nats := backend.Redis(t), backend.NATS(t)
+	sentinels := backend.RedisSentinels(t, backend.RedisProduct)
+	c := backend.RedisCluster(t, backend.RedisProduct, 0)
+	for url, want := range map[string]string{
+		"redis://" + nats.Addr:                         "nats",
+		"redis+sentinel://" + s.Addr + "/main":         "no Sentinel",
+		"redis://" + sentinels.Sentinels[0].Addr:       "is a Sentinel",
+		"redis://" + c.Nodes[0].Addr:                   "redis+cluster",
+		"redis+cluster://" + s.Addr:                    "a server of its own",
+		"redis+sentinel://" + c.Nodes[0].Addr + "/any": "no Sentinel",
+		"redis://" + sentinels.Nodes[1].Addr:           "is a replica",
+	} {
+		b, err := openAny(url)
+		if err == nil {
+			b.Close()
+			t.Errorf("%s was opened", url)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", url, err, want)
+		}
+	}
+}
