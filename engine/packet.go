@@ -161,7 +161,7 @@ func (p *Packet) Attachment(i int) []byte {
 	return p.frames[s.from:s.to:s.to]
 }
 
-// Volatile, Control, More, Overflow and Key are the terms of the packet: see [Terms].
+// Volatile is Terms.Volatile.
 func (p *Packet) Volatile() bool { return p.traits&traitVolatile != 0 }
 
 // Control is Terms.Control.

@@ -250,7 +250,7 @@ func (o *Options) check() error {
 	limits := reflect.ValueOf(o.Limits)
 	for i := range limits.NumField() {
 		if n := limits.Field(i).Int(); n < 0 {
-			wrong = append(wrong, fmt.Errorf("Limits.%s is %d: a limit cannot be negative, 0 is the default", limits.Type().Field(i).Name, n))
+			wrong = append(wrong, fmt.Errorf("%s is %d: a limit cannot be negative, 0 is the default", "Limits."+limits.Type().Field(i).Name, n))
 		}
 	}
 	if o.Limits.Depth > socketio.MaxDepth {
