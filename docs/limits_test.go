@@ -50,7 +50,7 @@ var limits = []limit{
 	{file: "hub/options.go", owner: "Options", name: "DrainWindow", sees: "its connection is closed at some moment of the window, and it comes back elsewhere", test: "hub/run_test.go:TestADrainIsSpreadOverItsWindow"},
 	{file: "hub/options.go", owner: "Devices", name: "Max", value: "no limit", sees: "CONNECT_ERROR `too many devices`, or the oldest device DISCONNECT", test: "hub/register_test.go:TestNewDevicesAreRefused"},
 	{file: "hub/envelope.go", name: "MaxTargets", value: "256", is: "256", sees: "nothing: the emitter returns `ErrTooManyRooms`", test: "hub/emit_limits_test.go:TestLimitOfTargets"},
-	{file: "hub/overflow.go", name: "MaxKey", value: "256 bytes of the key of an event that replaces others", is: "256", sees: "nothing: the emit returns `ErrTerms`", test: "hub/overflow_test.go:TestTermsReachTheConnection"},
+	{file: "hub/overflow.go", name: "maxKey", value: "256 bytes of the key of an event that replaces others", is: "256", sees: "nothing: the emit returns `ErrTerms`", test: "hub/overflow_test.go:TestTermsReachTheConnection"},
 	{file: "engine/packet.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooManyAttachments`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
 
 	{file: "transport/options.go", owner: "Options", name: "MaxConns", value: "no limit", sees: "the handshake gets 503 with Retry-After", test: "transport/limits_test.go:TestLimitOfConnections"},

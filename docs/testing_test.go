@@ -53,7 +53,7 @@ func place(ctx context.Context, s *hub.Socket, o order) (order, error) {
 		return order{}, hub.Refuse("an order needs a title", nil)
 	}
 	o.ID = 1
-	_, err := orderPlaced.Emit(ctx, s.Broadcast(), hub.User(s.Users()[0]), o)
+	_, err := orderPlaced.Emit(ctx, s.Broadcast(), s.Users()[0], o)
 	return o, err
 }
 

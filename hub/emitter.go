@@ -111,7 +111,7 @@ func (e *Emitter) Overflow(o Overflow) *Emitter {
 // client, only the newest stays. It waits where it came, behind what was emitted before it, so that
 // what arrives still has the order in which it was emitted, and older ones are missing from it. What is
 // being written to the client already is not called back. The key counts within the namespace, for all
-// emitters and all rooms. Its length is at most MaxKey bytes; "" undoes it.
+// emitters and all rooms. Its length is at most 256 bytes; "" undoes it.
 //
 // When the queue is full nevertheless, of other keys, the policy decides: see Overflow.
 func (e *Emitter) Latest(key string) *Emitter {

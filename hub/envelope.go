@@ -154,7 +154,7 @@ func parseEnvelope(data []byte) (envelope, error) {
 	}
 	e.except, e.body = data[:len(data)-len(rest)], rest
 	if e.flags&flagTerms != 0 {
-		if e.terms, e.body, ok = cutText(rest); !ok || len(e.terms) == 0 || len(e.terms) > 1+MaxKey {
+		if e.terms, e.body, ok = cutText(rest); !ok || len(e.terms) == 0 || len(e.terms) > 1+maxKey {
 			return envelope{}, errEnvelopeMalformed
 		}
 	}

@@ -57,7 +57,7 @@ var (
 	// connect_error, disconnect, disconnecting, newListener and removeListener.
 	ErrReservedEvent = errors.New("hub: event name is reserved")
 
-	// ErrTerms is returned for an [Overflow] that there is not, and for a key that is longer than MaxKey.
+	// ErrTerms is returned for an [Overflow] that there is not, and for a key that is longer than 256 bytes.
 	ErrTerms = errors.New("hub: no such policy, or a key that is too long")
 
 	// ErrNamespace is returned for a namespace that cannot stand in a packet (a comma, a control

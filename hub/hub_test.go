@@ -20,7 +20,7 @@ func TestAClientConnectsAndReceives(t *testing.T) {
 		t.Errorf("receipt is %v, want %v", r, want)
 	}
 	p.want(`42["/users/ping",{"hello":"<world>"}]`)
-	if got := s.Users(); !slices.Equal(got, []string{"42"}) {
+	if got := s.Users(); !slices.Equal(got, []Target{User("42")}) {
 		t.Errorf("users are %v", got)
 	}
 	if r := mustEmit(t, hubs[1].Emitter(), User("43"), "/users/ping"); !r.Nobody() {

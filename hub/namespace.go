@@ -29,8 +29,8 @@ type Namespace struct {
 
 // handlers are what an application has given to a namespace, each list in the order of the calls.
 type handlers struct {
-	use        []Middleware
-	connect    []Middleware
+	use        []hook
+	connect    []hook
 	disconnect []func(*Socket, Reason)
 	failure    []func(*Socket, error)
 	useEvent   []Handler
@@ -39,8 +39,8 @@ type handlers struct {
 	outgoing   []func(s *Socket, event string, args []any)
 }
 
-// Middleware decides about a socket that wants to connect.
-type Middleware = func(ctx context.Context, s *Socket) error
+// hook decides about a socket that wants to connect.
+type hook = func(ctx context.Context, s *Socket) error
 
 // Handler handles an event of a client.
 type Handler = func(ctx context.Context, s *Socket, m *Message) error
@@ -80,7 +80,7 @@ func (n *Namespace) Sockets() iter.Seq[*Socket] {
 
 // Use adds a middleware: it runs at each CONNECT, before the connect hooks, in the order of the
 // calls. The first error refuses the socket, under the terms of OnConnect.
-func (n *Namespace) Use(f Middleware) {
+func (n *Namespace) Use(f func(ctx context.Context, s *Socket) error) {
 	mustHandle("Use", f == nil)
 	n.change(func(h *handlers) { h.use = append(h.use, f) })
 }
@@ -93,7 +93,7 @@ func (n *Namespace) Use(f Middleware) {
 // "connection refused"; its connection stays. When the broker is unavailable or the hooks take longer
 // than Options.HookTimeout the connection is closed instead, since clients come back after that and
 // not after a refusal. Ctx ends with that timeout, and when the client is gone.
-func (n *Namespace) OnConnect(f Middleware) {
+func (n *Namespace) OnConnect(f func(ctx context.Context, s *Socket) error) {
 	mustHandle("OnConnect", f == nil)
 	n.change(func(h *handlers) { h.connect = append(h.connect, f) })
 }
@@ -202,15 +202,11 @@ func (n *Namespace) Emitter() *Emitter {
 	return &Emitter{publisher: n.hub.publisher, namespace: n.name}
 }
 
-// Local returns an emitter to the sockets of this node only, which does not need the broker. What it
-// emits may overtake what is emitted through the broker, and be overtaken.
-func (n *Namespace) Local() *Emitter { return n.Emitter().Local() }
-
 // admit runs the middleware and connect hooks for s.
 func (n *Namespace) admit(ctx context.Context, s *Socket) (err error) {
 	defer recoverInto(&err)
 	h := n.handled()
-	for _, list := range [][]Middleware{h.use, h.connect} {
+	for _, list := range [][]hook{h.use, h.connect} {
 		for _, f := range list {
 			if err := f(ctx, s); err != nil {
 				return err

@@ -7,12 +7,12 @@ import (
 	"tether/engine"
 )
 
-// MaxKey is the length of a key of [Emitter.Latest] in bytes.
-const MaxKey = 256
+// maxKey is the length of a key of [Emitter.Latest] in bytes.
+const maxKey = 256
 
 // checkTerms reports whether an emitter may ask for t.
 func checkTerms(t *engine.Terms) error {
-	if !t.Overflow.Valid() || len(t.Key) > MaxKey {
+	if !t.Overflow.Valid() || len(t.Key) > maxKey {
 		return ErrTerms
 	}
 	return nil

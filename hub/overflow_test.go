@@ -54,7 +54,7 @@ func TestTermsReachTheConnection(t *testing.T) {
 		"the socket in /admin":   {func() error { return admin.Latest("k").Overflow(DropNewest).Emit("e") }, engine.Terms{Key: "/admin,k", Overflow: DropNewest}},
 		"the socket, without":    {func() error { return s.Emit("e") }, engine.Terms{}},
 		"the socket, volatile":   {func() error { return s.Volatile().Emit("e") }, engine.Terms{Volatile: true}},
-		"the longest key":        {emit(worker.Latest(strings.Repeat("k", MaxKey)), Room("room")), engine.Terms{Key: "/," + strings.Repeat("k", MaxKey)}},
+		"the longest key":        {emit(worker.Latest(strings.Repeat("k", maxKey)), Room("room")), engine.Terms{Key: "/," + strings.Repeat("k", maxKey)}},
 		"a key of strange bytes": {emit(worker.Latest("\x00,\xff"), Room("room")), engine.Terms{Key: "/,\x00,\xff"}},
 	} {
 		if err := c.emit(); err != nil {
@@ -66,8 +66,8 @@ func TestTermsReachTheConnection(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		emit(worker.Latest(strings.Repeat("k", MaxKey+1)), Room("room"))(), emit(worker.Overflow(DropOldest+1), Room("room"))(),
-		s.Latest(strings.Repeat("k", MaxKey+1)).Emit("e"), s.Overflow(255).Emit("e"),
+		emit(worker.Latest(strings.Repeat("k", maxKey+1)), Room("room"))(), emit(worker.Overflow(DropOldest+1), Room("room"))(),
+		s.Latest(strings.Repeat("k", maxKey+1)).Emit("e"), s.Overflow(255).Emit("e"),
 	} {
 		if !errors.Is(err, ErrTerms) {
 			t.Errorf("got %v, want %v", err, ErrTerms)
@@ -129,8 +129,8 @@ func TestTermsOfANewerVersion(t *testing.T) {
 		"\x04k":                                {0, 1, true, engine.Terms{}},
 		"\xff":                                 {0, 1, true, engine.Terms{}},
 		"":                                     {1, 0, false, engine.Terms{}},
-		"\x01" + strings.Repeat("k", MaxKey):   {0, 0, true, engine.Terms{Key: "/," + strings.Repeat("k", MaxKey), Overflow: CloseSlow}},
-		"\x01" + strings.Repeat("k", MaxKey+1): {1, 0, false, engine.Terms{}},
+		"\x01" + strings.Repeat("k", maxKey):   {0, 0, true, engine.Terms{Key: "/," + strings.Repeat("k", maxKey), Overflow: CloseSlow}},
+		"\x01" + strings.Repeat("k", maxKey+1): {1, 0, false, engine.Terms{}},
 	} {
 		before := h.Stats()
 		h.deliver(broker.Message{Subject: everyone, Data: event(terms)})

@@ -27,7 +27,7 @@ func (s *Socket) RegisterAs(ctx context.Context, to Target) error {
 		return fmt.Errorf("hub: register: %w", ErrTarget)
 	}
 	h := s.client.hub
-	limited := h.options.Devices.Max > 0 && !slices.Contains(s.Registrations(), to)
+	limited := h.options.Devices.Max > 0 && !slices.Contains(s.Users(), to)
 	stamp := h.options.Time().UnixNano()
 	var c *census
 	if limited {
@@ -58,20 +58,9 @@ func (s *Socket) greet() error {
 	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, engine.Terms{})
 }
 
-// Users are the IDs that the socket is registered for with Register.
-func (s *Socket) Users() []string {
-	var users []string
-	for _, t := range s.Registrations() {
-		if id := t.Name(); t == User(id) {
-			users = append(users, id)
-		}
-	}
-	return users
-}
-
-// Registrations are the users that the socket is registered for, with Register or RegisterAs. After
-// the disconnect they are those that it was registered for.
-func (s *Socket) Registrations() []Target {
+// Users are the users that the socket is registered for, with Register or RegisterAs: [Target.Name] is an
+// ID. After the disconnect they are those that it was registered for.
+func (s *Socket) Users() []Target {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var users []Target

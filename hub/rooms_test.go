@@ -360,7 +360,7 @@ func TestNamespacesShareNothing(t *testing.T) {
 	}
 	mustEmit(t, h.Of("/a").Emitter(), Room("room"), "x")
 	p.want(`42/a,["x"]`)
-	mustEmit(t, h.Of("/").Local(), Room("room"), "y")
+	mustEmit(t, h.Emitter().Local(), Room("room"), "y")
 	p.want(`42["y"]`)
 	mustEmit(t, h.Of("/a").Emitter().Except(root.Target()), Everyone, "z")
 	p.want(`42/a,["z"]`)

@@ -217,7 +217,7 @@ func (n *node) admit(ctx context.Context, s *hub.Socket) error {
 	if err := s.Register(ctx, a.User); err != nil {
 		return err
 	}
-	if users := s.Users(); !slices.Equal(users, []string{a.User}) {
+	if users := s.Users(); !slices.Equal(users, []hub.Target{hub.User(a.User)}) {
 		n.w.violate("client %d: registered as %q, is %q", a.N, a.User, users)
 	}
 	for _, r := range a.Rooms {

@@ -172,8 +172,8 @@ var planted = []mutant{
 		"\tm.room.n--\n\tm.room.first.Store(nil)\n\tm.live, m.withdrawn",
 	}, {
 		"a drain takes new connections", "run.go",
-		"\th.draining.Store(true)\n\th.drain(window, limit)\n",
-		"\th.drain(window, limit)\n\th.draining.Store(true)\n",
+		"\th.draining.Store(true)\n\th.cluster.Announce()\n\th.drain(window, limit)\n",
+		"\th.cluster.Announce()\n\th.drain(window, limit)\n\th.draining.Store(true)\n",
 	}, {
 		"Run does not wait for handlers", "run.go",
 		"\tpatience, cancel := context.WithTimeout(inner, h.options.HookTimeout)",
