@@ -1,13 +1,28 @@
 package hub
 
-import "context"
+import (
+	"context"
+	"reflect"
+)
 
 // Event is an event's name, tied to the type of its one argument. Declare it once, as a variable of a
 // package that all parts of an application import.
-type Event[T any] struct{ name string }
+type Event[T any] struct {
+	name   string
+	strict *shape // nil: it is not
+}
 
 // NewEvent declares an event.
-func NewEvent[T any](name string) Event[T] { return Event[T]{name} }
+func NewEvent[T any](name string) Event[T] { return Event[T]{name: name} }
+
+// Strict returns the event with an argument that has to fit T exactly when clients send it: a field that T does
+// not have does not fit, nor one that is missing, unless its tag has omitempty or omitzero, nor null where T
+// has no pointer, slice, map or interface. Names of fields are told apart by case. Otherwise T is filled as
+// encoding/json does it, which forgives all that. Types that decode themselves decide themselves.
+func (e Event[T]) Strict() Event[T] {
+	e.strict = make(shapes).of(reflect.TypeFor[T]())
+	return e
+}
 
 // Name is the event's name.
 func (e Event[T]) Name() string { return e.name }
@@ -26,12 +41,13 @@ func (e Event[T]) EmitMany(ctx context.Context, by *Emitter, to []Target, v T) (
 func (e Event[T]) EmitTo(s *Socket, v T) error { return s.Emit(e.name, v) }
 
 // Handle adds a handler for the event when clients send it: see [Namespace.On]. An argument that does
-// not fit T is the client's mistake: f is not called, and a client that waits for an answer is told.
+// not fit T, see Strict, or that T as a [Validator] refuses, is the client's mistake: f is not called, it is
+// counted in Stats.Unfit, and a client that waits for an answer is told.
 func (e Event[T]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, v T) error) {
 	mustHandle("Handle of "+e.name, f == nil)
 	n.On(e.name, func(ctx context.Context, s *Socket, m *Message) error {
-		var v T
-		if err := m.Decode(0, &v); err != nil {
+		v, err := accept[T](m, e.strict)
+		if err != nil {
 			return err
 		}
 		return f(ctx, s, v)
@@ -39,21 +55,31 @@ func (e Event[T]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, v 
 }
 
 // Call is an event that is answered: its name, tied to the types of its argument and of the answer.
-type Call[Req, Resp any] struct{ name string }
+type Call[Req, Resp any] struct {
+	name   string
+	strict *shape // nil: it is not
+}
 
 // NewCall declares a call.
-func NewCall[Req, Resp any](name string) Call[Req, Resp] { return Call[Req, Resp]{name} }
+func NewCall[Req, Resp any](name string) Call[Req, Resp] { return Call[Req, Resp]{name: name} }
+
+// Strict returns the call with an argument that has to fit Req exactly when clients make it: see
+// [Event.Strict].
+func (c Call[Req, Resp]) Strict() Call[Req, Resp] {
+	c.strict = make(shapes).of(reflect.TypeFor[Req]())
+	return c
+}
 
 // Name is the name of the call's event.
 func (c Call[Req, Resp]) Name() string { return c.name }
 
 // Handle adds a handler for the call when clients make it; what it returns is their answer. Of an error
-// they are told what [Namespace.On] says.
+// they are told what [Namespace.On] says, and of an argument that does not fit what [Event.Handle] says.
 func (c Call[Req, Resp]) Handle(n *Namespace, f func(ctx context.Context, s *Socket, req Req) (Resp, error)) {
 	mustHandle("Handle of "+c.name, f == nil)
 	n.On(c.name, func(ctx context.Context, s *Socket, m *Message) error {
-		var req Req
-		if err := m.Decode(0, &req); err != nil {
+		req, err := accept[Req](m, c.strict)
+		if err != nil {
 			return err
 		}
 		resp, err := f(ctx, s, req)

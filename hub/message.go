@@ -53,17 +53,26 @@ func (m *Message) Raw(i int) json.RawMessage {
 // Decode decodes argument i into what v points to, as encoding/json does. Binary attachments go into
 // a Binary or []byte, at any depth. The error wraps ErrArgs.
 func (m *Message) Decode(i int, v any) error {
-	raw := m.Raw(i)
-	if raw == nil {
-		return fmt.Errorf("%w: argument %d is missing", ErrArgs, i)
-	}
-	if len(m.attachments) > 0 {
-		raw = socketio.AppendReplaced(make([]byte, 0, len(raw)), raw, m.attachments)
+	raw, err := m.argument(i)
+	if err != nil {
+		return err
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("%w: argument %d: %w", ErrArgs, i, err)
 	}
 	return nil
+}
+
+// argument is the JSON text of argument i, with its attachments in it.
+func (m *Message) argument(i int) ([]byte, error) {
+	raw := m.Raw(i)
+	if raw == nil {
+		return nil, fmt.Errorf("%w: argument %d is missing", ErrArgs, i)
+	}
+	if len(m.attachments) > 0 {
+		return socketio.AppendReplaced(make([]byte, 0, len(raw)), raw, m.attachments), nil
+	}
+	return raw, nil
 }
 
 // Bind decodes the first arguments into what vs point to, and skips those that are nil. It is an
@@ -145,7 +154,11 @@ func (m *Message) fail(err error) {
 func unfit(err error) string {
 	text := "arguments do not fit"
 	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" {
+	var why *misfit
+	switch {
+	case errors.As(err, &why):
+		text += ": " + why.Error()
+	case errors.As(err, &wrong) && wrong.Field != "":
 		text += fmt.Sprintf(": %q cannot be a %s", wrong.Field, wrong.Value)
 	}
 	return text

@@ -125,14 +125,14 @@ func (s *session) lessLocked() {
 	}
 }
 
-// stalls notes what is left of a round, and waits for the client. Little is not noted.
-func (s *session) stalls(rest []byte, r round) {
+// unwritten notes what is left of a round, and waits for the client. Little is not noted.
+func (s *session) unwritten(rest []byte, r round) {
 	if len(rest) < smallBytes {
 		return
 	}
 	s.mu.Lock()
 	if s.state != stateEnded {
-		s.landedLocked()
+		s.writtenLocked()
 		x := s.extraLocked()
 		if x.stall.packet = r.packet; r.packet != nil {
 			r.packet.Hold(&s.h.queued)
@@ -146,8 +146,8 @@ func (s *session) stalls(rest []byte, r round) {
 	s.h.relieve()
 }
 
-// landedLocked undoes stalls.
-func (s *session) landedLocked() {
+// writtenLocked undoes unwritten.
+func (s *session) writtenLocked() {
 	x := s.extra
 	if x == nil || x.stall == (stall{}) {
 		return

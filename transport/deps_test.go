@@ -14,7 +14,7 @@ func TestTheTransportKnowsNeitherHubNorBroker(t *testing.T) {
 		"tether/hub":    "a hub is attached to the transport, through the engine",
 		"tether/broker": "what reaches other nodes is the hub's business",
 	})
-	deptest.Only(t, "tether/transport", "tether/engine", "tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "github.com/lxzan/gws", "github.com/klauspost/compress", "github.com/dolthub/maphash", "golang.org/x")
+	deptest.Only(t, "tether/transport", "tether/engine", "tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "tether/internal/probe", "github.com/lxzan/gws", "github.com/klauspost/compress", "github.com/dolthub/maphash", "golang.org/x")
 }
 
 func TestOneFileKnowsTheWebSocketLibrary(t *testing.T) {

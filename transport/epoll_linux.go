@@ -28,12 +28,12 @@ type epoll struct {
 	discarding bool // owned by who reads: nothing more is wanted from the client
 
 	s   *session
-	in  *inbound  // owned by who reads, else guarded by s.mu; nil while there is nothing
-	out *outbound // changed with s.mu by who writes; nil while there is nothing
+	in  *readState    // owned by who reads, else guarded by s.mu; nil while there is nothing
+	out *pendingWrite // changed with s.mu by who writes; nil while there is nothing
 }
 
-// outbound is what the kernel did not take.
-type outbound struct {
+// pendingWrite is what the kernel did not take.
+type pendingWrite struct {
 	rest []byte // owned by who writes
 	r    round
 	mark int // len(rest) when deadline was set
@@ -71,7 +71,7 @@ func (h *Handler) adopt(s *session, w *websocket) adopted {
 		unix.Close(fd)
 		return nil
 	}
-	h.conns.Add(1) // before Close can wait: the session is not told yet
+	h.conns.Begin() // before Close can wait: the session is not told yet
 	return c
 }
 
@@ -89,7 +89,7 @@ func duplicate(c *net.TCPConn) (fd int, err error) {
 // begin implements [adopted].
 func (c *epoll) begin(early []byte) {
 	if len(early) > 0 {
-		c.in = c.newInbound()
+		c.in = c.newReadState()
 		c.in.buf = append(c.in.buf, early...)
 	} else if c.rest(false) {
 		return
@@ -101,7 +101,7 @@ func (c *epoll) begin(early []byte) {
 func (c *epoll) release() {
 	if c.descriptor.release() {
 		unix.Close(int(c.fd))
-		c.s.h.conns.Done()
+		c.s.h.conns.End()
 	}
 }
 
@@ -113,7 +113,7 @@ func (c *epoll) abort() {
 	if c.shut() {
 		c.s.h.poller.remove(c)
 		c.s.mu.Lock()
-		var in *inbound
+		var in *readState
 		if !c.reading { // else who reads does it
 			in = c.in
 		}
@@ -162,7 +162,7 @@ func (c *epoll) tryWrite(b []byte) (int, error) {
 // drain implements [carrier]: it leaves rest to a flusher that comes when the client takes it.
 func (c *epoll) drain(rest []byte, r round) {
 	c.s.mu.Lock()
-	c.out = &outbound{rest: rest, r: r}
+	c.out = &pendingWrite{rest: rest, r: r}
 	c.parkLocked()
 	c.s.mu.Unlock()
 }

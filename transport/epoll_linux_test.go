@@ -227,7 +227,7 @@ func TestAClientOnEpollMustTakeAChunkInTime(t *testing.T) {
 	carrierOf(t, e)
 	e.c.Send(packetOf("big", 16<<20), nil)
 	var deadline int64
-	waiting := func(more func(o *outbound) bool) {
+	waiting := func(more func(o *pendingWrite) bool) {
 		waitFor(t, e, func(s *session) bool {
 			o := s.carrier.(*epoll).out
 			if o == nil || !o.waiting || !more(o) {
@@ -238,10 +238,10 @@ func TestAClientOnEpollMustTakeAChunkInTime(t *testing.T) {
 		})
 	}
 	var left int
-	waiting(func(o *outbound) bool { left = len(o.rest); return true })
+	waiting(func(o *pendingWrite) bool { left = len(o.rest); return true })
 	first := deadline
 	io.CopyN(io.Discard, c.br, 2<<20)
-	waiting(func(o *outbound) bool { return len(o.rest) <= left-drainChunk })
+	waiting(func(o *pendingWrite) bool { return len(o.rest) <= left-drainChunk })
 	if deadline <= first {
 		t.Error("progress does not move the deadline")
 	}

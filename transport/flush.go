@@ -101,7 +101,7 @@ func (w *writer) trim() {
 // the writing flag back.
 func (s *session) wrote(r round) (more bool) {
 	s.mu.Lock()
-	s.landedLocked()
+	s.writtenLocked()
 	if !r.final || s.state == stateEnded {
 		if more = s.pendingLocked(); !more {
 			s.writing = false
@@ -127,7 +127,7 @@ func (s *session) pendingLocked() bool {
 func (s *session) writeNow(c carrier, p *engine.Packet) {
 	b := frames(p, c.formats())
 	n, err := c.tryWrite(b)
-	s.h.run.wrote()
+	s.h.burst.wrote()
 	if err != nil {
 		s.fail(engine.ReasonTransportError)
 		return
@@ -137,7 +137,7 @@ func (s *session) writeNow(c carrier, p *engine.Packet) {
 		if p.Lent() {
 			rest, r = bytes.Clone(rest), round{}
 		}
-		s.stalls(rest, r)
+		s.unwritten(rest, r)
 		c.drain(rest, r)
 		return
 	}
@@ -169,7 +169,7 @@ func (s *session) flush(w *writer) bool {
 		if own {
 			rest = append([]byte(nil), rest...)
 		}
-		s.stalls(rest, r)
+		s.unwritten(rest, r)
 		s.carrier.drain(rest, r)
 		return false
 	}
@@ -178,10 +178,10 @@ func (s *session) flush(w *writer) bool {
 
 // flushLeft writes what the Sends before one to another session have left in s.
 func (h *Handler) flushLeft(s *session) {
-	if h.run.writes.Load() >= runWrites || !h.flushers.take(s) {
+	if h.burst.writes.Load() >= burstWrites || !h.flushers.take(s) {
 		return
 	}
-	h.run.more()
+	h.burst.more()
 	h.flush(s)
 }
 
@@ -192,7 +192,7 @@ func (h *Handler) flush(s *session) {
 		h.flushers.push(s)
 	}
 	h.recycle(w)
-	h.run.wrote()
+	h.burst.wrote()
 }
 
 func (h *Handler) writer() *writer {

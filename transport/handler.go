@@ -26,10 +26,15 @@ import (
 
 	"tether/engine"
 	"tether/internal/budget"
+	"tether/internal/group"
 	"tether/internal/socketio"
 )
 
 // Handler serves Engine.IO. Close ends it.
+//
+// The order of the locks: a session's, then one of wheel.mu, flushers.mu and ranks.mu. All others are taken
+// alone: mu, those of workers, poller, buffers and budgets, and that of a post. None is held while a receiver, an
+// option's function or the end of a budget's share is called, nor for a system call or a channel that waits.
 type Handler struct {
 	o       Options
 	server  engine.Server
@@ -44,22 +49,21 @@ type Handler struct {
 	packets  sync.Pool // of *engine.Packet, that were one session's own
 	buffers  buffers   // for reading
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
-	slow     slow
+	slow     slowConsumers
 
 	queued atomic.Int64 // bytes that wait for clients, as the budget has it
 	ranks  ranks
 
 	incomplete budget.Budget // messages and bodies that have begun to come
 
-	run      run
+	burst    burst
 	mistakes mistakes
 
 	mu           sync.Mutex
 	sessions     registry       // guarded by mu
 	closed       bool           // guarded by mu: no more sessions
-	down         bool           // guarded by mu: no more goroutines of connections
 	sessionsLeft sync.WaitGroup // until their receivers were told; added to under mu
-	conns        sync.WaitGroup // WebSocket connections and goroutines of theirs; added to while a session is left, or under mu
+	conns        group.Group    // WebSocket connections and goroutines of theirs; closed when no session is left
 }
 
 // NewHandler serves Engine.IO for a server, which gets every new session: a hub, say, or an
@@ -80,7 +84,7 @@ func NewHandler(server engine.Server, o Options) (*Handler, error) {
 	h.incomplete.Limit = h.o.InboundBytes
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
 	h.flushers.init(runtime.GOMAXPROCS(0))
-	h.run.now = h.now
+	h.burst.now = h.now
 	h.workers.keep = 4 * runtime.GOMAXPROCS(0)
 	return h, nil
 }
@@ -317,9 +321,7 @@ func (h *Handler) Close() error {
 		s.leave()
 	}
 	h.sessionsLeft.Wait()
-	h.mu.Lock()
-	h.down = true
-	h.mu.Unlock()
+	h.conns.Close()
 	h.conns.Wait()
 	h.poller.stop()
 	h.wheel.stop()
@@ -338,21 +340,6 @@ func (s *session) leave() {
 		return
 	}
 	s.Close(engine.ReasonShutdown)
-}
-
-// spawn runs f for a connection, unless the handler has come to its end, when no session is left for
-// which f could do something. Close waits for it.
-func (h *Handler) spawn(f func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.down {
-		return
-	}
-	h.conns.Add(1)
-	go func() { // Close waits for it: conns
-		defer h.conns.Done()
-		f()
-	}()
 }
 
 // receive hands a WebSocket message to the session. It runs on a worker and reports whether the

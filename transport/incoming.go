@@ -24,7 +24,7 @@ func (s *session) pinged(payload []byte) {
 			x.pongs = x.pongs[:0]
 		}
 		x.pongs = appendPongFrame(x.pongs, payload)
-		s.kickLocked()
+		s.scheduleWriteLocked()
 	}
 	s.mu.Unlock()
 }
@@ -143,7 +143,7 @@ func (s *session) await(cancel <-chan struct{}) bool {
 	for {
 		busy := s.busy()
 		if busy == nil {
-			return s.keepPace(cancel)
+			return s.limitMessages(cancel)
 		}
 		select {
 		case <-busy:

@@ -379,7 +379,7 @@ func TestTheLogTellsOfSlowConsumersNowAndThen(t *testing.T) {
 			t.Fatal("nothing is logged")
 		}
 	}
-	s.h.slow.told.Store(s.h.now() - int64(slowLogTime)) // it was ten seconds ago
+	s.h.slow.told.Store(s.h.now() - int64(slowLogInterval)) // it was ten seconds ago
 	e.c.Send(termed("", 600, engine.Terms{Overflow: engine.CloseSlow}), nil)
 	receive(t, e.closed)
 	s.h.Close()

@@ -132,14 +132,14 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 	if at == stateEnded {
 		s.h.forget(s) // it was kept for this GET
 	}
-	s.stalls(body, round{})
+	s.unwritten(body, round{})
 	if !s.h.writePayload(w, r, body) {
 		s.fail(engine.ReasonTransportError)
 		return
 	}
 	s.mu.Lock()
-	s.landedLocked()
-	var end ending
+	s.writtenLocked()
+	var end teardown
 	if rd.final && s.state != stateEnded {
 		end = s.endLocked(s.extra.reason)
 	}

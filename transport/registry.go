@@ -1,6 +1,10 @@
 package transport
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"tether/internal/probe"
+)
 
 // registry finds sessions by their IDs: a hash table with linear probing, of one word for a session
 // and no key beside it. IDs are random, and this side's, so they are their own hash. The zero value is
@@ -53,14 +57,14 @@ func (r *registry) remove(s *session) {
 	if r.slots[gap] == nil {
 		return
 	}
-	mask := len(r.slots) - 1
-	for i := (gap + 1) & mask; r.slots[i] != nil; i = (i + 1) & mask { // close the gap
-		if (i-r.home(r.slots[i].id))&mask >= (i-gap)&mask {
-			r.slots[gap] = r.slots[i]
-			gap = i
+	free := probe.CloseGap(gap, len(r.slots)-1, func(i int) (int, bool) {
+		s := r.slots[i]
+		if s == nil {
+			return 0, false
 		}
-	}
-	r.slots[gap] = nil
+		return r.home(s.id), true
+	}, func(to, from int) { r.slots[to] = r.slots[from] })
+	r.slots[free] = nil
 	if r.n--; r.n == 0 {
 		r.slots = nil
 	} else if r.n < len(r.slots)/8 && len(r.slots) > minSlots {

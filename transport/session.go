@@ -55,7 +55,7 @@ type extra struct {
 	pongs             []byte        // frames that answer WebSocket pings and wait to be written; nil for none
 	name              string        // the ID; empty for one of ours
 	gone              chan struct{} // closed at the end; nil unless somebody waits for it
-	control, messages pace          // of what is no message, and of messages
+	control, messages limiter       // of what is no message, and of messages
 	rank              *rank         // nil until the session has one
 	stall             stall
 
@@ -131,7 +131,7 @@ func (s *session) Transport() string {
 }
 
 // Send implements [engine.Conn]. A packet for an idle connection is written at once, or queued so that the
-// packets of a burst share their writes: see run.
+// packets of a burst share their writes: see burst.
 func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 	if left := s.h.flushers.alone.Load(); left != nil && left != s {
 		s.h.flushLeft(left)
@@ -151,7 +151,7 @@ func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 		return nil
 	}
 	c := s.carrier
-	now := c != nil && !s.writing && !p.More() && c.direct() && s.h.run.direct(s)
+	now := c != nil && !s.writing && !p.More() && c.direct() && s.h.burst.direct(s)
 	if now && s.queue.empty() {
 		s.writing = true
 		s.mu.Unlock()
@@ -175,7 +175,7 @@ func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 	case now: // behind what was left for more
 		s.writing = true
 	case !p.More():
-		s.kickLocked()
+		s.scheduleWriteLocked()
 	}
 	s.mu.Unlock()
 	if now {
@@ -195,8 +195,8 @@ func (s *session) readyLocked() bool {
 	return s.carrier != nil || s.poll != nil && s.poll.waiting
 }
 
-// kickLocked makes sure that what waits is going to be written.
-func (s *session) kickLocked() {
+// scheduleWriteLocked makes sure that what waits is going to be written.
+func (s *session) scheduleWriteLocked() {
 	if s.carrier == nil {
 		if s.poll != nil {
 			s.poll.wakeUp()
@@ -233,7 +233,7 @@ func (s *session) start(c carrier) {
 		s.setDueLocked(s.h.now() + int64(s.h.o.PingInterval))
 	}
 	if s.state == stateClosing || !s.queue.empty() {
-		s.kickLocked()
+		s.scheduleWriteLocked()
 	}
 	s.mu.Unlock()
 }
@@ -316,7 +316,7 @@ func (s *session) tick() {
 	case !s.awaiting:
 		s.ping, s.awaiting = true, true
 		s.setDueLocked(max(s.due, now-int64(s.h.o.PingTimeout/8)) + int64(s.h.o.PingTimeout)) // what the wheel is late by is not added
-		s.kickLocked()
+		s.scheduleWriteLocked()
 	case (s.delivering || s.paused) && now-s.since < int64(s.h.o.PingInterval+s.h.o.PingTimeout):
 		s.setDueLocked(now + int64(s.h.o.PingTimeout))
 	default:

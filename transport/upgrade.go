@@ -66,7 +66,7 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 		s.abandon()
 		return
 	}
-	h.conns.Add(1) // before Close can wait: the session is not told yet
+	h.conns.Begin() // before Close can wait: the session is not told yet
 	s.start(ws)
 	ws.serve(h, reader)
 }
@@ -111,7 +111,7 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 	ok := h.upgrades() && s.state == stateOpen && s.poll != nil && s.carrier == nil && s.poll.probe == nil
 	if ok {
 		s.poll.probe = ws
-		h.conns.Add(1) // before Close can wait: the session is not told yet
+		h.conns.Begin() // before Close can wait: the session is not told yet
 	}
 	s.mu.Unlock()
 	if !ok {
@@ -181,7 +181,7 @@ func (s *session) upgrade(w *websocket, c carrier) bool {
 		s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
 	}
 	if s.state == stateClosing || s.ping || !s.queue.empty() {
-		s.kickLocked()
+		s.scheduleWriteLocked()
 	}
 	return true
 }

@@ -1,5 +1,7 @@
 package memory
 
+import "tether/internal/probe"
+
 // table finds the first subscription of each subject: a hash table with linear probing, because most
 // lookups are of subjects that nobody has looked up for a while, and so cost as much as the cache lines
 // that they touch.
@@ -65,18 +67,8 @@ func (t *table) set(hash uint64, old, first *subscription) {
 		t.slots = nil
 		return
 	}
-	for free := i; ; { // those behind it, up to the next free slot, move up to where they are searched for
-		t.slots[free] = slot{}
-		for {
-			i = (i + 1) & mask
-			s := t.slots[i]
-			if s.first == nil {
-				return
-			}
-			if (i-s.hash)&mask >= (i-free)&mask {
-				t.slots[free], free = s, i
-				break
-			}
-		}
-	}
+	free := probe.CloseGap(int(i), int(mask), func(i int) (int, bool) {
+		return int(t.slots[i].hash & mask), t.slots[i].first != nil
+	}, func(to, from int) { t.slots[to] = t.slots[from] })
+	t.slots[free] = slot{}
 }

@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	auditTick   = time.Second
-	auditCycle  = 300                   // ticks in which about every room is asked for
-	retryJoin   = 50 * time.Millisecond // after a connection could not be made use of
-	retryDenied = time.Second           // after the server has refused one of our own subscriptions
+	auditTick       = time.Second
+	certificateTick = time.Minute
+	auditCycle      = 300                   // ticks in which about every room is asked for
+	retryJoin       = 50 * time.Millisecond // after a connection could not be made use of
+	retryDenied     = time.Second           // after the server has refused one of our own subscriptions
 
 	// maxUnconfirmed is how many subjects are subscribed before the server has to confirm them: that may
 	// take it no longer than the timeout.
@@ -27,6 +28,7 @@ func (b *Broker) keep() {
 	tick := time.NewTicker(auditTick)
 	defer tick.Stop()
 	var retry <-chan time.Time
+	var looked time.Time // at our certificate
 	for {
 		e, renewed := b.link.watch()
 		if retry == nil && !e.ended() && b.cluster.joined.Load() != e.n {
@@ -43,8 +45,12 @@ func (b *Broker) keep() {
 			if b.recheck() {
 				retry = time.After(retryDenied)
 			}
-		case <-tick.C:
+		case now := <-tick.C:
 			b.audit()
+			if b.files != nil && now.Sub(looked) > certificateTick {
+				looked = now
+				b.files.Watch()
+			}
 		case <-retry:
 			retry = nil
 		case <-renewed:

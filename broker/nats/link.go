@@ -90,6 +90,7 @@ type link struct {
 	dial func(network, address string) (net.Conn, error) // immutable
 
 	mu        sync.Mutex
+	nkey      func()                 // guarded by mu; called before each connection; may be nil
 	now       epoch                  // guarded by mu
 	renewed   chan struct{}          // guarded by mu; closed and replaced when now is
 	wire      *wire                  // guarded by mu; nil before the first
@@ -148,6 +149,12 @@ func newLink(dial func(network, address string) (net.Conn, error)) *link {
 
 // Dial implements nats.CustomDialer.
 func (l *link) Dial(network, address string) (net.Conn, error) {
+	l.mu.Lock()
+	renew := l.nkey
+	l.mu.Unlock()
+	if renew != nil {
+		renew()
+	}
 	c, err := l.dial(network, address)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,6 +173,21 @@ func (l *link) Dial(network, address string) (net.Conn, error) {
 	close(l.renewed)
 	l.renewed = make(chan struct{})
 	return w, nil
+}
+
+// nkeyOf has the public key of an NKey read again, from a file with its seed, for each connection. nats.go reads
+// the seed again by itself, and holds the lock of its options while it dials.
+func (l *link) nkeyOf(conn *natsio.Conn, file string) {
+	if file == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nkey = func() {
+		if key, err := publicKey(file); err == nil {
+			conn.Opts.Nkey = key
+		}
+	}
 }
 
 // handleErrors has listeners told of what nats.go reports, before the application's own handler.

@@ -68,6 +68,7 @@ import (
 	natsio "github.com/nats-io/nats.go"
 
 	"tether/broker"
+	"tether/broker/internal/credential"
 	"tether/broker/internal/lane"
 )
 
@@ -91,14 +92,15 @@ const timeout = 1400 * time.Millisecond
 
 // Broker is one node.
 type Broker struct {
-	conn       *natsio.Conn // owned by the driver if owned is set
-	owned      bool         // immutable
-	link       *link        // immutable; what conn runs on
-	names      names        // immutable
-	inbox      string       // immutable; what comes to us alone begins with it; with a dot at its end
-	question   string       // immutable; the reply subject of questions to ourselves
-	maxPending int          // immutable
-	log        *slog.Logger // immutable
+	conn       *natsio.Conn      // owned by the driver if owned is set
+	owned      bool              // immutable
+	link       *link             // immutable; what conn runs on
+	names      names             // immutable
+	inbox      string            // immutable; what comes to us alone begins with it; with a dot at its end
+	question   string            // immutable; the reply subject of questions to ourselves
+	maxPending int               // immutable
+	log        *slog.Logger      // immutable
+	files      *credential.Files // immutable; of TLS; nil if there are none
 
 	lanes    *lane.Lanes
 	receipts *receipts
@@ -145,10 +147,10 @@ func New(conn *natsio.Conn, o Options) (broker.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBroker(conn, l, o)
+	return newBroker(conn, l, o, false, nil)
 }
 
-func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
+func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credential.Files) (*Broker, error) {
 	if o.Prefix == "" {
 		o.Prefix = "tether"
 	}
@@ -170,6 +172,8 @@ func newBroker(conn *natsio.Conn, l *link, o Options) (*Broker, error) {
 		question:   inbox + questionTail,
 		maxPending: o.MaxPending,
 		log:        o.Logger,
+		owned:      owned,
+		files:      files,
 		rooms:      newRooms(),
 		in:         make(chan *natsio.Msg, readQueue),
 		fence:      new(natsio.Msg),

@@ -11,7 +11,7 @@ import (
 
 // What clients ask for, and what they get to see.
 var (
-	join  = hub.NewCall[joinRequest, joinAnswer]("join")
+	join  = hub.NewCall[joinRequest, joinAnswer]("join").Strict()
 	leave = hub.NewEvent[string]("leave")
 	say   = hub.NewEvent[line]("say")
 	said  = hub.NewEvent[line]("said")
@@ -22,6 +22,14 @@ var (
 type joinRequest struct {
 	Room string `json:"room"`
 	Name string `json:"name"`
+}
+
+// Validate is called before the handler.
+func (r joinRequest) Validate() error {
+	if r.Room == "" || len(r.Room) > maxName || r.Name == "" || len(r.Name) > maxName {
+		return hub.Refuse("a room and a name, of 64 bytes at most", nil)
+	}
+	return nil
 }
 
 type joinAnswer struct {
@@ -70,9 +78,6 @@ func newHub(b broker.Broker, o hub.Options) (*hub.Hub, error) {
 
 func installChat(ns *hub.Namespace) {
 	join.Handle(ns, func(ctx context.Context, s *hub.Socket, req joinRequest) (joinAnswer, error) {
-		if req.Room == "" || len(req.Room) > maxName || req.Name == "" || len(req.Name) > maxName {
-			return joinAnswer{}, hub.Refuse("a room and a name, of 64 bytes at most", nil)
-		}
 		s.SetData(req.Name)
 		if err := s.Join(ctx, hub.Room(req.Room)); err != nil {
 			return joinAnswer{}, err

@@ -56,8 +56,10 @@ func TestARoomIsLeft(t *testing.T) {
 
 func TestARoomAndANameAreNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node := hubtest.Start(t, setup)
-		node.Connect(nil).Call("join", joinRequest{Name: "Ann"}).ExpectRefusal("a room and a name, of 64 bytes at most")
+		c := hubtest.Start(t, setup).Connect(nil)
+		c.Call("join", joinRequest{Name: "Ann"}).ExpectRefusal("a room and a name, of 64 bytes at most")
+		c.Call("join", map[string]string{"room": "tea"}).ExpectRefusal(`arguments do not fit: "name" is missing`)
+		c.RefuteAny()
 	})
 }
 

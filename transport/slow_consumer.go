@@ -8,11 +8,11 @@ import (
 	"tether/engine"
 )
 
-// slowLogTime is how often the log tells of slow consumers at most.
-const slowLogTime = 10 * time.Second
+// slowLogInterval is how often the log tells of slow consumers at most.
+const slowLogInterval = 10 * time.Second
 
-// slow counts what becomes of packets for clients that read too slowly.
-type slow struct {
+// slowConsumers counts what becomes of packets for clients that read too slowly.
+type slowConsumers struct {
 	dropped, replaced, closed atomic.Uint64
 
 	told                    atomic.Int64 // when the log was written, in nanoseconds of Handler.now; 0: never
@@ -20,7 +20,7 @@ type slow struct {
 }
 
 // admitLocked makes room for p, of size bytes, behind what waits, or reports that there is none.
-func (s *session) admitLocked(p *engine.Packet, size int) (bool, ending) {
+func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
 	h, q := s.h, &s.queue
 	limit := h.o.QueueBytes
 	gain, all := q.yielding(h)
@@ -38,16 +38,16 @@ func (s *session) admitLocked(p *engine.Packet, size int) (bool, ending) {
 			q.yield(h)
 			h.tellDropped()
 		}
-		return true, ending{}
+		return true, teardown{}
 	}
 	switch {
 	case p.Control() && q.size+size <= limit+limit/4:
-		return true, ending{}
+		return true, teardown{}
 	case p.Control() || h.policy(p) == engine.CloseSlow:
 		return false, s.tooSlowLocked()
 	}
 	h.tellDropped()
-	return false, ending{}
+	return false, teardown{}
 }
 
 // behindLocked reports whether half of the queue or more is in use. A packet that is larger than the
@@ -84,7 +84,7 @@ func (s *session) roomLocked() {
 }
 
 // tooSlowLocked ends the session of a client that does not read what is sent to it.
-func (s *session) tooSlowLocked() ending {
+func (s *session) tooSlowLocked() teardown {
 	s.h.slow.closed.Add(1)
 	s.h.tellSlow()
 	return s.endLocked(engine.ReasonServerClose)
@@ -123,10 +123,10 @@ func (h *Handler) tellDropped() {
 // the last time.
 func (h *Handler) tellSlow() {
 	now, told := h.now(), h.slow.told.Load()
-	if told != 0 && now-told < int64(slowLogTime) || !h.slow.told.CompareAndSwap(told, now) {
+	if told != 0 && now-told < int64(slowLogInterval) || !h.slow.told.CompareAndSwap(told, now) {
 		return
 	}
-	h.spawn(func() { // who sends does not wait for a log
+	h.conns.Go(func() { // who sends does not wait for a log
 		closed, dropped := h.slow.closed.Load(), h.slow.dropped.Load()
 		h.o.Logger.Warn("transport: queues of clients were full: they read too slowly, or were sent more at once than QueueBytes",
 			slog.Int("queue_bytes", h.o.QueueBytes),

@@ -13,13 +13,13 @@ const (
 	tinyFragment = 128
 )
 
-// pace is a rate that a client is held to: when it would have got there if it had kept to it exactly, in
+// limiter holds a client to a rate: when it would have got there if it had kept to it exactly, in
 // nanoseconds of Handler.now.
-type pace int64
+type limiter int64
 
 // step counts one more. It returns how far the client is ahead of its rate.
-func (p *pace) step(now int64, rate int) time.Duration {
-	*p = max(*p, pace(now)) + pace(time.Second)/pace(rate)
+func (p *limiter) step(now int64, rate int) time.Duration {
+	*p = max(*p, limiter(now)) + limiter(time.Second)/limiter(rate)
 	return time.Duration(int64(*p) - now)
 }
 
@@ -46,9 +46,9 @@ func (s *session) allows(f *frame) error {
 	return nil
 }
 
-// keepPace has a client wait that sends messages faster than MessageRate. It reports whether the session
+// limitMessages has a client wait that sends messages faster than MessageRate. It reports whether the session
 // goes on.
-func (s *session) keepPace(cancel <-chan struct{}) bool {
+func (s *session) limitMessages(cancel <-chan struct{}) bool {
 	rate := s.h.o.MessageRate
 	if rate <= 0 {
 		return true

@@ -15,9 +15,9 @@ import (
 // errOverdue says that a message did not complete in time.
 var errOverdue = errors.New("transport: message timed out")
 
-// inbound is what has come over an [epoll] connection and was not dealt with: a part of a message, or
+// readState is what has come over an [epoll] connection and was not dealt with: a part of a message, or
 // more, for as long as somebody reads.
-type inbound struct {
+type readState struct {
 	buf   []byte // what has come
 	at    int    // buf[:at] was dealt with
 	head  frame  // of the frame at buf[at:]
@@ -35,19 +35,19 @@ type inbound struct {
 	deadline int64         // of the message that has begun, as session.due; set while nobody reads
 }
 
-func (c *epoll) newInbound() *inbound {
-	if in, _ := c.s.h.poller.inbounds.Get().(*inbound); in != nil {
+func (c *epoll) newReadState() *readState {
+	if in, _ := c.s.h.poller.reads.Get().(*readState); in != nil {
 		return in
 	}
-	return &inbound{buf: make([]byte, 0, bufferSize)}
+	return &readState{buf: make([]byte, 0, bufferSize)}
 }
 
 // recycle gives in back, unless it has grown.
-func (c *epoll) recycle(in *inbound) {
+func (c *epoll) recycle(in *readState) {
 	c.forget(in)
 	if cap(in.buf) == bufferSize && cap(in.parts) <= bufferSize {
-		*in = inbound{buf: in.buf[:0], parts: in.parts[:0]}
-		c.s.h.poller.inbounds.Put(in)
+		*in = readState{buf: in.buf[:0], parts: in.parts[:0]}
+		c.s.h.poller.reads.Put(in)
 	}
 }
 
@@ -71,14 +71,14 @@ func (c *epoll) note() {
 }
 
 // forget undoes note.
-func (c *epoll) forget(in *inbound) {
+func (c *epoll) forget(in *readState) {
 	if in != nil && in.share != nil {
 		c.s.h.incomplete.Drop(in.share)
 	}
 }
 
 // begun reports whether a message has begun to come.
-func (in *inbound) begun() bool { return in.at < len(in.buf) || in.check.open }
+func (in *readState) begun() bool { return in.at < len(in.buf) || in.check.open }
 
 // run goes on with a turn that the poller's goroutine, or begin, left to a worker.
 func (c *epoll) run() {
@@ -129,7 +129,7 @@ func (c *epoll) gone() {
 // fill reads what has come, into room bytes. At the end the error is [io.EOF].
 func (c *epoll) fill() (n, room int, err error) {
 	if c.in == nil {
-		c.in = c.newInbound()
+		c.in = c.newReadState()
 	}
 	in := c.in
 	in.grow()
@@ -153,7 +153,7 @@ func (c *epoll) fill() (n, room int, err error) {
 }
 
 // grow makes room behind what is there. Memory grows with what has come, to the size of the frame.
-func (in *inbound) grow() {
+func (in *readState) grow() {
 	if in.at == len(in.buf) {
 		in.buf, in.at = in.buf[:0], 0
 	}
@@ -197,7 +197,7 @@ func (c *epoll) handle(worker bool) bool {
 }
 
 // next deals with whole frames up to one that completes a message.
-func (c *epoll) next(in *inbound) error {
+func (c *epoll) next(in *readState) error {
 	for !in.whole {
 		b := in.buf[in.at:]
 		if !in.known {
@@ -226,7 +226,7 @@ func (c *epoll) next(in *inbound) error {
 }
 
 // frame deals with one frame.
-func (c *epoll) frame(in *inbound, f *frame, payload []byte) (err error) {
+func (c *epoll) frame(in *readState, f *frame, payload []byte) (err error) {
 	switch f.op {
 	case opPing:
 		c.s.pinged(payload)

@@ -7,7 +7,7 @@ import (
 	"tether/engine"
 )
 
-// twoClients are connected to a handler whose flushers do not come, in the middle of a run of Sends.
+// twoClients are connected to a handler whose flushers do not come, in the middle of a burst of Sends.
 func twoClients(t *testing.T) (h *Handler, a, b *echo, ca, cb *wsClient) {
 	if !canTry {
 		t.Skip("here every write waits")
@@ -45,11 +45,11 @@ func twoClients(t *testing.T) (h *Handler, a, b *echo, ca, cb *wsClient) {
 			}
 		}
 	}
-	h.run.now = func() int64 { return 0 } // there are no pauses any more
-	h.run.last.Store(0)
-	h.run.writes.Store(0)
-	h.run.burst.Store(false)
-	h.run.to.Store(nil)
+	h.burst.now = func() int64 { return 0 } // there are no pauses any more
+	h.burst.last.Store(0)
+	h.burst.writes.Store(0)
+	h.burst.queues.Store(false)
+	h.burst.to.Store(nil)
 	return h, a, b, ca, cb
 }
 
@@ -64,7 +64,7 @@ func say(t *testing.T, e *echo, texts ...string) {
 
 func TestABurstIsWrittenByTheSendThatTurnsToAnotherClient(t *testing.T) {
 	h, a, b, ca, cb := twoClients(t)
-	h.run.to.Store(a.c.(*session))
+	h.burst.to.Store(a.c.(*session))
 	say(t, a, "4a1", "4a2", "4a3")
 	say(t, b, "4b1")
 	for _, want := range []string{"4a1", "4a2", "4a3"} {
@@ -80,7 +80,7 @@ func TestABurstIsWrittenByTheSendThatTurnsToAnotherClient(t *testing.T) {
 
 func TestSendsThatAlternateWriteThemselves(t *testing.T) {
 	_, a, b, ca, cb := twoClients(t)
-	for range runWrites / 2 {
+	for range burstWrites / 2 {
 		say(t, a, "4a")
 		ca.wantText("4a")
 		say(t, b, "4b")
@@ -90,7 +90,7 @@ func TestSendsThatAlternateWriteThemselves(t *testing.T) {
 
 func TestALongRunIsLeftToTheFlushers(t *testing.T) {
 	h, a, b, _, _ := twoClients(t)
-	h.run.writes.Store(runWrites)
+	h.burst.writes.Store(burstWrites)
 	say(t, a, "4a")
 	say(t, b, "4b")
 	if h.flushers.alone.Load() != nil {

@@ -26,7 +26,7 @@ func (s *session) Close(reason engine.Reason) {
 		}
 	}
 	s.setDueLocked(s.h.now() + int64(wait))
-	s.kickLocked()
+	s.scheduleWriteLocked()
 	s.mu.Unlock()
 }
 
@@ -47,7 +47,7 @@ func (s *session) shut(reason engine.Reason, code uint16) {
 	s.state, s.code, s.extraLocked().reason = stateClosing, code, reason
 	s.roomLocked()
 	s.setDueLocked(s.h.now() + int64(s.h.o.WriteTimeout))
-	s.kickLocked()
+	s.scheduleWriteLocked()
 	s.mu.Unlock()
 }
 
@@ -78,7 +78,7 @@ func (s *session) dismissed(reason engine.Reason) {
 
 // dismissLocked ends a session on polling at once, and keeps what the next GET gets for a moment if none
 // waits: the client hears of the end, as from the reference server.
-func (s *session) dismissLocked(reason engine.Reason) ending {
+func (s *session) dismissLocked(reason engine.Reason) teardown {
 	end := s.endLocked(reason)
 	if !s.poll.waiting {
 		s.poll.bye, end.keep = byeLater, true
@@ -87,8 +87,8 @@ func (s *session) dismissLocked(reason engine.Reason) ending {
 	return end
 }
 
-// ending is what is left to do, without the lock, when a session has ended.
-type ending struct {
+// teardown is what is left to do, without the lock, when a session has ended.
+type teardown struct {
 	s       *session // nil: nothing
 	carrier carrier  // to be aborted, or nil
 	probe   *websocket
@@ -98,7 +98,7 @@ type ending struct {
 }
 
 // endLocked ends the session. The first reason counts.
-func (s *session) endLocked(reason engine.Reason) ending {
+func (s *session) endLocked(reason engine.Reason) teardown {
 	x := s.extraLocked()
 	if s.state == stateOpen {
 		x.reason = reason
@@ -106,14 +106,14 @@ func (s *session) endLocked(reason engine.Reason) ending {
 	s.state, s.due = stateEnded, never
 	s.rankLocked()
 	s.queue.clear(s.h)
-	s.landedLocked()
+	s.writtenLocked()
 	x.pongs = nil
 	s.h.wheel.remove(s)
 	if x.gone != nil {
 		close(x.gone)
 	}
 	s.roomLocked()
-	e := ending{s: s, carrier: s.carrier}
+	e := teardown{s: s, carrier: s.carrier}
 	if s.poll != nil {
 		e.probe, s.poll.probe = s.poll.probe, nil
 		e.post = s.poll.post
@@ -125,7 +125,7 @@ func (s *session) endLocked(reason engine.Reason) ending {
 	return e
 }
 
-func (e ending) do() {
+func (e teardown) do() {
 	if e.s == nil {
 		return
 	}

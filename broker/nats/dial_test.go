@@ -1,0 +1,130 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// network is what a dialer sees of servers: some answer at once, the others never.
+type network struct {
+	mu      sync.Mutex
+	answers map[string]bool
+	open    map[net.Conn]string // guarded by mu
+}
+
+type pipe struct {
+	net.Conn
+	n *network
+}
+
+func (p *pipe) Close() error {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	delete(p.n.open, p)
+	return p.Conn.Close()
+}
+
+func (n *network) connect(ctx context.Context, _, address string) (net.Conn, error) {
+	if !n.answers[address] {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	here, _ := net.Pipe()
+	p := &pipe{here, n}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.open[p] = address
+	return p, nil
+}
+
+// reconnect asks for servers as nats.go does, one after the other, and returns the one that was connected to.
+func reconnect(t *testing.T, d *dialer, addresses ...string) (string, time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	for range 2 {
+		for _, a := range addresses {
+			if c, err := d.dial("tcp", a); err == nil {
+				c.Close()
+				return a, time.Since(begin)
+			}
+		}
+	}
+	t.Fatal("no server could be connected to")
+	return "", 0
+}
+
+func TestServersThatDoNotAnswerArePassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{answers: map[string]bool{"good": true}, open: make(map[net.Conn]string)}
+		d := newDialer(t.Context(), []string{"good"})
+		d.connect = n.connect
+		d.connected()
+		for i, want := range []time.Duration{3 * headStart, 0} { // then it is known which do not answer
+			got, took := reconnect(t, d, "bad1", "bad2", "bad3", "good")
+			if got != "good" || took > want {
+				t.Errorf("time %d: %q after %v, want good after %v", i, got, took, want)
+			}
+		}
+		n.answers["bad2"] = true
+		if got, took := reconnect(t, d, "good", "bad2"); got != "good" || took != 0 {
+			t.Errorf("got %q after %v, want good at once", got, took)
+		}
+		n.answers["good"] = false
+		if got, took := reconnect(t, d, "good", "bad2"); got != "bad2" || took > dialTimeout {
+			t.Errorf("when it answers and the other does not: %q after %v", got, took)
+		}
+		time.Sleep(2 * spareLife)
+		if len(n.open) > 0 {
+			t.Errorf("connections are left to %v", n.open)
+		}
+	})
+}
+
+func TestTheOnlyServerHasAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{open: make(map[net.Conn]string)}
+		d := newDialer(t.Context(), []string{"only"})
+		d.connect = n.connect
+		d.connected()
+		begin := time.Now()
+		if _, err := d.dial("tcp", "only"); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != dialTimeout {
+			t.Errorf("got %v after %v, want %v", err, time.Since(begin), dialTimeout)
+		}
+	})
+}
+
+func TestWhatIsNoNATSServerIsCalledSo(t *testing.T) {
+	for _, c := range []struct{ says, want string }{
+		{"HTTP/1.1 400 Bad Request\r\n", "does not greet as a NATS server does"},
+		{"", "says nothing"},
+	} {
+		here, there := net.Pipe()
+		g := newDialer(t.Context(), nil).greeted(here, "host:1")
+		if c.says != "" {
+			go there.Write([]byte(c.says)) // ends with the pipe
+		}
+		g.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err := g.Read(make([]byte, 100))
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "host:1") {
+			t.Errorf("%q: got %v, want %q", c.says, err, c.want)
+		}
+		g.Close()
+		there.Close()
+	}
+	here, there := net.Pipe()
+	defer there.Close()
+	g := newDialer(t.Context(), nil).greeted(here, "host:1")
+	defer g.Close()
+	for _, part := range []string{"IN", "FO {}\r\n"} {
+		go there.Write([]byte(part)) // ends with the read
+		if n, err := g.Read(make([]byte, 100)); err != nil || n != len(part) {
+			t.Errorf("%q: got %d, %v", part, n, err)
+		}
+	}
+}
