@@ -3,6 +3,7 @@ package hubtest_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -115,8 +116,13 @@ func ExampleCluster() {
 	// Output: ok
 }
 
-// run runs a test within an example, so that the examples are tests of their own.
+// run runs a test within an example, so that the examples are tests of their own. With -v a test prints its name,
+// which is no output of the example.
 func run(test func(t *testing.T)) {
+	verbose := flag.Lookup("test.v").Value
+	was := verbose.String()
+	verbose.Set("false")
+	defer verbose.Set(was)
 	all := func(string, string) (bool, error) { return true, nil }
 	if testing.RunTests(all, []testing.InternalTest{{Name: "TestExample", F: test}}) {
 		fmt.Println("ok")
