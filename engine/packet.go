@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,7 @@ var ErrMalformed = errors.New("tether: malformed packet")
 // written as one unit: no other packet comes between them.
 //
 // One is made of each event, so what few have is apart. One that is written at once is not even made,
-// but lent: see Keep.
+// but lent: see Lend.
 type Packet struct {
 	frames   []byte // the WebSocket frames back to back: a text frame, then a binary frame each
 	text     span   // of the payload of the text frame in frames
@@ -35,8 +34,8 @@ const (
 	traitVolatile traits = 1 << iota
 	traitControl
 	traitMore
-	traitLent // see Keep
-	traitOwn  // see KeepIn
+	traitLent // see Lend
+	traitCopy // see Keep
 )
 
 // rare is what few packets have. All but compact is written before anybody else knows the packet.
@@ -199,48 +198,3 @@ func (p *Packet) Release(total *atomic.Int64) {
 		total.Add(-int64(len(p.frames)) - packetCost)
 	}
 }
-
-// lentPackets are those that nobody has.
-var lentPackets = sync.Pool{New: func() any { return &Packet{traits: traitLent} }}
-
-// Lend returns a packet that is lent until GiveBack: of frames as NewPacket makes them, which it
-// aliases. It returns nil if they are anything but one frame of text.
-func Lend(frames []byte, volatile bool) *Packet {
-	text, rest, ok := cutText(frames)
-	if !ok || rest < len(frames) {
-		return nil
-	}
-	p := lentPackets.Get().(*Packet)
-	p.frames, p.text = frames, text
-	if volatile {
-		p.traits |= traitVolatile
-	}
-	return p
-}
-
-// GiveBack takes back a packet that was lent. Its frames must not be needed any more.
-func (p *Packet) GiveBack() {
-	*p = Packet{traits: traitLent}
-	lentPackets.Put(p)
-}
-
-// Lent reports whether the packet, and its frames, are used again for something else once [Conn.Send] has
-// returned.
-func (p *Packet) Lent() bool { return p.traits&traitLent != 0 }
-
-// Keep is the packet for one who keeps it: itself, or a copy if it is lent.
-func (p *Packet) Keep() *Packet {
-	if !p.Lent() {
-		return p
-	}
-	return &Packet{frames: bytes.Clone(p.frames), text: p.text, traits: p.traits &^ traitLent}
-}
-
-// KeepIn is Keep for one who keeps a lent packet to itself: the copy is made in own, which nobody else has,
-// and whose memory is used again.
-func (p *Packet) KeepIn(own *Packet) {
-	*own = Packet{frames: append(own.frames[:0], p.frames...), text: p.text, traits: p.traits&^traitLent | traitOwn}
-}
-
-// Own reports whether the packet is of KeepIn.
-func (p *Packet) Own() bool { return p.traits&traitOwn != 0 }

@@ -79,8 +79,8 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 	} else {
 		for _, p := range w.packets {
 			w.buf = append(w.buf, frames(p, format)...)
+			p.GiveBack()
 		}
-		s.h.discard(w.packets)
 		if r.final {
 			w.buf = appendCloseFrame(w.buf, code)
 		}

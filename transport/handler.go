@@ -46,7 +46,6 @@ type Handler struct {
 	workers  workers
 	poller   poller
 	backlogs sync.Pool // of *backlog
-	packets  sync.Pool // of *engine.Packet, that were one session's own
 	buffers  buffers   // for reading
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
 	slow     slowConsumers

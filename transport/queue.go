@@ -146,31 +146,6 @@ func (q *queue) find(key string) *engine.Packet {
 	return nil
 }
 
-// maxPacketKept is the largest packet whose memory is used again.
-const maxPacketKept = 4 << 10
-
-// keep is p for a queue. One that is lent, and so for this queue alone, is copied into one that discard got.
-func (h *Handler) keep(p *engine.Packet) *engine.Packet {
-	if !p.Lent() {
-		return p
-	}
-	own, _ := h.packets.Get().(*engine.Packet)
-	if own == nil {
-		own = new(engine.Packet)
-	}
-	p.KeepIn(own)
-	return own
-}
-
-// discard is called with packets that have left a queue, and whose bytes have been copied.
-func (h *Handler) discard(packets []*engine.Packet) {
-	for _, p := range packets {
-		if p.Own() && p.Size() <= maxPacketKept {
-			h.packets.Put(p)
-		}
-	}
-}
-
 // cut takes out p, which find has found.
 func (q *queue) cut(p *engine.Packet, h *Handler) {
 	if p == q.first {
