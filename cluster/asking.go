@@ -24,7 +24,7 @@ type Question struct {
 	Others bool
 
 	// Once is for what must not be done twice: a node that has answered and is asked again, because its
-	// answer was lost, is missing then.
+	// answer was lost, gives the same answer if it was a short one, and else is missing.
 	Once bool
 }
 
@@ -156,18 +156,18 @@ func (a *Asking) Err() error { return a.err }
 // Missing are the nodes that have not answered, or not to the end, once Pages has ended.
 func (a *Asking) Missing() []Missing { return a.missing }
 
-// Answered are the tags of the nodes that have answered to the end.
-func (a *Asking) Answered() []string {
+// Answered are the nodes that have answered to the end, sorted by name.
+func (a *Asking) Answered() []Member {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var tags []string
+	var nodes []Member
 	for tag, p := range a.parts {
 		if p.done && p.why == nil {
-			tags = append(tags, tag)
+			nodes = append(nodes, a.Member(tag))
 		}
 	}
-	slices.Sort(tags)
-	return tags
+	slices.SortFunc(nodes, compareMembers)
+	return nodes
 }
 
 // put publishes the question.
@@ -341,13 +341,14 @@ func (a *Asking) partLocked(tag string) *part {
 func (a *Asking) missingLocked() {
 	for tag, p := range a.parts {
 		if p.why != nil {
-			a.missing = append(a.missing, Missing{a.member(tag), p.why})
+			a.missing = append(a.missing, Missing{a.Member(tag), p.why})
 		}
 	}
 	slices.SortFunc(a.missing, func(x, y Missing) int { return compareMembers(x.Node, y.Node) })
 }
 
-func (a *Asking) member(tag string) Member {
+// Member is the node with the given tag, as far as it is known.
+func (a *Asking) Member(tag string) Member {
 	if m, ok := a.asked[tag]; ok {
 		return m
 	}

@@ -59,14 +59,14 @@ type Node struct {
 	work         group.Group // answers
 
 	mu       sync.Mutex
-	roll     roll                     // guarded by mu
-	beats    uint64                   // guarded by mu; said so far
-	changed  chan struct{}            // guarded by mu; closed and replaced when the list changes
-	asked    uint64                   // guarded by mu; questions so far
-	asking   map[uint64]*Asking       // guarded by mu; by number
-	requests map[requestKey]*Request  // guarded by mu; that are being answered
-	runs     uint64                   // guarded by mu; answers so far
-	answered map[requestKey]time.Time // guarded by mu; when; of those that must not be answered twice
+	roll     roll                    // guarded by mu
+	beats    uint64                  // guarded by mu; said so far
+	changed  chan struct{}           // guarded by mu; closed and replaced when the list changes
+	asked    uint64                  // guarded by mu; questions so far
+	asking   map[uint64]*Asking      // guarded by mu; by number
+	requests map[requestKey]*Request // guarded by mu; that are being answered
+	runs     uint64                  // guarded by mu; answers so far
+	answered map[requestKey]answered // guarded by mu; that must not be answered twice
 }
 
 // ErrNotRunning says that answers cannot come, because Run is not running.
@@ -95,7 +95,7 @@ func New(b broker.Broker, o Options) *Node {
 		changed:  make(chan struct{}),
 		asking:   make(map[uint64]*Asking),
 		requests: make(map[requestKey]*Request),
-		answered: make(map[requestKey]time.Time),
+		answered: make(map[requestKey]answered),
 	}
 	n.answering, n.endAnswering = context.WithCancel(context.Background())
 	return n
@@ -148,8 +148,10 @@ func give(c chan struct{}) {
 	}
 }
 
-// Run has this node be a member until ctx is done, and says so then. The broker is running, and the
-// subjects are subscribed. It may be called once.
+// Subscribed says that the broker is running and the subjects are subscribed: from now on this node can ask.
+func (n *Node) Subscribed() { n.running.Store(true) }
+
+// Run has this node be a member until ctx is done, and says so then. It is called after Subscribed, once.
 func (n *Node) Run(ctx context.Context) {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -157,7 +159,6 @@ func (n *Node) Run(ctx context.Context) {
 	wg.Go(func() { n.beat(inner) })
 	wg.Go(func() { n.watch(inner) })
 	wg.Go(func() { n.send(inner) })
-	n.running.Store(true)
 	<-ctx.Done()
 	n.running.Store(false)
 	n.work.Close()
@@ -281,8 +282,8 @@ func (n *Node) look(now time.Time) {
 		n.changeLocked()
 		give(n.news)
 	}
-	for key, at := range n.answered {
-		if now.Sub(at) > doubtTime {
+	for key, a := range n.answered {
+		if now.Sub(a.at) > doubtTime {
 			delete(n.answered, key)
 		}
 	}

@@ -280,7 +280,8 @@ func TestMessagesThatAreLost(t *testing.T) {
 	}{
 		{"the question", 1, dropOne(typeAsk, 1), Question{}, []string{"1"}, "n001:1"},
 		{"the only answer", 0, dropOne(typePage, 1), Question{}, []string{"1"}, "n001:1"},
-		{"the only answer to what must not be done twice", 0, dropOne(typePage, 1), Question{Once: true}, []string{"1"},
+		{"the only answer to what must not be done twice", 0, dropOne(typePage, 1), Question{Once: true}, []string{"1"}, "n001:1"},
+		{"a long answer to what must not be done twice", 0, dropOne(typePage, 1), Question{Once: true}, []string{strings.Repeat("1", 1000)},
 			"n001 is missing: a part of the node's answer is lost"},
 		{"a page", 0, dropOne(typePage, 5), Question{}, pages, strings.Join(some, ", ") + ", n001 is missing: a part of the node's answer is lost"},
 		{"the last page", 0, dropOne(typePage, 40), Question{}, pages, strings.Join(all[:39], ", ") + ", n001 is missing: a part of the node's answer is lost"},

@@ -15,11 +15,12 @@ const (
 	// window is how many messages of an answer may be on their way to an asker that has not taken them.
 	window = 8
 
-	maxRequests = 4096             // that are answered at a time; the asker of one too many asks again
-	maxAnswered = 1 << 16          // that are remembered
-	doubtTime   = 10 * time.Second // for which they are
-	maxPatience = time.Hour        // of an asker
-	maxFailure  = 256              // bytes of an error that an asker is told
+	maxRequests   = 4096             // that are answered at a time; the asker of one too many asks again
+	maxAnswered   = 1 << 16          // that are remembered
+	maxRemembered = 512              // bytes of an answer that is sent again
+	doubtTime     = 10 * time.Second // for which they are
+	maxPatience   = time.Hour        // of an asker
+	maxFailure    = 256              // bytes of an error that an asker is told
 )
 
 // Request is a question of another node's, or of this one.
@@ -40,6 +41,13 @@ type Request struct {
 	// Owned by the goroutine that answers.
 	held    []byte // the last page, which is sent once it is known whether there is another one
 	holding bool
+	first   []byte // the first message, if it is small
+}
+
+// answered is an answer that has been given.
+type answered struct {
+	at   time.Time
+	only []byte // the only message of it, to be sent again; nil if it was large, or there were more
 }
 
 // requestKey is a question, for whom it is put to.
@@ -86,7 +94,11 @@ func (r *Request) post(ctx context.Context, flags pageFlags, body []byte) error 
 		}
 	}
 	p := page{number: r.number, tag: r.node.o.Tag, run: r.run, index: r.sent.Load(), flags: flags, body: body}
-	if err := r.node.post(ctx, r.asker, p.append(slices.Clone(r.node.o.Head))); err != nil {
+	m := p.append(slices.Clone(r.node.o.Head))
+	if p.index == 0 && len(m) <= maxRemembered {
+		r.first = m
+	}
+	if err := r.node.post(ctx, r.asker, m); err != nil {
 		return err
 	}
 	r.sent.Add(1)
@@ -151,8 +163,8 @@ func (a *ask) append(dst []byte) []byte {
 	return append(dst, a.body...)
 }
 
-// takeAsk begins to answer. A question that is being answered, or was, is not answered again: the asker
-// is told how far it has come, or that it has missed something.
+// takeAsk begins to answer. A question that is being answered is not answered again, nor is one that must not
+// be and was: the asker is told how far it has come, what the answer was, or that it has missed something.
 func (n *Node) takeAsk(r *reader) bool {
 	a := ask{number: r.uvarint(), asker: r.tag(), topic: r.byte(), flags: askFlags(r.byte())}
 	a.patience = time.Duration(min(r.uvarint(), uint64(maxPatience/time.Millisecond))) * time.Millisecond
@@ -173,11 +185,13 @@ func (n *Node) takeAsk(r *reader) bool {
 	key := requestKey{a.asker, a.number}
 	n.mu.Lock()
 	known := n.requests[key]
-	_, was := n.answered[key]
+	past, was := n.answered[key]
 	n.mu.Unlock()
 	switch {
 	case known != nil:
 		n.tryPost(a.asker, known.working())
+	case was && a.have == 0 && past.only != nil:
+		n.tryPost(a.asker, past.only)
 	case was || a.have > 0: // what is missing was sent
 		p := page{number: a.number, tag: n.o.Tag, index: lostIndex, flags: pageLast}
 		n.tryPost(a.asker, p.append(slices.Clone(n.o.Head)))
@@ -211,7 +225,10 @@ func (n *Node) begin(key requestKey, a *ask) {
 		defer n.mu.Unlock()
 		delete(n.requests, key)
 		if a.flags&askOnce != 0 {
-			n.answered[key] = time.Now()
+			n.answered[key] = answered{at: time.Now()}
+			if r.sent.Load() == 1 {
+				n.answered[key] = answered{time.Now(), r.first}
+			}
 		}
 	}) {
 		cancel()

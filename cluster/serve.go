@@ -29,6 +29,7 @@ func (n *Node) Serve(ctx context.Context, up func()) error {
 		})
 	})
 	if n.subscribe(inner) {
+		n.Subscribed()
 		wg.Go(func() {
 			for {
 				select {

@@ -10,7 +10,13 @@ import (
 // acks are the answers that are awaited from one socket. The fields are guarded by the socket's mu.
 type acks struct {
 	next    uint64
-	waiting map[uint64]chan *Message // each has room for its answer
+	waiting map[uint64]awaited // nil while there are none
+}
+
+// awaited is who waits for an answer: one of the two.
+type awaited struct {
+	answer chan *Message // has room for it; closed when there will be none
+	poll   *poll
 }
 
 // EmitAck sends an event and waits for the client's answer. The error is the context's,
@@ -47,54 +53,88 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 func (s *Socket) await() (id uint64, answer chan *Message, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	answer = make(chan *Message, 1)
+	if s.extra != nil && s.extra.acks != nil {
+		id = s.extra.acks.next
+	}
+	if err := s.awaitLocked(id, awaited{answer: answer}); err != nil {
+		return 0, nil, err
+	}
+	s.extra.acks.next++
+	return id, answer, nil
+}
+
+// awaitAs is await with an ID that the caller has chosen.
+func (s *Socket) awaitAs(id uint64, by awaited) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.awaitLocked(id, by)
+}
+
+func (s *Socket) awaitLocked(id uint64, by awaited) error {
 	if s.gate.State() == stateGone {
-		return 0, nil, ErrDisconnected
+		return ErrDisconnected
 	}
 	x := s.extraLocked()
 	if x.acks == nil {
-		x.acks = &acks{waiting: make(map[uint64]chan *Message)}
+		x.acks = new(acks)
 	}
 	if len(x.acks.waiting) >= s.client.hub.options.Limits.Acks {
-		return 0, nil, ErrTooManyAcks
+		return ErrTooManyAcks
 	}
-	id = x.acks.next
-	x.acks.next++
-	answer = make(chan *Message, 1)
-	x.acks.waiting[id] = answer
-	return id, answer, nil
+	if x.acks.waiting == nil {
+		x.acks.waiting = make(map[uint64]awaited)
+	}
+	x.acks.waiting[id] = by
+	return nil
 }
 
 func (s *Socket) unawait(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.extra != nil && s.extra.acks != nil {
-		delete(s.extra.acks.waiting, id)
+	s.takeAwaitedLocked(id)
+}
+
+// takeAwaitedLocked returns who waits, and forgets it. A map does not shrink.
+func (s *Socket) takeAwaitedLocked(id uint64) (by awaited) {
+	if s.extra == nil || s.extra.acks == nil {
+		return by
 	}
+	a := s.extra.acks
+	by = a.waiting[id]
+	if delete(a.waiting, id); len(a.waiting) == 0 {
+		a.waiting = nil
+	}
+	return by
 }
 
 // acknowledged hands an answer to the one that waits for it. An answer that nobody waits for, or no
 // longer, is ignored.
 func (s *Socket) acknowledged(m *Message) {
 	s.mu.Lock()
-	var answer chan *Message
-	if s.extra != nil && s.extra.acks != nil {
-		answer = s.extra.acks.waiting[m.ackID]
-		delete(s.extra.acks.waiting, m.ackID)
-	}
+	by := s.takeAwaitedLocked(m.ackID)
 	s.mu.Unlock()
-	if answer != nil {
+	switch {
+	case by.answer != nil:
 		s.client.hub.counters.acks.Add(1)
-		answer <- m // it has room
+		by.answer <- m // it has room
+	case by.poll != nil:
+		s.client.hub.counters.acks.Add(1)
+		by.poll.settle(s, ackValue, m)
 	}
 }
 
-// end tells everybody who waits that there will be no answer. It is called once the socket does not
+// end tells everybody who waits that there will be no answer of s. It is called once the socket does not
 // have a any more; a may be nil.
-func (a *acks) end() {
+func (a *acks) end(s *Socket) {
 	if a == nil {
 		return
 	}
-	for _, answer := range a.waiting {
-		close(answer)
+	for _, by := range a.waiting {
+		if by.poll != nil {
+			by.poll.settle(s, ackGone, nil)
+		} else {
+			close(by.answer)
+		}
 	}
 }

@@ -76,7 +76,7 @@ func eventFor(b *testing.B, h *Hub, to Target) broker.Message {
 	if err := enc.event("/users/ping", []any{payload}); err != nil {
 		b.Fatal(err)
 	}
-	m := batch{emitter: e, kind: kindEvent, encoder: enc}
+	m := batch{emitter: e, encoder: enc}
 	return m.messages([]Target{to})[0]
 }
 
@@ -135,7 +135,7 @@ func BenchmarkEncode(b *testing.B) {
 				if err := enc.event("/users/ping", []any{arg}); err != nil {
 					b.Fatal(err)
 				}
-				m := batch{emitter: e, kind: kindEvent, encoder: enc}
+				m := batch{emitter: e, encoder: enc}
 				m.messages([]Target{Room("user:1")})
 				enc.free()
 			}

@@ -1,24 +1,22 @@
 package hub
 
 import (
+	"context"
 	"encoding/binary"
 
 	"tether/broker"
 	"tether/cluster"
 )
 
-// census is one registration that asks who else is there. The fields below number are guarded by the
+// census is one registration that asks who else is there. The fields below room are guarded by the
 // devices' mu.
 type census struct {
 	socket *Socket
 	id     string // the socket's
 	room   string // subject
-	number uint64
 
 	stamp   int64
 	others  map[string]claim // by ID
-	nodes   int              // that have answered
-	news    chan struct{}    // one token: nodes has grown
 	evicted bool             // by a newer one
 }
 
@@ -42,19 +40,20 @@ func (c *census) evictions(prefix string, ids []string) []broker.Message {
 	return msgs
 }
 
-// answerCensus tells another node, or this one, who is registered in r here, and notes down who asks.
-// r is nil if there is nobody.
-func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
-	number, asker, id, stamp, ok := parseCensus(body)
+// answerDevices tells another node, or this one, who is registered in a room here, and notes down who asks.
+func (h *Hub) answerDevices(ctx context.Context, q *cluster.Request) error {
+	subject, id, stamp, ok := parseCensus(q.Body)
 	if !ok {
 		h.count(errEnvelopeMalformed)
-		return 1
+		return errEnvelopeMalformed
 	}
-	d := &h.devices
-	answer := appendEnvelope(nil, kindAnswer, 0, "", nil)
-	answer = binary.AppendUvarint(answer, number)
+	return q.Send(ctx, h.devices.claims(subject, h.index.lookup(subject), id, stamp))
+}
 
+// claims are the registrations in r, which is nil if there are none, without that of the socket that asks.
+func (d *devices) claims(subject string, r *room, id string, stamp int64) []byte {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	pending := make(map[string]*census)
 	for _, c := range d.rooms[subject] {
 		pending[c.id] = c
@@ -77,15 +76,7 @@ func (h *Hub) answerCensus(subject string, r *room, body []byte) int {
 		claims = append(binary.AppendVarint(claims, since), through)
 		n++
 	}
-	d.mu.Unlock()
-
-	answer = append(binary.AppendUvarint(answer, uint64(n)), claims...)
-	select {
-	case d.answers <- broker.Message{Subject: cluster.NodeSubject(h.options.Prefix, asker), Data: answer}:
-	default:
-		h.log.Error("too many questions about registrations; one is not answered")
-	}
-	return 1
+	return append(binary.AppendUvarint(nil, uint64(n)), claims...)
 }
 
 // learn notes a claim down. That one is through is not forgotten again.
@@ -96,52 +87,17 @@ func (c *census) learn(id string, o claim) {
 	c.others[id] = o
 }
 
-// takeAnswer notes down what a node has answered.
-func (h *Hub) takeAnswer(body []byte) int {
-	d := &h.devices
-	n, body, ok := cutUint64(body)
+func parseCensus(body []byte) (subject, id string, stamp int64, ok bool) {
+	room, body, ok := cutText(body)
 	if !ok {
-		h.count(errEnvelopeMalformed)
-		return 1
-	}
-	claims, ok := parseClaims(body)
-	if !ok {
-		h.count(errEnvelopeMalformed)
-		return 1
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	c := d.mine[n]
-	if c == nil {
-		return 1 // too late
-	}
-	for id, o := range claims {
-		if id != c.id {
-			c.learn(id, o)
-		}
-	}
-	c.nodes++
-	select {
-	case c.news <- struct{}{}:
-	default:
-	}
-	return 1
-}
-
-func parseCensus(body []byte) (number uint64, asker, id string, stamp int64, ok bool) {
-	if number, body, ok = cutUint64(body); !ok {
-		return
-	}
-	tag, body, ok := cutText(body)
-	if !ok || len(tag) != tagLength {
-		return 0, "", "", 0, false
+		return "", "", 0, false
 	}
 	socket, body, ok := cutText(body)
 	if !ok || !isID(string(socket)) {
-		return 0, "", "", 0, false
+		return "", "", 0, false
 	}
 	stamp, n := binary.Varint(body)
-	return number, string(tag), string(socket), stamp, n > 0 && n == len(body)
+	return string(room), string(socket), stamp, n > 0 && n == len(body)
 }
 
 func parseClaims(body []byte) (map[string]claim, bool) {
@@ -163,12 +119,4 @@ func parseClaims(body []byte) (map[string]claim, bool) {
 		body = body[width+1:]
 	}
 	return claims, len(body) == 0
-}
-
-func cutUint64(data []byte) (uint64, []byte, bool) {
-	v, width := binary.Uvarint(data)
-	if width <= 0 {
-		return 0, nil, false
-	}
-	return v, data[width:], true
 }

@@ -48,27 +48,21 @@ func (h *Hub) route(m broker.Message) int {
 		return h.routeNode(&e)
 	}
 	room := h.index.lookup(m.Subject)
-	if e.kind == kindCensus { // answered even when the last member has just left: the asker counts
-		return h.answerCensus(m.Subject, room, e.body)
-	}
 	if room == nil {
 		return 0
 	}
-	switch e.kind {
-	case kindEvent:
-		p := h.packet(m.Subject, &e)
-		if p == nil {
-			return 1
-		}
-		if e.excepts > 0 {
-			return h.fanOutExcept(room, p, h.exceptions(m.Subject, &e))
-		}
-		return h.fanOut(room, p)
-	case kindDisconnect:
-		return h.disconnectRoom(room, h.exceptions(m.Subject, &e), e.flags&flagClose != 0)
+	if e.kind != kindEvent {
+		h.count(errEnvelopeMalformed)
+		return 1
 	}
-	h.count(errEnvelopeMalformed)
-	return 1
+	p := h.packet(m.Subject, &e)
+	if p == nil {
+		return 1
+	}
+	if e.excepts > 0 {
+		return h.fanOutExcept(room, p, h.exceptions(m.Subject, &e))
+	}
+	return h.fanOut(room, p)
 }
 
 // lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.
@@ -179,15 +173,19 @@ func (h *Hub) exceptions(subject string, e *envelope) (x exceptions) {
 	comma := strings.IndexByte(subject[start:], ',')
 	namespace := subject[:start+comma+1]
 	for text := range e.exceptions() {
-		name := string(text)
-		if s := h.socket(name); s != nil {
-			x.sockets = append(x.sockets, s)
-		}
-		if r := h.index.lookup(namespace + name); r != nil {
-			x.rooms = append(x.rooms, r)
-		}
+		x.add(h, namespace, string(text))
 	}
 	return x
+}
+
+// add adds a target by its name. The namespace is the subject of everyone in it.
+func (x *exceptions) add(h *Hub, namespace, name string) {
+	if s := h.socket(name); s != nil {
+		x.sockets = append(x.sockets, s)
+	}
+	if r := h.index.lookup(namespace + name); r != nil {
+		x.rooms = append(x.rooms, r)
+	}
 }
 
 func (x *exceptions) has(s *Socket) bool {
@@ -204,9 +202,6 @@ func (x *exceptions) has(s *Socket) bool {
 
 // routeNode handles what came on this node's own subject.
 func (h *Hub) routeNode(e *envelope) int {
-	if e.kind == kindAnswer {
-		return h.takeAnswer(e.body)
-	}
 	s := h.target(e.target)
 	if s == nil {
 		return 0
@@ -233,8 +228,6 @@ func (h *Hub) routeNode(e *envelope) int {
 		if h.watched.Load() {
 			h.watchOne(s, p)
 		}
-	case kindDisconnect:
-		s.Disconnect(e.flags&flagClose != 0)
 	case kindEvict:
 		h.evictIfOlder(s, e.body)
 	default:
@@ -265,16 +258,6 @@ func (h *Hub) socket(id string) *Socket {
 		return nil
 	}
 	return s
-}
-
-func (h *Hub) disconnectRoom(r *room, x exceptions, closeConnections bool) (n int) {
-	for s := range r.each {
-		n++
-		if !x.has(s) {
-			s.Disconnect(closeConnections)
-		}
-	}
-	return n
 }
 
 // watch tells the functions of OnAnyOutgoing about a packet of fan-out. Only now is it taken apart.

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"tether/broker"
+	"tether/cluster"
 )
 
 // The device limit. A socket that registers joins the user's room first and then asks that room, on
@@ -32,46 +32,22 @@ import (
 
 const (
 	censusTimeout = 2 * time.Second
-	censusQuiet   = 150 * time.Millisecond // without an answer, where the broker cannot count
-	maxAnswers    = 16384                  // that wait to be sent; more are dropped, and the asker waits in vain
-	answerBatch   = 256                    // answers in one broker call
-	maxClaims     = 1 << 16                // in one answer
+	maxClaims     = 1 << 16 // in one answer
 )
 
-// devices is a hub's part in all censuses.
+// devices is a hub's part in all censuses: the registrations of this node that are not through yet.
 type devices struct {
-	answers chan broker.Message // to be sent; deliver must not do it
-
-	// The registrations of this node that are not through yet, by number and by room.
 	mu    sync.Mutex
-	next  uint64               // guarded by mu
-	mine  map[uint64]*census   // guarded by mu
-	rooms map[string][]*census // guarded by mu
+	rooms map[string][]*census // guarded by mu; by the room's subject
 }
 
-func newDevices() devices {
-	return devices{
-		answers: make(chan broker.Message, maxAnswers),
-		mine:    make(map[uint64]*census),
-		rooms:   make(map[string][]*census),
-	}
-}
+func newDevices() devices { return devices{rooms: make(map[string][]*census)} }
 
 // open must be called before the socket joins the room: until close, its registration is not through.
 func (d *devices) open(s *Socket, room string, stamp int64) *census {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next++
-	c := &census{
-		socket: s,
-		id:     s.ID(),
-		room:   room,
-		number: d.next,
-		stamp:  stamp,
-		others: make(map[string]claim),
-		news:   make(chan struct{}, 1),
-	}
-	d.mine[c.number] = c
+	c := &census{socket: s, id: s.ID(), room: room, stamp: stamp, others: make(map[string]claim)}
 	d.rooms[room] = append(d.rooms[room], c)
 	return c
 }
@@ -83,10 +59,6 @@ func (d *devices) close(c *census) {
 }
 
 func (d *devices) closeLocked(c *census) {
-	if d.mine[c.number] == nil {
-		return
-	}
-	delete(d.mine, c.number)
 	rest := slices.DeleteFunc(d.rooms[c.room], func(o *census) bool { return o == c })
 	if len(rest) > 0 {
 		d.rooms[c.room] = rest
@@ -141,42 +113,32 @@ func (d *devices) evict(s *Socket, room string, stamp int64, id string) bool {
 	return true
 }
 
-// ask asks and waits for the answers, as long as it makes sense.
+// ask asks who else is registered. What nodes that are missing would have said is not known.
 func (d *devices) ask(ctx context.Context, h *Hub, c *census) error {
 	asking, cancel := context.WithTimeout(ctx, censusTimeout)
 	defer cancel()
-	data := appendEnvelope(nil, kindCensus, 0, "", nil)
-	data = binary.AppendUvarint(data, c.number)
-	data = appendText(data, h.tag)
-	data = appendText(data, c.id)
-	data = binary.AppendVarint(data, c.stamp)
-	reach, err := h.broker.Publish(asking, broker.Message{Subject: c.room, Data: data})
-	if err != nil {
+	body := appendText(appendText(nil, c.room), c.id)
+	body = binary.AppendVarint(body, c.stamp)
+	answers := h.cluster.Ask(asking, cluster.Question{Topic: topicDevices, Body: body, Subject: c.room})
+	for _, page := range answers.Pages {
+		if claims, ok := parseClaims(page); ok {
+			d.learn(c, claims)
+		} else {
+			h.count(errEnvelopeMalformed)
+		}
+	}
+	if err := answers.Err(); err != nil {
 		return err
 	}
-	d.collect(asking, c, reach[0])
 	return ctx.Err()
 }
 
-// collect waits for the answers.
-func (d *devices) collect(ctx context.Context, c *census, reach broker.Receipt) {
-	for {
-		d.mu.Lock()
-		complete := reach.Bound == broker.Exact && c.nodes >= reach.Nodes
-		d.mu.Unlock()
-		if complete {
-			return
-		}
-		var quiet <-chan time.Time
-		if reach.Bound != broker.Exact {
-			quiet = time.After(censusQuiet)
-		}
-		select {
-		case <-c.news:
-		case <-quiet:
-			return
-		case <-ctx.Done():
-			return // with what is known
+func (d *devices) learn(c *census, claims map[string]claim) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, o := range claims {
+		if id != c.id {
+			c.learn(id, o)
 		}
 	}
 }
@@ -248,25 +210,4 @@ func (s *Socket) stamp(room string) int64 {
 		return s.rooms[i].since
 	}
 	return 0
-}
-
-// run sends answers until ctx is done, those that have gathered in one call.
-func (d *devices) run(ctx context.Context, h *Hub) {
-	batch := make([]broker.Message, 0, answerBatch)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case m := <-d.answers:
-			batch = append(batch[:0], m)
-		}
-		for len(batch) < answerBatch && len(d.answers) > 0 {
-			batch = append(batch, <-d.answers) // nobody else receives
-		}
-		attempt, cancel := context.WithTimeout(ctx, censusTimeout)
-		if _, err := h.broker.Publish(attempt, batch...); err != nil {
-			h.log.Warn("questions about registrations are not answered", "error", err)
-		}
-		cancel()
-	}
 }

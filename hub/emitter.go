@@ -39,6 +39,8 @@ type publisher struct {
 	prefix string
 	events map[string]struct{} // allowed; nil: any
 	hub    *Hub                // nil if there is none
+
+	cluster *cluster.Node // the hub's, or a guest that Emitter.Run runs
 }
 
 // NewEmitter returns an emitter that needs no hub: for a worker, which serves no clients. The broker
@@ -50,7 +52,9 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
-	return &Emitter{publisher: newPublisher(b, o.Prefix, o.Events, nil), namespace: withSlash(o.Namespace)}
+	p := newPublisher(b, o.Prefix, o.Events, nil)
+	p.cluster = cluster.New(b, cluster.Options{Prefix: o.Prefix, Tag: newTag(), Head: clusterHead})
+	return &Emitter{publisher: p, namespace: withSlash(o.Namespace)}
 }
 
 func newPublisher(b broker.Broker, prefix string, events []string, h *Hub) *publisher {
@@ -160,19 +164,6 @@ func (e *Emitter) EmitMany(ctx context.Context, to []Target, event string, args 
 	return receipts, err
 }
 
-// Disconnect disconnects sockets on all nodes, as [Socket.Disconnect] does. It returns when the broker has
-// taken it.
-func (e *Emitter) Disconnect(ctx context.Context, to Target, closeConnections bool) (Receipt, error) {
-	var f flags
-	if closeConnections {
-		f = flagClose
-	}
-	targets, receipts := [1]Target{to}, [1]Receipt{{Bound: broker.Unknown}}
-	m := batch{emitter: e, kind: kindDisconnect, flags: f}
-	err := m.send(ctx, targets[:], receipts[:])
-	return receipts[0], err
-}
-
 // emit emits one event to each target and writes a receipt for each.
 func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, union bool, event string, args []any) error {
 	for i := range receipts {
@@ -189,7 +180,7 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 	if err := enc.event(event, args); err != nil {
 		return err
 	}
-	m := batch{emitter: e, kind: kindEvent, union: union, encoder: enc, scratch: enc.messages}
+	m := batch{emitter: e, union: union, encoder: enc, scratch: enc.messages}
 	if e.terms.Volatile {
 		m.flags = flagVolatile
 	}
@@ -204,10 +195,9 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 // batch is the messages of one call.
 type batch struct {
 	emitter *Emitter
-	kind    kind
 	flags   flags
 	union   bool
-	encoder *encoder // has the payload of an event; else nil
+	encoder *encoder // has the payload of the event
 	lent    bool     // the memory of the messages is the encoder's: one event for one room, the common case
 
 	scratch []broker.Message // what messages returned; its memory is used again
@@ -259,7 +249,7 @@ func (m *batch) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 func (m *batch) messages(to []Target) []broker.Message {
 	e := m.emitter
 	msgs := slices.Grow(m.scratch[:0], len(to))
-	m.lent = m.encoder != nil && len(to) == 1
+	m.lent = len(to) == 1
 	var shared []byte // the envelope of rooms with the same exceptions
 	for i, t := range to {
 		subject := roomSubject(e.publisher.prefix, e.namespace, t)
@@ -287,10 +277,7 @@ func (m *batch) messages(to []Target) []broker.Message {
 
 func (m *batch) envelope(target string, except []Target) []byte {
 	head := socketio.Packet{Type: socketio.Event, Namespace: m.emitter.namespace}
-	size := envelopeSize(target, except)
-	if m.encoder != nil {
-		size += m.encoder.size(head)
-	}
+	size := envelopeSize(target, except) + m.encoder.size(head)
 	if m.flags&flagTerms != 0 {
 		size += termsSize(m.emitter.terms.Key)
 	}
@@ -300,14 +287,11 @@ func (m *batch) envelope(target string, except []Target) []byte {
 	} else {
 		data = make([]byte, 0, size)
 	}
-	data = appendEnvelope(data, m.kind, m.flags, target, except)
+	data = appendEnvelope(data, kindEvent, m.flags, target, except)
 	if m.flags&flagTerms != 0 {
 		data = appendTerms(data, m.emitter.terms.Overflow, m.emitter.terms.Key)
 	}
-	if m.encoder != nil {
-		data = m.encoder.frames(data, head)
-	}
-	return data
+	return m.encoder.frames(data, head)
 }
 
 func distinct(targets []Target) []Target {

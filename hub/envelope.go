@@ -36,12 +36,9 @@ type envelope struct {
 type kind byte
 
 const (
-	kindEvent      kind = 1 + iota // to sockets: body is the packet
-	kindDisconnect                 // disconnect sockets; no body
-	kindCensus                     // who is registered in this room? See devices.go
-	kindAnswer                     // to a census
-	kindEvict                      // disconnect the target if its registration is older; see devices.go
-	kindCluster                    // body is a message of package cluster
+	kindEvent   kind = 1 + iota // to sockets: body is the packet
+	kindEvict                   // disconnect the target if its registration is older; see devices.go
+	kindCluster                 // body is a message of package cluster
 	kindEnd
 )
 
@@ -49,7 +46,6 @@ type flags byte
 
 const (
 	flagVolatile flags = 1 << iota // of kindEvent
-	flagClose                      // of kindDisconnect: the connection too
 	flagTerms                      // of kindEvent: terms follow the exceptions
 	flagsEnd
 )

@@ -69,6 +69,7 @@ type Hub struct {
 	live      chan struct{}         // closed when the node's own subject is subscribed
 	state     atomic.Pointer[error] // what the broker said of itself last
 	devices   devices
+	polls     atomic.Uint64 // so far; see poll
 	counters  counters
 }
 
@@ -111,6 +112,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 	h.publisher = newPublisher(b, o.Prefix, o.Events, h)
 	h.interest = newInterest(b, h.index, h.log, h.gap)
 	h.cluster = h.newCluster()
+	h.publisher.cluster = h.cluster
 	for _, subject := range h.cluster.Subjects() { // subject is one of them
 		h.own = append(h.own, h.interest.join(subject, nil))
 	}

@@ -41,6 +41,7 @@ func (h *Hub) newCluster() *cluster.Node {
 		Tag:      h.tag,
 		Head:     clusterHead,
 		Self:     h.member,
+		Answer:   h.answer,
 		OnChange: h.options.OnMembers,
 		Logger:   h.log,
 	})

@@ -37,6 +37,7 @@ type handlers struct {
 	on         map[string][]Handler
 	onAny      []Handler
 	outgoing   []func(s *Socket, event string, args []any)
+	serverSide map[string]ServerHandler
 }
 
 // hook decides about a socket that wants to connect.

@@ -102,7 +102,7 @@ func TestAnEventWithoutTermsIsTheSameBytesAsEver(t *testing.T) {
 		if err := enc.event("e", nil); err != nil {
 			t.Fatal(err)
 		}
-		m := batch{emitter: e, kind: kindEvent, encoder: enc}
+		m := batch{emitter: e, encoder: enc}
 		if got, want := m.envelope("", nil), []byte("\x01\x01\x00\x00\x00\x81\x0742[\"e\"]"); !bytes.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}

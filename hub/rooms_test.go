@@ -154,6 +154,9 @@ func TestATargetThatNamesNobodyIsAnError(t *testing.T) {
 			"except":       second(e.Except(to).Emit(ctx, Everyone, "x")),
 			"local":        second(e.Local().Emit(ctx, to, "x")),
 			"disconnect":   second(e.Disconnect(ctx, to, true)),
+			"join by all":  second(e.Join(ctx, to, Room("x"))),
+			"fetch":        e.FetchSockets(ctx, to, FetchOptions{}).Err(),
+			"ask":          e.EmitAck(ctx, to, "x").Err(),
 			"join":         s.Join(ctx, to),
 			"register":     s.RegisterAs(ctx, to),
 		} {
@@ -297,8 +300,8 @@ func TestAKickReachesEveryNode(t *testing.T) {
 		}
 	}
 	r, err := hubs[0].Emitter().Except(Room("kept")).Disconnect(t.Context(), User("42"), true)
-	if err != nil || r.Nodes != 2 {
-		t.Errorf("receipt is %v, %v", r, err)
+	if err != nil || len(r.Nodes) != 2 || r.Sockets != 2 || r.Missing != nil {
+		t.Errorf("got %+v, %v", r, err)
 	}
 	for _, p := range peers[2:] {
 		p.want("41")

@@ -52,7 +52,6 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { h.interest.run(inner) })
 	wg.Go(func() { h.sweeper(inner) })
-	wg.Go(func() { h.devices.run(inner, h) })
 	belonging, leave := context.WithCancel(inner)
 	left := make(chan struct{})
 	wg.Go(func() {
@@ -126,6 +125,7 @@ func (h *Hub) start(ctx context.Context, ended chan error) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	h.cluster.Subscribed()
 	close(h.live)
 	if h.options.OnStart == nil {
 		return nil

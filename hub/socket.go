@@ -290,7 +290,7 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	for _, m := range s.rooms { // nobody changes them now
 		h.interest.leave(m)
 	}
-	acks.end()
+	acks.end(s)
 	if admission != nil {
 		admission.cancel()
 	}

@@ -50,7 +50,7 @@ func TestEmitReachesTheUserAndSaysWhetherAnybodyWasThere(t *testing.T) {
 		stats.Hub["connections"] != 2 || stats.Hub["delivered"] == 0 || stats.Transport["sessions"] != 2 || stats.Transport["slow"] != 0 {
 		t.Errorf("stats: got %v, %v", got, err)
 	}
-	if got := p.post("/disconnect", testEmitKey, `{"user":"42","close":true}`); got != (answer{http.StatusOK, `{"nodes":1}`}) {
+	if got := p.post("/disconnect", testEmitKey, `{"user":"42","close":true}`); got != (answer{http.StatusOK, `{"nodes":1,"sockets":1,"missing":[]}`}) {
 		t.Errorf("disconnect: got %v", got)
 	}
 	if why := alice.Reason(); why != "disconnected by the server" {

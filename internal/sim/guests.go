@@ -109,7 +109,7 @@ func (g *guests) leave(w *world, s *hub.Socket, reason hub.Reason) {
 	o.times++
 	o.reason = reason
 	for _, r := range s.Rooms() {
-		if r != s.Target() {
+		if r != s.Target() && !isGathering(r) {
 			o.rooms = append(o.rooms, roomOf(r))
 		}
 	}

@@ -117,9 +117,37 @@ var mutants = []mutant{
 		"		for i := range tasks {\n			c.handle(&tasks[i])",
 		"		for i := range tasks {\n			if t := tasks[i]; t.message != nil && i%2 == 1 {\n				go func() { c.handle(&t); c.handled(in, t.size) }()\n				continue\n			}\n			c.handle(&tasks[i])",
 	}, {
-		"a disconnect of all nodes reaches the first socket only", "deliver.go",
-		"		if !x.has(s) {\n			s.Disconnect(closeConnections)\n		}\n	}\n	return n",
-		"		if !x.has(s) {\n			s.Disconnect(closeConnections)\n			break\n		}\n	}\n	return n",
+		"a disconnect of all nodes reaches the first socket only", "change.go",
+		"			s.Disconnect(closing)\n		}\n		changed++\n	}",
+		"			s.Disconnect(closing)\n		}\n		if changed++; q.Topic == topicDisconnect {\n			break\n		}\n	}",
+	}, {
+		"a join is confirmed before it is in force", "change.go",
+		"			if err := s.Join(ctx, rooms...); errors.Is(err, ErrDisconnected) {",
+		"			go s.Join(ctx, rooms...)\n			if err := error(nil); errors.Is(err, ErrDisconnected) {",
+	}, {
+		"a leave of all nodes is lost", "change.go",
+		"			s.Leave(rooms...)\n", "			s.Leave(rooms[:0]...)\n",
+	}, {
+		"an answer is counted twice", "../cluster/page.go",
+		"	if at.done || p.index < at.next ||", "	if p.index < at.next &&  p.index > 0 ||",
+	}, {
+		"a page is lost", "../cluster/page.go",
+		"	if len(body) > 0 {\n", "	if len(body) > 0 && len(a.parts) < 2 {\n",
+	}, {
+		"a question does not wait for the last answer", "../cluster/asking.go",
+		"a.done < a.counted {", "a.done < a.counted-1 {",
+	}, {
+		"who does not answer is not missing", "../cluster/asking.go",
+		"		if p.why != nil {\n			a.missing", "		if p.why == ErrLost {\n			a.missing",
+	}, {
+		"a node that is silent stays on the list", "../cluster/roll.go",
+		"silent >= lease && tag != r.tag:", "silent >= 100*lease && tag != r.tag:",
+	}, {
+		"a late beat revives a member", "../cluster/roll.go",
+		"	if b.number <= e.number || e.left {", "	if b.number == e.number+1000 {",
+	}, {
+		"leases end while nothing is heard", "../cluster/roll.go",
+		"	if r.stale(now) {\n		return false", "	if r.stale(now.Add(-time.Hour)) {\n		return false",
 	}, {
 		"the greeting is sent to whoever is registered again", "register.go",
 		"	if fresh && !h.options.Greeting.Off {", "	if !h.options.Greeting.Off {\n		if err := s.greet(); err != nil {\n			return err\n		}",

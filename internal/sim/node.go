@@ -306,12 +306,12 @@ func (k *watch) subscriptions() map[string]bool {
 
 // In the second byte of the hub's messages.
 const (
-	kindEvent      = 1
-	kindDisconnect = 2
+	kindEvent   = 1
+	kindCluster = 3
 )
 
-// stutter is a broker that says some things twice that may be said twice: that it is well, and that
-// somebody is to be disconnected. It borrows events, and lends every other one.
+// stutter is a broker that says some things twice that may be said twice: that it is well, and what nodes
+// say, ask and answer. It borrows events, and lends every other one.
 type stutter struct {
 	broker.Broker
 
@@ -345,9 +345,12 @@ func (s *stutter) Run(ctx context.Context, h broker.Handler) error {
 			return
 		}
 		deliver(m)
-		if len(m.Data) > 1 && m.Data[1] == kindDisconnect && s.again() {
+		if len(m.Data) > 1 && m.Data[1] == kindCluster && s.again() {
 			deliver(m)
 		}
+	}
+	if state == nil { // of a worker
+		state = func(error) {}
 	}
 	h.State = func(err error) {
 		state(err)

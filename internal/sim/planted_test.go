@@ -64,9 +64,9 @@ var planted = []mutant{
 		"\tif x.has(s) {\n\t\treturn 1\n\t}\n\tswitch e.kind {",
 		"\t_ = x\n\tswitch e.kind {",
 	}, {
-		"a disconnect of a socket does not close its connection", "deliver.go",
-		"\t\ts.Disconnect(e.flags&flagClose != 0)\n\tcase kindEvict:",
-		"\t\ts.Disconnect(false)\n\tcase kindEvict:",
+		"a disconnect of a socket does not close its connection", "change.go",
+		"\t\t\ts.Disconnect(closing)\n",
+		"\t\t\ts.Disconnect(closing && a.to.kind != single)\n",
 	}, {
 		"of what is held only the last is kept", "connect.go",
 		"\theld := s.admission.held.push(p.Keep(),",
@@ -131,9 +131,9 @@ var planted = []mutant{
 		"\t\texcess := max(len(all)-limit.Max, 0)",
 		"\t\texcess := max(len(all)-limit.Max-1, 0)",
 	}, {
-		"the census does not wait for the last answer", "devices.go",
-		"c.nodes >= reach.Nodes\n",
-		"c.nodes >= reach.Nodes-1\n",
+		"the census does not hear the other nodes", "devices.go",
+		"\t\tif claims, ok := parseClaims(page); ok {\n",
+		"\t\tif claims, ok := parseClaims(page); ok && len(c.others) == 0 {\n",
 	}, {
 		"whose registration is through may be the newest", "devices.go",
 		"\t\t\tc.stamp = max(c.stamp, o.stamp+1)\n",
@@ -144,16 +144,16 @@ var planted = []mutant{
 		"",
 	}, {
 		"a number is given to two questions", "acks.go",
-		"\tid = x.acks.next\n\tx.acks.next++\n",
-		"\tid = x.acks.next\n\tx.acks.next = (x.acks.next + 1) % 2\n",
+		"\ts.extra.acks.next++\n",
+		"\ts.extra.acks.next = (s.extra.acks.next + 1) % 2\n",
 	}, {
 		"who waits for an answer is not told of the end", "socket.go",
-		"\tacks.end()\n\tif admission",
+		"\tacks.end(s)\n\tif admission",
 		"\t_ = acks\n\tif admission",
 	}, {
 		"the answer of one goes to another", "acks.go",
-		"\t\tanswer = s.extra.acks.waiting[m.ackID]\n",
-		"\t\tanswer = s.extra.acks.waiting[m.ackID]\n\t\tfor id, other := range s.extra.acks.waiting {\n\t\t\tif id > m.ackID {\n\t\t\t\tanswer = other\n\t\t\t}\n\t\t}\n",
+		"\tby := s.takeAwaitedLocked(m.ackID)\n",
+		"\tby := s.takeAwaitedLocked(m.ackID)\n\tif s.extra != nil && s.extra.acks != nil {\n\t\tfor id, other := range s.extra.acks.waiting {\n\t\t\tif id > m.ackID {\n\t\t\t\tby = other\n\t\t\t}\n\t\t}\n\t}\n",
 	}, {
 		"a gap ends where it begins", "run.go",
 		"\t\th.options.OnGap(g)",

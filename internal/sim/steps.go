@@ -56,6 +56,8 @@ var actions = []action{
 	{3, (*world).doSetClock},
 	{3, (*world).doExpire},
 	{4, (*world).doQuestion},
+	{5, (*world).doFetch},
+	{2, (*world).doGather},
 	{3, (*world).doBlob},
 	{3, (*world).doBroadcast},
 	{3, (*world).doVolatile},

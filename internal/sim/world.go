@@ -43,23 +43,24 @@ type Report struct {
 
 // world is one run. The goroutine of Run alone uses the fields above mu.
 type world struct {
-	plan      Plan
-	rng       *rand.Rand
-	forks     uint64
-	began     time.Time
-	book      *ledger.Ledger
-	cluster   *simbroker.Cluster // nil in a run on the memory broker
-	bus       *memory.Bus        // nil in a run on the simulated one
-	devices   hub.Devices
-	nodes     []*node
-	wires     []*wire
-	clients   []*client
-	workers   []*publisher
-	users     []string
-	questions int
-	many      bool // rooms
-	real      bool // transport
-	disturbed bool // something has been broken since the last checkpoint
+	plan       Plan
+	rng        *rand.Rand
+	forks      uint64
+	began      time.Time
+	book       *ledger.Ledger
+	cluster    *simbroker.Cluster // nil in a run on the memory broker
+	bus        *memory.Bus        // nil in a run on the simulated one
+	devices    hub.Devices
+	nodes      []*node
+	wires      []*wire
+	clients    []*client
+	workers    []*publisher
+	users      []string
+	questions  int
+	gatherings int
+	many       bool // rooms
+	real       bool // transport
+	disturbed  bool // something has been broken since the last checkpoint
 
 	readers sync.WaitGroup // clients and nodes, which last
 	jobs    sync.WaitGroup // what has been asked for, and ends by itself
@@ -79,6 +80,7 @@ type publisher struct {
 	name    string
 	node    *node // nil: a worker without a hub
 	emitter *hub.Emitter
+	stop    context.CancelFunc // of a worker
 }
 
 // kick is one Emitter.Disconnect that was taken.
@@ -201,8 +203,7 @@ func (w *world) furnish() (kind string) {
 	}
 	for i := range 2 {
 		name := fmt.Sprintf("worker-%d", i)
-		e := hub.NewEmitter(w.broker(name, nil), hub.EmitterOptions{})
-		w.workers = append(w.workers, &publisher{name: name, emitter: e})
+		w.workers = append(w.workers, w.work(name))
 	}
 	defer func() {
 		for range 3 + w.rng.IntN(8) {
@@ -211,6 +212,22 @@ func (w *world) furnish() (kind string) {
 	}()
 	w.note("seed %d: %s, %d nodes, users %q, devices %+v", w.plan.Seed, kind, len(w.nodes), w.users, w.devices)
 	return kind
+}
+
+// work starts a worker.
+func (w *world) work(name string) *publisher {
+	b := w.broker(name, nil)
+	e := hub.NewEmitter(b, hub.EmitterOptions{})
+	ctx, stop := context.WithCancel(context.Background())
+	up := make(chan struct{})
+	w.readers.Go(func() {
+		defer b.Close()
+		if err := e.Run(ctx, func() { close(up) }); err != nil {
+			w.violate("Run of %s: %v", name, err)
+		}
+	})
+	<-up
+	return &publisher{name: name, emitter: e, stop: stop}
 }
 
 // rest is the time between two steps: often none at all.
@@ -330,6 +347,7 @@ func (w *world) checkpoint() {
 	var devices []map[string]int
 	for _, n := range w.live() {
 		devices = append(devices, w.inspect(n))
+		w.inspectMembers(n)
 	}
 	w.inspectDevices(devices)
 	w.verifyKicks()
@@ -366,6 +384,9 @@ func (w *world) end() {
 	w.jobs.Wait()
 	for _, k := range w.wires {
 		k.Close(engine.ReasonTransportClose) // only those of killed nodes can still be open
+	}
+	for _, p := range w.workers {
+		p.stop()
 	}
 	w.readers.Wait()
 	for _, n := range w.nodes {

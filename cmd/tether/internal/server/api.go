@@ -173,11 +173,11 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, badRequest(err)
 	}
-	receipt, err := e.Disconnect(ctx, to, in.Close)
+	changed, err := e.Disconnect(ctx, to, in.Close)
 	if err != nil {
 		return nil, err
 	}
-	return AnswerOf(receipt), nil
+	return ChangedOf(changed), nil
 }
 
 func (a *api) stats(context.Context, []byte) (any, error) {

@@ -1,0 +1,332 @@
+package hub
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"tether/cluster"
+	"tether/engine"
+	"tether/internal/socketio"
+)
+
+// SocketAck is what came of an event that one socket was to acknowledge.
+type SocketAck struct {
+	ID   string // of the socket
+	Node Member
+
+	// Answer is what the client has answered with; nil with an error.
+	Answer *Message
+
+	// Err is ErrDisconnected for a socket that has left, context.DeadlineExceeded for one that has not
+	// answered in time, and ErrTooManyAcks or ErrSlowConsumer for one that did not get the event.
+	Err error
+}
+
+const (
+	// pollIDs is where the acknowledgement IDs begin that all sockets of a node share for one event, so
+	// that they share its packet too. Those of Socket.EmitAck stay below, and clients' numbers are exact up
+	// to 2^53.
+	pollIDs = 1 << 40
+
+	pollMargin  = 250 * time.Millisecond // at most, by which clients have less time than the caller
+	pollGather  = 50 * time.Millisecond  // that answers wait for others
+	maxPollSize = 16 << 20               // bytes of answers that wait to be taken
+)
+
+// What a node says of a socket.
+const (
+	ackValue byte = iota
+	ackGone
+	ackLate
+	ackTooMany
+	ackSlow
+	ackTooLarge
+)
+
+var errAckTooLarge = errors.New("hub: more answers are waiting than there is memory for")
+
+// EmitAck emits an event to each socket of a target, on all nodes, and yields one record for each: its answer,
+// or why there is none. Clients have until a tenth of the time, and at most a quarter of a second, before the
+// deadline of ctx, so that what is known of them is here by then; without a deadline it is 30 s. A client without a
+// handler for the event does not say so: it does not answer in time. Terms of the emitter count, a socket
+// gets the event once at most, and nothing is awaited any more when the context is done.
+func (e *Emitter) EmitAck(ctx context.Context, to Target, event string, args ...any) *Answers[SocketAck] {
+	body, err := e.pollBody(event, args)
+	if err != nil {
+		return &Answers[SocketAck]{err: err}
+	}
+	asking, err := e.ask(ctx, topicAck, to, true, body)
+	return &Answers[SocketAck]{asking: asking, err: err, parse: func(node Member, page []byte, yield func(SocketAck) bool) bool {
+		for len(page) > 0 {
+			a, rest, ok := cutAck(page)
+			if !ok {
+				return true
+			}
+			a.Node, page = node, rest
+			if !yield(a) {
+				return false
+			}
+		}
+		return true
+	}}
+}
+
+// pollBody is the event on its way to the nodes:
+//
+//	byte     flags: 1 volatile
+//	byte     policy
+//	text     key
+//	text     payload
+//	         each attachment as a text
+func (e *Emitter) pollBody(event string, args []any) ([]byte, error) {
+	if err := e.publisher.check(event); err != nil {
+		return nil, err
+	}
+	if err := checkTerms(&e.terms); err != nil {
+		return nil, err
+	}
+	enc := newEncoder()
+	defer enc.free()
+	if err := enc.event(event, args); err != nil {
+		return nil, err
+	}
+	body := []byte{0, byte(e.terms.Overflow)}
+	if e.terms.Volatile {
+		body[0] = 1
+	}
+	body = appendText(body, e.terms.Key)
+	body = appendText(body, enc.buf.String())
+	for _, a := range enc.attachments {
+		body = appendText(body, string(a))
+	}
+	return body, nil
+}
+
+// pollPacket is the packet of the event for the sockets of this node.
+func pollPacket(namespace string, id uint64, body []byte) (*engine.Packet, error) {
+	if len(body) < 2 {
+		return nil, errEnvelopeMalformed
+	}
+	t := engine.Terms{Volatile: body[0] == 1, Overflow: engine.Overflow(body[1])}
+	if !t.Overflow.Valid() {
+		t.Overflow = engine.AsConfigured
+	}
+	key, body, ok := cutText(body[2:])
+	if !ok {
+		return nil, errEnvelopeMalformed
+	}
+	if len(key) > 0 {
+		t.Key = scopedKey(namespace, string(key))
+	}
+	payload, body, ok := cutText(body)
+	if !ok {
+		return nil, errEnvelopeMalformed
+	}
+	enc := newEncoder()
+	defer enc.free()
+	enc.buf.Write(payload)
+	for len(body) > 0 {
+		var a []byte
+		if a, body, ok = cutText(body); !ok {
+			return nil, errEnvelopeMalformed
+		}
+		enc.attachments = append(enc.attachments, a)
+	}
+	return enc.packet(socketio.Packet{Type: socketio.Event, Namespace: namespace, ID: id, HasID: true}, t)
+}
+
+// poll is one event whose answers are awaited from many sockets of this node.
+type poll struct {
+	id uint64
+
+	mu      sync.Mutex
+	waiting map[*Socket]struct{} // guarded by mu
+	records []byte               // guarded by mu; to be sent
+	news    chan struct{}        // one token: there are records, or nobody is waited for
+}
+
+func (h *Hub) answerAck(ctx context.Context, q *cluster.Request, a *about) error {
+	p := &poll{id: pollIDs + h.polls.Add(1), waiting: make(map[*Socket]struct{}), news: make(chan struct{}, 1)}
+	packet, err := pollPacket(a.namespace, p.id, a.rest)
+	if err != nil {
+		return err
+	}
+	deadline, _ := ctx.Deadline()
+	left := time.Until(deadline)
+	late := time.NewTimer(left - min(left/10, pollMargin))
+	defer late.Stop()
+	defer p.end(ackLate)
+	for s := range h.among(a) {
+		p.put(s, packet)
+	}
+	for {
+		records, waits := p.take()
+		for len(records) > 0 {
+			page := records[:pageEnd(records)]
+			if err := q.Send(ctx, page); err != nil {
+				return err
+			}
+			records = records[len(page):]
+		}
+		if !waits {
+			return nil
+		}
+		select {
+		case <-p.news:
+			pause(ctx, pollGather)
+		case <-late.C:
+			p.end(ackLate)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pause waits for d, or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// pageEnd is where a page of about pageBytes ends.
+func pageEnd(records []byte) int {
+	n := 0
+	for n < len(records) && n < pageBytes {
+		_, rest, _ := cutAck(records[n:])
+		n = len(records) - len(rest)
+	}
+	return n
+}
+
+// put sends the event to a socket.
+func (p *poll) put(s *Socket, packet *engine.Packet) {
+	p.mu.Lock()
+	p.waiting[s] = struct{}{}
+	p.mu.Unlock()
+	if err := s.awaitAs(p.id, awaited{poll: p}); err != nil {
+		p.settle(s, ackOf(err), nil)
+		return
+	}
+	if err := s.push(packet); err != nil {
+		s.unawait(p.id)
+		p.settle(s, ackOf(err), nil)
+	} else if h := s.client.hub; h.watched.Load() {
+		h.watchOne(s, packet)
+	}
+}
+
+func ackOf(err error) byte {
+	switch {
+	case errors.Is(err, ErrTooManyAcks):
+		return ackTooMany
+	case errors.Is(err, ErrSlowConsumer):
+		return ackSlow
+	}
+	return ackGone
+}
+
+// settle makes the record of a socket, unless it has one.
+func (p *poll) settle(s *Socket, what byte, m *Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, waits := p.waiting[s]; !waits {
+		return
+	}
+	delete(p.waiting, s)
+	if m != nil && len(p.records) > maxPollSize {
+		what, m = ackTooLarge, nil
+	}
+	p.records = appendAck(p.records, s.ID(), what, m)
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+// end makes the records of all who are waited for.
+func (p *poll) end(what byte) {
+	p.mu.Lock()
+	left := make([]*Socket, 0, len(p.waiting))
+	for s := range p.waiting {
+		left = append(left, s)
+	}
+	p.mu.Unlock()
+	for _, s := range left {
+		s.unawait(p.id)
+		p.settle(s, what, nil)
+	}
+}
+
+// take takes the records that there are, and says whether more may come.
+func (p *poll) take() (records []byte, waits bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	records, p.records = p.records, nil
+	return records, len(p.waiting) > 0
+}
+
+// appendAck appends a record:
+//
+//	text     ID of the socket
+//	byte     what came of it
+//	uvarint  number of arguments, and each as a text; with ackValue
+//	uvarint  number of attachments, and each as a text; with ackValue
+func appendAck(dst []byte, id string, what byte, m *Message) []byte {
+	dst = append(appendText(dst, id), what)
+	if what != ackValue {
+		return dst
+	}
+	for _, list := range [][][]byte{m.args, m.attachments} {
+		dst = binary.AppendUvarint(dst, uint64(len(list)))
+		for _, b := range list {
+			dst = append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+		}
+	}
+	return dst
+}
+
+func cutAck(page []byte) (a SocketAck, rest []byte, ok bool) {
+	id, page, ok := cutText(page)
+	if !ok || len(page) == 0 {
+		return a, nil, false
+	}
+	a.ID = string(id)
+	what, page := page[0], page[1:]
+	switch what {
+	case ackValue:
+		a.Answer = new(Message)
+		if a.Answer.args, page, ok = cutTexts(page); ok {
+			a.Answer.attachments, page, ok = cutTexts(page)
+		}
+	case ackLate:
+		a.Err = context.DeadlineExceeded
+	case ackTooMany:
+		a.Err = ErrTooManyAcks
+	case ackSlow:
+		a.Err = ErrSlowConsumer
+	case ackTooLarge:
+		a.Err = errAckTooLarge
+	default:
+		a.Err = ErrDisconnected
+	}
+	return a, page, ok
+}
+
+func cutTexts(data []byte) (list [][]byte, rest []byte, ok bool) {
+	n, data, ok := cutUvarint(data, len(data))
+	for range n {
+		var b []byte
+		if b, data, ok = cutText(data); !ok {
+			return nil, nil, false
+		}
+		list = append(list, b)
+	}
+	return list, data, ok
+}
