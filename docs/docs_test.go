@@ -52,10 +52,10 @@ func contains(file, block []string) bool {
 	return false
 }
 
-var fenced = regexp.MustCompile("(?ms)^```(go|js|html)\n(.*?)^```$")
+var fenced = regexp.MustCompile("(?ms)^```(go|js|ts|html)\n(.*?)^```$")
 
 func TestTheCodeInTheGuidesIsThatOfTheExamples(t *testing.T) {
-	code := sources(t, "../examples", ".go", ".html", ".js")
+	code := sources(t, "../examples", ".go", ".html", ".js", ".ts")
 	for path, file := range sources(t, ".", ".go", ".js") {
 		code[path] = file
 	}

@@ -1,0 +1,14 @@
+// Types writes what the pages know of the events: go run ./examples/typed/types > examples/typed/web/events.ts
+package main
+
+import (
+	"tether/examples/typed/events"
+	"tether/types"
+)
+
+func main() {
+	types.Main(types.Events{
+		Server: types.List{events.Posted, events.Writes, events.Confirm},
+		Client: types.List{events.Post, events.Typing},
+	})
+}
