@@ -88,7 +88,7 @@ func (r *run) keep(ctx context.Context, s *server) {
 		wait backoff
 	)
 	for ctx.Err() == nil {
-		session, err := s.open(ctx, r.workers, old)
+		session, err := openSession(ctx, s, r.workers, old)
 		if err == nil {
 			err = session.serve(ctx, func() {
 				wait = backoff{}

@@ -37,8 +37,8 @@ var (
 	errOver   = errors.New("redis: the session is over")
 )
 
-// open connects. old is the connection of the session before, which Redis may still count.
-func (srv *server) open(ctx context.Context, workers *dispatch.Dispatcher, old clientID) (*session, error) {
+// openSession connects. old is the connection of the session before, which Redis may still count.
+func openSession(ctx context.Context, srv *server, workers *dispatch.Dispatcher, old clientID) (*session, error) {
 	c, err := srv.topology.dial(ctx, srv)
 	if err != nil {
 		return nil, err
