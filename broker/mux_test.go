@@ -68,7 +68,7 @@ func TestMuxSaysWhatItCouldNotOpen(t *testing.T) {
 }
 
 func TestReachIsNobodyOnlyForCertain(t *testing.T) {
-	for reach, want := range map[broker.Reach]bool{
+	for reach, want := range map[broker.Receipt]bool{
 		{}:                                true,
 		{Nodes: 1}:                        false,
 		{Bound: broker.AtLeast}:           true,

@@ -18,9 +18,6 @@ type Receipt struct {
 	Bound Bound
 }
 
-// Reach is a [Receipt].
-type Reach = Receipt
-
 // Nobody reports whether it is certain that no node took the message.
 func (r Receipt) Nobody() bool { return r.Nodes == 0 && r.Bound != Unknown }
 

@@ -25,7 +25,7 @@ var failures = []test{
 // sent is one message of a trail.
 type sent struct {
 	before, after time.Time
-	reach         broker.Reach
+	reach         broker.Receipt
 	err           error
 }
 
@@ -148,7 +148,7 @@ func awaitDelivery(t *testing.T, n *node, p broker.Broker, subject string) {
 // publishUntilSure publishes again and again until no receipt is less than the harness promises, and
 // returns how often: as others may not have come back from an outage yet, an exact count may be no more
 // than a lower bound for some seconds.
-func publishUntilSure(t *testing.T, h Harness, p broker.Broker, msgs []broker.Message) ([]broker.Reach, int) {
+func publishUntilSure(t *testing.T, h Harness, p broker.Broker, msgs []broker.Message) ([]broker.Receipt, int) {
 	t.Helper()
 	begin := time.Now()
 	for n := 1; ; n++ {
@@ -156,7 +156,7 @@ func publishUntilSure(t *testing.T, h Harness, p broker.Broker, msgs []broker.Me
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.ContainsFunc(reach, func(r broker.Reach) bool { return r.Bound > h.Bound }) {
+		if !slices.ContainsFunc(reach, func(r broker.Receipt) bool { return r.Bound > h.Bound }) {
 			t.Logf("receipts are what they should be after %v", time.Since(begin).Round(time.Millisecond))
 			return reach, n
 		}

@@ -202,7 +202,7 @@ func (n *node) unsubscribe(subjects ...string) {
 }
 
 // publish publishes one message and ends the test on an error.
-func publish(tb testing.TB, b broker.Broker, subject, data string) broker.Reach {
+func publish(tb testing.TB, b broker.Broker, subject, data string) broker.Receipt {
 	tb.Helper()
 	reach, err := tryPublish(b, subject, data)
 	if err != nil {
@@ -211,10 +211,10 @@ func publish(tb testing.TB, b broker.Broker, subject, data string) broker.Reach 
 	return reach
 }
 
-func tryPublish(b broker.Broker, subject, data string) (broker.Reach, error) {
+func tryPublish(b broker.Broker, subject, data string) (broker.Receipt, error) {
 	reach, err := b.Publish(context.Background(), broker.Message{Subject: subject, Data: []byte(data)})
 	if len(reach) != 1 {
-		return broker.Reach{Bound: broker.Unknown}, fmt.Errorf("%d reaches for one message, error %w", len(reach), errors.Join(err))
+		return broker.Receipt{Bound: broker.Unknown}, fmt.Errorf("%d reaches for one message, error %w", len(reach), errors.Join(err))
 	}
 	if err != nil && reach[0].Bound != broker.Unknown {
 		return reach[0], fmt.Errorf("reach is %v with the error %w", reach[0], err)
@@ -223,11 +223,11 @@ func tryPublish(b broker.Broker, subject, data string) (broker.Reach, error) {
 }
 
 // wantReach checks a receipt against the number of nodes that are there.
-func wantReach(tb testing.TB, h Harness, got broker.Reach, nodes int) {
+func wantReach(tb testing.TB, h Harness, got broker.Receipt, nodes int) {
 	tb.Helper()
 	switch {
 	case nodes == 0 && got.Nobody():
-	case h.Bound == broker.Exact && got == broker.Reach{Nodes: nodes}:
+	case h.Bound == broker.Exact && got == broker.Receipt{Nodes: nodes}:
 	case nodes > 0 && h.Bound == broker.AtLeast && got.Bound == broker.AtLeast && 1 <= got.Nodes && got.Nodes <= nodes:
 	default:
 		tb.Errorf("the receipt is %+v where %d nodes are subscribed", got, nodes)
@@ -237,19 +237,19 @@ func wantReach(tb testing.TB, h Harness, got broker.Reach, nodes int) {
 // awaitNobody publishes until it is certain that nobody is there, for deathTime at most.
 func awaitNobody(tb testing.TB, b broker.Broker, subject string) {
 	tb.Helper()
-	await(tb, b, subject, broker.Reach.Nobody)
+	await(tb, b, subject, broker.Receipt.Nobody)
 }
 
 // awaitUncounted publishes until nobody is counted. A backend that counts acknowledgements cannot tell of a
 // node that is silent that it is gone.
 func awaitUncounted(tb testing.TB, h Harness, b broker.Broker, subject string) {
 	tb.Helper()
-	await(tb, b, subject, func(r broker.Reach) bool {
+	await(tb, b, subject, func(r broker.Receipt) bool {
 		return r.Nobody() || h.Bound == broker.AtLeast && r.Bound == broker.Unknown
 	})
 }
 
-func await(tb testing.TB, b broker.Broker, subject string, ok func(broker.Reach) bool) {
+func await(tb testing.TB, b broker.Broker, subject string, ok func(broker.Receipt) bool) {
 	tb.Helper()
 	begin := time.Now()
 	for {

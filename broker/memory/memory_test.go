@@ -118,7 +118,7 @@ func TestABlockedDeliverHoldsUpNoOtherSubject(t *testing.T) {
 		}()
 		synctest.Wait()
 		reach, err := b.Publish(context.Background(), broker.Message{Subject: "other"})
-		if err != nil || reach[0] != (broker.Reach{Nodes: 1}) {
+		if err != nil || reach[0] != (broker.Receipt{Nodes: 1}) {
 			t.Fatalf("got %v, %v", reach, err)
 		}
 		<-other
@@ -216,7 +216,7 @@ func TestPublishersThatWaitForRoomHearOfTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		waited := make(chan broker.Reach, 1)
+		waited := make(chan broker.Receipt, 1)
 		go func() {
 			reach, err := b.Publish(ctx, broker.Message{Subject: "s"})
 			if err != nil {

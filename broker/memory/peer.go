@@ -33,8 +33,8 @@ type leftover struct {
 }
 
 // Publish fails only with the context's error and with [broker.ErrClosed].
-func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
-	reach := make([]broker.Reach, len(msgs))
+func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
+	reach := make([]broker.Receipt, len(msgs))
 	for i := range msgs {
 		err := p.ready(ctx)
 		if err == nil {
@@ -42,7 +42,7 @@ func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 		}
 		if err != nil {
 			for j := i; j < len(reach); j++ {
-				reach[j] = broker.Reach{Bound: broker.Unknown}
+				reach[j] = broker.Receipt{Bound: broker.Unknown}
 			}
 			return reach, err
 		}

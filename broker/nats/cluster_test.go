@@ -85,7 +85,7 @@ func farApart(t *testing.T) (servers []*backend.Server, slow func(time.Duration)
 	return servers, slow, cut, func() { each((*faultproxy.Proxy).Heal) }
 }
 
-func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Reach {
+func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Receipt {
 	t.Helper()
 	reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
 	if err != nil {
@@ -94,7 +94,7 @@ func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Reac
 	return reach[0]
 }
 
-var one = broker.Reach{Nodes: 1, Bound: broker.AtLeast}
+var one = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 
 func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 	servers, slow, _, _ := farApart(t)
@@ -215,7 +215,7 @@ type trail struct {
 
 type sent struct {
 	before, after time.Time
-	reach         broker.Reach
+	reach         broker.Receipt
 	err           error
 }
 

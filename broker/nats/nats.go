@@ -210,7 +210,7 @@ var errEmptySubject = errors.New("nats: empty subject")
 
 // Publish implements [broker.Broker]. A message that nobody acknowledges takes a second, unless the server
 // says that nobody is subscribed; other calls do not wait for it.
-func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	return b.lanes.Publish(ctx, msgs...)
 }
 

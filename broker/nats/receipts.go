@@ -64,7 +64,7 @@ type sent struct {
 // answer is what a publisher is to be told.
 type answer struct {
 	lane.Pending
-	reach broker.Reach
+	reach broker.Receipt
 	err   error
 }
 
@@ -77,8 +77,8 @@ func (a answer) give() {
 }
 
 var (
-	unknown = broker.Reach{Bound: broker.Unknown}
-	atLeast = broker.Reach{Nodes: 1, Bound: broker.AtLeast}
+	unknown = broker.Receipt{Bound: broker.Unknown}
+	atLeast = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 )
 
 func newReceipts(b *Broker) *receipts {
@@ -140,7 +140,7 @@ func (r *receipts) refuse(wire string, err error) {
 }
 
 // answerLocked adds the answer to a message that waits. It takes from the front what waits no more.
-func (r *receipts) answerLocked(out []answer, n uint64, reach broker.Reach, err error) []answer {
+func (r *receipts) answerLocked(out []answer, n uint64, reach broker.Receipt, err error) []answer {
 	i := n - r.first
 	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
 		return out // answered, or nobody's
@@ -193,7 +193,7 @@ func (r *receipts) noResponders(out []answer, n uint64) []answer {
 		r.slots[i].none = true
 		return out
 	}
-	return r.answerLocked(out, n, broker.Reach{}, nil)
+	return r.answerLocked(out, n, broker.Receipt{}, nil)
 }
 
 // probed takes a probe that has come back: the server has taken everything up to a number.
@@ -230,7 +230,7 @@ func (r *receipts) look(out []answer, now time.Time) ([]answer, bool) {
 }
 
 // overdueLocked says what is to be told of a message that has waited long enough, or in vain.
-func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, joined, alone bool) (reach broker.Reach, err error, ok bool) {
+func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, joined, alone bool) (reach broker.Receipt, err error, ok bool) {
 	i := n - r.first
 	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
 		return unknown, nil, false
@@ -238,7 +238,7 @@ func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, joined, alone 
 	age := now.Sub(s.at)
 	switch {
 	case r.slots[i].none && alone:
-		return broker.Reach{}, nil, true
+		return broker.Receipt{}, nil, true
 	case r.slots[i].none && (joined || age >= ackWait):
 		return unknown, nil, true
 	case r.slots[i].none:

@@ -21,7 +21,7 @@ func reading() *Broker {
 
 // publishing has n messages wait for their receipts, calls happen with the number of the first, and returns
 // what is known of them then. The answers are those that happen returns.
-func publishing(t *testing.T, b *Broker, n int, happen func(first uint64) []answer) []broker.Reach {
+func publishing(t *testing.T, b *Broker, n int, happen func(first uint64) []answer) []broker.Receipt {
 	t.Helper()
 	lanes := lane.New(lane.Options{Lanes: 1, Send: func(_ int, lb *lane.Batch) error {
 		first := b.receipts.next
@@ -94,7 +94,7 @@ func TestTheFirstThingThatIsLearnedOfAMessageCounts(t *testing.T) {
 		out = r.noResponders(out, first+1)
 		return r.acknowledge(out, appendRange(nil, first+100, 1<<62))
 	})
-	want := []broker.Reach{unknown, atLeast, atLeast, {}, unknown}
+	want := []broker.Receipt{unknown, atLeast, atLeast, {}, unknown}
 	for i := range want {
 		if got[i] != want[i] {
 			t.Errorf("message %d: got %+v, want %+v", i, got[i], want[i])
@@ -106,9 +106,9 @@ func TestThatNobodyIsThereIsNotCertainUntilOthersKnowOfUs(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		happen func(c *cluster)
-		want   broker.Reach
+		want   broker.Receipt
 	}{
-		{"nobody is at another server", func(c *cluster) { c.joined.Store(0) }, broker.Reach{}},
+		{"nobody is at another server", func(c *cluster) { c.joined.Store(0) }, broker.Receipt{}},
 		{"somebody is", func(c *cluster) { c.heard(place{id: "B"}, 0); c.joined.Store(0) }, unknown},
 		{"somebody is in another cluster", func(c *cluster) { c.foreign.Store(true); c.joined.Store(0) }, unknown},
 	} {

@@ -52,7 +52,7 @@ func TestWhatTheServerRefusesIsAnErrorForThatAlone(t *testing.T) {
 	}
 	n.subscribe(t, "a", "b", "c", "mute") // the last is one that it must not publish to
 	reach, err := n.Publish(t.Context(), broker.Message{Subject: "mute"}, broker.Message{Subject: "a"}, broker.Message{Subject: "deaf"})
-	if want := []broker.Reach{unknown, one, {}}; !errors.Is(err, broker.ErrRefused) || !errors.Is(err, natsio.ErrPermissionViolation) || !slices.Equal(reach, want) {
+	if want := []broker.Receipt{unknown, one, {}}; !errors.Is(err, broker.ErrRefused) || !errors.Is(err, natsio.ErrPermissionViolation) || !slices.Equal(reach, want) {
 		t.Errorf("Publish: got %v, %v, want %v, refused", reach, err, want)
 	}
 	w := open(t, "nats://w:p@"+s.Addr)
@@ -88,7 +88,7 @@ func TestSubscriptionsThatAPermissionEndsAreLostAndCanBeHadAgain(t *testing.T) {
 	if want := []string{"a", "b"}; !slices.Equal(lost, want) {
 		t.Errorf("%q are lost, want %q", lost, want)
 	}
-	if a, c := publishOne(t, w, "a", ""), publishOne(t, w, "c", ""); a != (broker.Reach{}) || c != one {
+	if a, c := publishOne(t, w, "a", ""), publishOne(t, w, "c", ""); a != (broker.Receipt{}) || c != one {
 		t.Errorf("got %+v and %+v, want nobody and one", a, c)
 	}
 	if errs := n.Subscribe(t.Context(), "a", "c"); len(errs) != 2 || !errors.Is(errs[0], broker.ErrRefused) || errs[1] != nil {

@@ -189,8 +189,8 @@ func TestAMessageThatIsTooLargeSaysWhatTheServerTakes(t *testing.T) {
 		broker.Message{Subject: "s", Data: make([]byte, 1001)},
 		broker.Message{Subject: long, Data: make([]byte, 698)},
 		broker.Message{Subject: long, Data: make([]byte, 699)})
-	unknown := broker.Reach{Bound: broker.Unknown}
-	if want := []broker.Reach{{}, unknown, {}, unknown}; !slices.Equal(reach, want) {
+	unknown := broker.Receipt{Bound: broker.Unknown}
+	if want := []broker.Receipt{{}, unknown, {}, unknown}; !slices.Equal(reach, want) {
 		t.Errorf("got %v, want %v", reach, want)
 	}
 	if !errors.Is(err, broker.ErrTooLarge) || !strings.Contains(err.Error(), "1001 bytes, and the server takes 1000") {

@@ -47,7 +47,7 @@ func TestWhatIsSubscribedAtALeafNodeIsLiveAtTheHub(t *testing.T) {
 					t.Fatalf("got %q, want %q", m.Data, s)
 				}
 				n.unsubscribe(t, s)
-				if reach := publishOne(t, p, s, ""); reach != (broker.Reach{}) {
+				if reach := publishOne(t, p, s, ""); reach != (broker.Receipt{}) {
 					t.Fatalf("%s, unsubscribed: got %+v, want nobody", s, reach)
 				}
 			}

@@ -12,7 +12,7 @@ import (
 	"tether/internal/faultproxy"
 )
 
-var unknown = broker.Reach{Bound: broker.Unknown}
+var unknown = broker.Receipt{Bound: broker.Unknown}
 
 // aboutASecond is how long a publisher waits for an acknowledgement, with a margin for the machine.
 const aboutASecond = 1400 * time.Millisecond
@@ -27,7 +27,7 @@ func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsUnknown(t *testing.T) {
 	n.subscribe(t, "s")
 	for i := range 3 {
 		proxy.Hold(faultproxy.ToServer)
-		published := make(chan broker.Reach)
+		published := make(chan broker.Receipt)
 		begin := time.Now()
 		go func() {
 			reach, err := p.Publish(context.Background(), broker.Message{Subject: "s", Data: []byte(strconv.Itoa(i))})
@@ -44,7 +44,7 @@ func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsUnknown(t *testing.T) {
 		if reach, took := receive(t, published), time.Since(begin); reach != unknown || took > aboutASecond {
 			t.Errorf("after %v: got %+v, want %+v", took, reach, unknown)
 		}
-		if reach := publishOne(t, p, "s", "nobody"); reach != (broker.Reach{}) {
+		if reach := publishOne(t, p, "s", "nobody"); reach != (broker.Receipt{}) {
 			t.Errorf("when the server knows that the node is gone: got %+v, want nobody", reach)
 		}
 		proxy.Heal()
@@ -74,7 +74,7 @@ func TestWhatAFrozenNodeTakesIsUnknownAndHoldsUpNobodyElse(t *testing.T) {
 	p := open(t, s.URL)
 	defer p.Close()
 	begin := time.Now()
-	answered := make(chan broker.Reach)
+	answered := make(chan broker.Receipt)
 	go func() {
 		reach, err := p.Publish(context.Background(), broker.Message{Subject: "frozen"}, broker.Message{Subject: "awake"})
 		if err != nil || reach[1] != one {
@@ -112,7 +112,7 @@ func TestReceiptsAreTrueOfWhoComesAndGoes(t *testing.T) {
 	n := run(t, open(t, s.URL), make(chan broker.Message, 1<<20))
 	stop := make(chan struct{})
 	var mu sync.Mutex
-	said := make(map[string]broker.Reach) // guarded by mu
+	said := make(map[string]broker.Receipt) // guarded by mu
 	var publishing sync.WaitGroup
 	for g := range publishers {
 		publishing.Go(func() {

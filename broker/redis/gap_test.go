@@ -147,7 +147,7 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 	}
 	await("subscribed")
 	p := node(t, s.Addr)
-	publish := func(data string) broker.Reach {
+	publish := func(data string) broker.Receipt {
 		t.Helper()
 		reach, err := p.Publish(t.Context(), broker.Message{Subject: "s", Data: []byte(data)})
 		if err != nil {

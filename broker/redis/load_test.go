@@ -41,7 +41,7 @@ type load struct {
 // number is one message that was published.
 type number struct {
 	before, after time.Time
-	reach         broker.Reach
+	reach         broker.Receipt
 	err           error
 }
 
@@ -87,7 +87,7 @@ func (l *load) publish(subjects []string) {
 		}
 		for _, s := range subjects {
 			n := number{before: time.Now()}
-			var reach []broker.Reach
+			var reach []broker.Receipt
 			reach, n.err = l.from.Publish(context.Background(), broker.Message{Subject: s, Data: []byte(strconv.Itoa(i))})
 			n.reach, n.after = reach[0], time.Now()
 			l.mu.Lock()

@@ -53,7 +53,7 @@ func roundTrip(t *testing.T, b broker.Broker) {
 		t.Fatalf("Subscribe: %v", err)
 	}
 	reach, err := b.Publish(ctx, broker.Message{Subject: "s", Data: []byte("hello")})
-	if err != nil || reach[0] != (broker.Reach{Nodes: 1}) {
+	if err != nil || reach[0] != (broker.Receipt{Nodes: 1}) {
 		t.Fatalf("Publish: %v, %v", reach, err)
 	}
 	select {

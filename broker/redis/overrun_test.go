@@ -57,7 +57,7 @@ func TestANodeDoesNotPublishMoreThanItReads(t *testing.T) {
 			msgs := slices.Repeat([]broker.Message{{Subject: subject, Data: payload}}, batch)
 			for range each / batch {
 				reach, err := b.Publish(ctx, msgs...)
-				if err != nil || slices.ContainsFunc(reach, func(r broker.Reach) bool { return r.Nodes != 1 }) {
+				if err != nil || slices.ContainsFunc(reach, func(r broker.Receipt) bool { return r.Nodes != 1 }) {
 					t.Errorf("got %v for the first, %v", reach[0], err)
 					return
 				}

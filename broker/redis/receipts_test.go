@@ -107,7 +107,7 @@ func (a *audit) publish(from broker.Broker, name string, subjects []string) {
 		}
 		for _, s := range subjects {
 			n := number{before: time.Now()}
-			var reach []broker.Reach
+			var reach []broker.Receipt
 			reach, n.err = from.Publish(context.Background(), broker.Message{Subject: s, Data: []byte(name + " " + s + " " + strconv.Itoa(i))})
 			n.reach, n.after = reach[0], time.Now()
 			books[s].sent = append(books[s].sent, n)

@@ -170,7 +170,7 @@ func TestAClientWithTLSAndAUserIsTakenAsItIs(t *testing.T) {
 	}
 	defer b.Close()
 	reach, err := b.Publish(t.Context(), broker.Message{Subject: "user:1"})
-	if err != nil || reach[0] != (broker.Reach{}) {
+	if err != nil || reach[0] != (broker.Receipt{}) {
 		t.Errorf("got %v, %v", reach, err)
 	}
 }
@@ -303,7 +303,7 @@ func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	publish := func(data string) broker.Reach {
+	publish := func(data string) broker.Receipt {
 		t.Helper()
 		reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
 		if err != nil {
@@ -311,7 +311,7 @@ func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
 		}
 		return reach[0]
 	}
-	if got := publish("before"); got != (broker.Reach{}) {
+	if got := publish("before"); got != (broker.Receipt{}) {
 		t.Errorf("before: %+v", got)
 	}
 	// The new owner has what is asked for with ASKING, and one subscriber that came the same way.
@@ -337,7 +337,7 @@ func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := publish("hello"); got != (broker.Reach{Nodes: 1, Bound: broker.AtLeast}) {
+	if got := publish("hello"); got != (broker.Receipt{Nodes: 1, Bound: broker.AtLeast}) {
 		t.Errorf("one at the new owner: %+v", got)
 	}
 	if got, err := readAnswer(r); err != nil || !strings.Contains(string(got), "hello") {

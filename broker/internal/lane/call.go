@@ -22,8 +22,8 @@ type call struct {
 // result is the fate of one message.
 type result struct {
 	state atomic.Uint32
-	reach broker.Reach // written before state becomes answered
-	err   error        // likewise
+	reach broker.Receipt // written before state becomes answered
+	err   error          // likewise
 }
 
 const (
@@ -56,7 +56,7 @@ func (l *Lanes) newCall(n int) *call {
 func (c *call) take(i int32) bool { return c.results[i].state.CompareAndSwap(queued, taken) }
 
 // answer sets the fate of a message. It is called once for each that was not withdrawn.
-func (c *call) answer(i int, r broker.Reach, err error) {
+func (c *call) answer(i int, r broker.Receipt, err error) {
 	res := &c.results[i]
 	res.reach, res.err = r, err
 	res.state.Store(answered)
@@ -74,8 +74,8 @@ func (c *call) cancel() {
 }
 
 // reaches returns what is known of each message, and the error of the first that has one.
-func (c *call) reaches() ([]broker.Reach, error) {
-	reach := make([]broker.Reach, len(c.results))
+func (c *call) reaches() ([]broker.Receipt, error) {
+	reach := make([]broker.Receipt, len(c.results))
 	var first error
 	for i := range c.results {
 		res := &c.results[i]
@@ -85,7 +85,7 @@ func (c *call) reaches() ([]broker.Reach, error) {
 		}
 		reach[i] = res.reach
 		if res.err != nil {
-			reach[i] = broker.Reach{Bound: broker.Unknown}
+			reach[i] = broker.Receipt{Bound: broker.Unknown}
 			if first == nil {
 				first = res.err
 			}

@@ -184,7 +184,7 @@ func (b *Batch) Message(i int) broker.Message { return b.entries[i].m }
 func (b *Batch) Alive() { b.all.alive() }
 
 // Took says how many nodes took message i.
-func (b *Batch) Took(i int, r broker.Reach) {
+func (b *Batch) Took(i int, r broker.Receipt) {
 	if i%aliveEvery == 0 || i == len(b.entries)-1 {
 		b.all.alive()
 	}
@@ -197,7 +197,7 @@ func (b *Batch) Took(i int, r broker.Reach) {
 func (b *Batch) Fail(i int, err error) {
 	b.resolved[i] = true
 	e := &b.entries[i]
-	e.call.answer(int(e.i), broker.Reach{Bound: broker.Unknown}, err)
+	e.call.answer(int(e.i), broker.Receipt{Bound: broker.Unknown}, err)
 }
 
 // Resolved reports whether the fate of message i is known.
@@ -219,12 +219,12 @@ type Pending struct {
 }
 
 // Took says how many nodes took the message.
-func (p Pending) Took(r broker.Reach) {
+func (p Pending) Took(r broker.Receipt) {
 	p.all.alive()
 	p.call.answer(int(p.i), r, nil)
 }
 
 // Fail says that the message failed.
 func (p Pending) Fail(err error) {
-	p.call.answer(int(p.i), broker.Reach{Bound: broker.Unknown}, err)
+	p.call.answer(int(p.i), broker.Receipt{Bound: broker.Unknown}, err)
 }

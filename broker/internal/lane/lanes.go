@@ -92,7 +92,7 @@ func setDefault(n *int, to int) {
 }
 
 // Publish implements [broker.Broker.Publish].
-func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Reach, error) {
+func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
 	select {
 	case <-l.closed:
 		return unknown(len(msgs)), broker.ErrClosed
@@ -120,8 +120,8 @@ func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.R
 	return reach, err
 }
 
-func unknown(n int) []broker.Reach {
-	reach := make([]broker.Reach, n)
+func unknown(n int) []broker.Receipt {
+	reach := make([]broker.Receipt, n)
 	for i := range reach {
 		reach[i].Bound = broker.Unknown
 	}
@@ -134,7 +134,7 @@ var errStalled = fmt.Errorf("%w: no answer", broker.ErrUnavailable)
 func (l *Lanes) enqueue(ctx context.Context, c *call, msgs []broker.Message) error {
 	if len(msgs) == 1 {
 		if err := l.check(msgs[0]); err != nil {
-			c.answer(0, broker.Reach{Bound: broker.Unknown}, err)
+			c.answer(0, broker.Receipt{Bound: broker.Unknown}, err)
 			return nil
 		}
 		return l.lanes[l.laneOf(msgs[0].Subject)].put(ctx, c, msgs, nil)
@@ -144,7 +144,7 @@ func (l *Lanes) enqueue(ctx context.Context, c *call, msgs []broker.Message) err
 	for i := range msgs {
 		if err := l.check(msgs[i]); err != nil {
 			of[i] = refused
-			c.answer(i, broker.Reach{Bound: broker.Unknown}, err)
+			c.answer(i, broker.Receipt{Bound: broker.Unknown}, err)
 			continue
 		}
 		of[i] = uint8(l.laneOf(msgs[i].Subject))

@@ -16,7 +16,7 @@ import (
 	"tether/broker/internal/lane"
 )
 
-var one = broker.Reach{Nodes: 1}
+var one = broker.Receipt{Nodes: 1}
 
 func msg(subject, data string) broker.Message {
 	return broker.Message{Subject: subject, Data: []byte(data)}
@@ -42,16 +42,16 @@ func TestAReachIsReturnedForEachMessageInTheOrderOfTheCall(t *testing.T) {
 	l := start(t, lane.Options{Send: func(_ int, b *lane.Batch) error {
 		for i := range b.Len() {
 			n, _ := strconv.Atoi(string(b.Message(i).Data))
-			b.Took(i, broker.Reach{Nodes: n})
+			b.Took(i, broker.Receipt{Nodes: n})
 		}
 		return nil
 	}})
 	for _, n := range []int{0, 1, 2, 5000} {
 		var msgs []broker.Message
-		var want []broker.Reach
+		var want []broker.Receipt
 		for i := range n {
 			msgs = append(msgs, msg("s"+strconv.Itoa(i), strconv.Itoa(i)))
-			want = append(want, broker.Reach{Nodes: i})
+			want = append(want, broker.Receipt{Nodes: i})
 		}
 		got, err := l.Publish(context.Background(), msgs...)
 		if err != nil || !slices.Equal(got, want) {
@@ -211,7 +211,7 @@ func TestAnErrorFailsWhatTheBatchLeftUnansweredAndNothingElse(t *testing.T) {
 					b.Took(i, one)
 				case "later":
 					p := b.Later(i)
-					go p.Took(broker.Reach{Nodes: 3, Bound: broker.AtLeast})
+					go p.Took(broker.Receipt{Nodes: 3, Bound: broker.AtLeast})
 				case "refused":
 					b.Fail(i, errors.ErrUnsupported)
 				}
@@ -219,20 +219,20 @@ func TestAnErrorFailsWhatTheBatchLeftUnansweredAndNothingElse(t *testing.T) {
 			return broken
 		},
 	})
-	none := broker.Reach{Bound: broker.Unknown}
-	later := broker.Reach{Nodes: 3, Bound: broker.AtLeast}
+	none := broker.Receipt{Bound: broker.Unknown}
+	later := broker.Receipt{Nodes: 3, Bound: broker.AtLeast}
 	for _, c := range []struct {
 		subjects []string
-		reach    []broker.Reach
+		reach    []broker.Receipt
 		err      error
 	}{
-		{[]string{"good"}, []broker.Reach{one}, nil},
-		{[]string{"later"}, []broker.Reach{later}, nil},
-		{[]string{"large"}, []broker.Reach{none}, broker.ErrTooLarge},
-		{[]string{"good", "large", "later"}, []broker.Reach{one, none, later}, broker.ErrTooLarge},
-		{[]string{"large", "large"}, []broker.Reach{none, none}, broker.ErrTooLarge},
-		{[]string{"good", "refused", "lost", "good"}, []broker.Reach{one, none, none, one}, errors.ErrUnsupported},
-		{[]string{"lost", "good"}, []broker.Reach{none, one}, broken},
+		{[]string{"good"}, []broker.Receipt{one}, nil},
+		{[]string{"later"}, []broker.Receipt{later}, nil},
+		{[]string{"large"}, []broker.Receipt{none}, broker.ErrTooLarge},
+		{[]string{"good", "large", "later"}, []broker.Receipt{one, none, later}, broker.ErrTooLarge},
+		{[]string{"large", "large"}, []broker.Receipt{none, none}, broker.ErrTooLarge},
+		{[]string{"good", "refused", "lost", "good"}, []broker.Receipt{one, none, none, one}, errors.ErrUnsupported},
+		{[]string{"lost", "good"}, []broker.Receipt{none, one}, broken},
 	} {
 		var msgs []broker.Message
 		for _, s := range c.subjects {
