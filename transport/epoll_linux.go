@@ -12,10 +12,11 @@ import (
 // idle it has no goroutine, no stack and no buffer, and is all that is left of the connection: the
 // [net.TCPConn] that it came with is closed, and this is a copy of its descriptor.
 //
-// Who may read from it has the reading flag: the poller's goroutine, which finds out what has come and
-// deals with what is not for the receiver, a pong say, and a worker from the first message for the
-// receiver on. Who may write has the session's writing flag, as with every carrier; nobody has to
-// wait for a client that does not take what is written to it, because what is left lies in out.
+// One goroutine reads at a time: the one that has set the reading flag. It is the poller's at first, which
+// finds out what has come, and deals with what is not for the receiver, a pong for example. From the first
+// message for the receiver on it is a worker. One goroutine writes at a time: the one that has set the
+// session's writing flag, as with every carrier. None waits for a client that does not take what is written
+// to it, because what is left lies in out.
 type epoll struct {
 	descriptor
 	format format // of what is written
@@ -25,16 +26,16 @@ type epoll struct {
 	ended    bool // guarded by s.mu: the end has come, and is read after what came before it
 	writable bool // guarded by s.mu: it may have become so since the last attempt
 
-	discarding bool // owned by who reads: nothing more is wanted from the client
+	discarding bool // owned by the reader: nothing more is wanted from the client
 
 	s   *session
-	in  *readState    // owned by who reads, else guarded by s.mu; nil while there is nothing
-	out *pendingWrite // changed with s.mu by who writes; nil while there is nothing
+	in  *readState    // owned by the reader, else guarded by s.mu; nil while there is nothing
+	out *pendingWrite // changed by the writer, with s.mu; nil while there is nothing
 }
 
 // pendingWrite is what the kernel did not take.
 type pendingWrite struct {
-	rest []byte // owned by who writes
+	rest []byte // owned by the writer
 	r    round
 	mark int // len(rest) when deadline was set
 
@@ -114,7 +115,7 @@ func (c *epoll) abort() {
 		c.s.h.poller.remove(c)
 		c.s.mu.Lock()
 		var in *readState
-		if !c.reading { // else who reads does it
+		if !c.reading { // else the reader does it
 			in = c.in
 		}
 		c.s.mu.Unlock()

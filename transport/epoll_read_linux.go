@@ -51,7 +51,7 @@ func (c *epoll) recycle(in *readState) {
 	}
 }
 
-// note has the budget know what has come of a message that is not complete.
+// note tells the budget what has come of a message that is not complete.
 func (c *epoll) note() {
 	in := c.in
 	held := 0
@@ -169,8 +169,8 @@ func (in *readState) grow() {
 	in.buf = more
 }
 
-// handle deals with the frames that are whole. Who is not a worker stops at a message that is for the
-// receiver; it returns false then.
+// handle deals with the frames that are whole. On the poller's goroutine it stops at a message that is for
+// the receiver, and returns false.
 func (c *epoll) handle(worker bool) bool {
 	in := c.in
 	for !c.discarding {
@@ -260,7 +260,7 @@ func (c *epoll) frame(in *readState, f *frame, payload []byte) (err error) {
 	return nil
 }
 
-// stop has what the client still sends discarded, and ends the session as err demands.
+// stop discards what the client still sends, and ends the session as err demands.
 func (c *epoll) stop(err error) {
 	c.discarding = true
 	s, f := c.s, fault(0)

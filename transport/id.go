@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 )
 
-// id is a session ID. All of its bytes are random, because who knows it can take the session's place.
+// id is a session ID. All of its bytes are random, because anybody who knows it can take the session over.
 type id [15]byte
 
 func newID() (d id) {

@@ -123,9 +123,9 @@ type Options struct {
 	// 1 KiB and more are compressed, once for all their receivers. Default false.
 	Compress bool
 
-	// Epoll has WebSocket connections over plain TCP read by one epoll loop instead of a goroutine each,
-	// on Linux; elsewhere, over TLS, and where descriptors run out, it changes nothing. An idle
-	// connection costs about a fifth of the memory then. Default false.
+	// Epoll makes one epoll loop read all WebSocket connections over plain TCP, instead of a goroutine each.
+	// An idle connection costs about a fifth of the memory then. It changes nothing on other systems than
+	// Linux, over TLS, and where descriptors run out. Default false.
 	Epoll bool
 
 	// Logger receives what an operator must see: panics of the receiver, and now and then how many clients

@@ -31,7 +31,7 @@ type poller struct {
 	ready  [256]*epoll
 }
 
-// add has c hear of events from now on.
+// add tells c of events from now on.
 func (p *poller) add(c *epoll) error {
 	p.mu.Lock()
 	if p.file == nil {

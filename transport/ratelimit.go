@@ -46,7 +46,7 @@ func (s *session) allows(f *frame) error {
 	return nil
 }
 
-// limitMessages has a client wait that sends messages faster than MessageRate. It reports whether the session
+// limitMessages waits when a client sends messages faster than MessageRate. It reports whether the session
 // goes on.
 func (s *session) limitMessages(cancel <-chan struct{}) bool {
 	rate := s.h.o.MessageRate

@@ -241,13 +241,13 @@ func (s *session) start(c carrier) {
 // never is a time that does not come.
 const never = math.MaxInt64
 
-// setDueLocked has tick called at due.
+// setDueLocked asks the wheel to call tick at due.
 func (s *session) setDueLocked(due int64) {
 	s.due = due
 	s.wakeLocked()
 }
 
-// wakeLocked has tick called at due, or at a deadline of the carrier's that is earlier.
+// wakeLocked asks for tick at due, or at a deadline of the carrier's that is earlier.
 func (s *session) wakeLocked() {
 	at := s.due
 	if s.carrier != nil {

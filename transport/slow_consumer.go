@@ -74,7 +74,7 @@ func (s *session) Behind() (<-chan struct{}, error) {
 	return x.room, nil
 }
 
-// roomLocked tells who waits for room in the queue that there is some, or that there will be none any
+// roomLocked tells those that wait for room in the queue that there is some, or that there will be none any
 // more.
 func (s *session) roomLocked() {
 	if x := s.extra; x != nil && x.room != nil && (s.state != stateOpen || !s.behindLocked()) {
@@ -126,7 +126,7 @@ func (h *Handler) tellSlow() {
 	if told != 0 && now-told < int64(slowLogInterval) || !h.slow.told.CompareAndSwap(told, now) {
 		return
 	}
-	h.conns.Go(func() { // who sends does not wait for a log
+	h.conns.Go(func() { // a sender does not wait for a log
 		closed, dropped := h.slow.closed.Load(), h.slow.dropped.Load()
 		h.o.Logger.Warn("transport: queues of clients were full: they read too slowly, or were sent more at once than QueueBytes",
 			slog.Int("queue_bytes", h.o.QueueBytes),

@@ -87,7 +87,7 @@ func (h *Handler) answer(ws *websocket, c carrier, b []byte) error {
 type adopted interface {
 	carrier
 
-	// begin has it read, after the bytes of early. Until then it only writes.
+	// begin starts the reading, after the bytes of early. Until then it only writes.
 	begin(early []byte)
 }
 
@@ -165,8 +165,8 @@ func (s *session) probed(w *websocket) {
 	s.mu.Unlock()
 }
 
-// upgrade makes c the session's carrier, after the probe of w. A client that has a POST under way has not done its part:
-// its messages would overtake each other.
+// upgrade makes c the session's carrier, after the probe of w. It does not while a POST is under way: the
+// client's messages would overtake each other.
 func (s *session) upgrade(w *websocket, c carrier) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,7 +186,7 @@ func (s *session) upgrade(w *websocket, c carrier) bool {
 	return true
 }
 
-// giveUp has the reader of a probe close it: its session has ended.
+// giveUp makes the reader of a probe close it: the session has ended.
 func (w *websocket) giveUp() { w.Conn.SetReadDeadline(time.Now()) }
 
 // dropProbe gives up an upgrade. Polling goes on.

@@ -207,7 +207,7 @@ func (w *websocket) setTimer() {
 	}
 }
 
-// note has the budget know what has come of a message that is not complete.
+// note tells the budget what has come of a message that is not complete.
 func (w *websocket) note() {
 	held := w.check.size
 	if w.need > 0 && w.in[w.at]&bitFin == 0 {
