@@ -19,7 +19,7 @@ type order struct {
 	Gift  *item     `json:"gift,omitempty"`
 	Due   time.Time `json:"due,omitzero"`
 	stamp
-	hidden int
+	hidden int //lint:ignore U1000 a client cannot set it
 }
 
 type item struct {
