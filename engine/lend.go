@@ -33,7 +33,7 @@ func Lend(frames []byte, volatile bool) *Packet {
 // returned.
 func (p *Packet) Lent() bool { return p.traits&traitLent != 0 }
 
-// Keep is the packet for one who keeps it: itself, or if it is lent a copy, which has no other holder.
+// Keep returns what the caller may keep: the packet itself, or if it is lent a copy that has no other holder.
 func (p *Packet) Keep() *Packet {
 	if !p.Lent() {
 		return p
@@ -43,8 +43,8 @@ func (p *Packet) Keep() *Packet {
 	return c
 }
 
-// GiveBack ends the loan of a packet that Lend has made. It also takes a packet from a holder who needs
-// nothing of it any more, to use it again if it is a copy that Keep has made. To others it does nothing.
+// GiveBack ends the loan of a packet that Lend has made. A holder also calls it for a packet that it does not
+// need any more: a copy that Keep has made is used again. To other packets it does nothing.
 func (p *Packet) GiveBack() {
 	switch {
 	case p.Lent():

@@ -13,7 +13,7 @@ type acks struct {
 	waiting map[uint64]awaited // nil while there are none
 }
 
-// awaited is who waits for an answer: one of the two.
+// awaited is what waits for an answer: one of the two.
 type awaited struct {
 	answer chan *Message // has room for it; closed when there will be none
 	poll   *poll
@@ -95,7 +95,7 @@ func (s *Socket) unawait(id uint64) {
 	s.takeAwaitedLocked(id)
 }
 
-// takeAwaitedLocked returns who waits, and forgets it. A map does not shrink.
+// takeAwaitedLocked returns what waits for the answer, and forgets it. A map does not shrink.
 func (s *Socket) takeAwaitedLocked(id uint64) (by awaited) {
 	if s.extra == nil || s.extra.acks == nil {
 		return by
@@ -124,8 +124,8 @@ func (s *Socket) acknowledged(m *Message) {
 	}
 }
 
-// end tells everybody who waits that there will be no answer of s. It is called once the socket does not
-// have a any more; a may be nil.
+// end tells all that wait that s will not answer. It is called once the socket does not have a any more.
+// a may be nil.
 func (a *acks) end(s *Socket) {
 	if a == nil {
 		return

@@ -17,7 +17,7 @@ type client struct {
 	first Socket // of the first CONNECT: most connections have no other. Its conn is set from the start
 	hub   *Hub   // immutable
 
-	incomplete *incompletePacket // nil unless attachments are missing; set with mu by the caller of Text and Binary, who reads it without
+	incomplete *incompletePacket // nil unless attachments are missing; the caller of Text and Binary sets it with mu, and reads it without
 	begun      bool              // owned by the caller of Text and Binary; first is in use
 
 	closed bool   // guarded by mu; the transport has ended the connection

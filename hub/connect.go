@@ -191,7 +191,7 @@ type admission struct {
 	disconnect bool          // DISCONNECT has to follow the answer, and what was held; the socket is gone already
 }
 
-// end tells who waits for it that the socket is not connecting any more. It is called once e is not the
+// end tells those that wait that the socket is not connecting any more. It is called once e is not the
 // socket's admission any more.
 func (e *admission) end() {
 	if e.over != nil {

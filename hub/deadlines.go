@@ -9,7 +9,7 @@ import (
 // deadlines is a set of things with a time each, and a heap of these times. One sweeper looks at it
 // for all; a timer for each thing would cost more than the thing.
 type deadlines[K comparable] struct {
-	count atomic.Int32 // of the heap; who has nothing to remove takes no lock
+	count atomic.Int32 // of the heap; where it is 0, nothing is to be removed and no lock is taken
 
 	mu   sync.Mutex
 	heap []deadline[K] // guarded by mu; the earliest first

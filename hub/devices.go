@@ -13,15 +13,15 @@ import (
 )
 
 // The device limit. A socket that registers joins the user's room first and then asks that room, on
-// all nodes, who else is registered: a census. Who is ahead of whom is said by a stamp, the time of
-// the registration, and by the ID where two are equal.
+// all nodes, which others are registered: a census. Registrations have an order: that of their stamps, the
+// times at which they were made, and of the socket IDs where two stamps are equal.
 //
 // A registration that is through is ahead of every one that is not, whatever the clocks say, and a socket
 // that sees one takes a later stamp.
 //
 // EndOldest: each registration disconnects the oldest of those that it sees, beyond the limit. The one
-// with the last stamp sees all the others, so no more than the limit stay. Whoever is to go may have
-// become newer meanwhile, by having seen the other as through: then it stays, and the other goes. So at
+// with the last stamp sees all the others, so no more than the limit stay. A socket that is to go may have
+// seen the other as through meanwhile, and have become newer: then it stays, and the other goes. So at
 // least the one with the last stamp stays.
 //
 // RefuseNew: of two sockets that register at the same time, the one whose question is later is seen by
@@ -113,7 +113,7 @@ func (d *devices) evict(s *Socket, room string, stamp int64, id string) bool {
 	return true
 }
 
-// ask asks who else is registered. What nodes that are missing would have said is not known.
+// ask asks which others are registered. What nodes that do not answer would have said is not known.
 func (d *devices) ask(ctx context.Context, h *Hub, c *census) error {
 	asking, cancel := context.WithTimeout(ctx, censusTimeout)
 	defer cancel()
@@ -143,7 +143,7 @@ func (d *devices) learn(c *census, claims map[string]claim) {
 	}
 }
 
-// decide returns whom to disconnect, or ErrTooManyDevices. Without an error the registration is
+// decide returns the sockets that have to go, or ErrTooManyDevices. Without an error the registration is
 // through.
 func (d *devices) decide(c *census, limit Devices) (evicted []string, err error) {
 	d.mu.Lock()

@@ -29,9 +29,8 @@
 //
 // # Routing
 //
-// A node subscribes to the rooms that its sockets are in, and to nothing else. Nobody keeps a list of
-// who is where, so there is none that could be wrong: when a node dies, its subscriptions die with
-// it. [Socket.Join], and with it [Socket.Register], returns when the subscription is live, and the
+// A node subscribes to the rooms that its sockets are in, and to nothing else. There is no list of sockets
+// and nodes that could be wrong: when a node dies, its subscriptions die with it. [Socket.Join], and with it [Socket.Register], returns when the subscription is live, and the
 // client is told that it is connected after its connect hooks have returned: a client that knows that
 // it is connected cannot miss an event that is emitted from then on. What is for one socket goes to
 // that socket's node, which its ID names, and needs no subscription of its own.

@@ -254,7 +254,7 @@ func (m *batch) messages(to []Target) []broker.Message {
 	for i, t := range to {
 		subject := roomSubject(e.publisher.prefix, e.namespace, t)
 		except := e.except
-		if m.union { // who is in an earlier room gets it there
+		if m.union { // a socket that is among earlier targets gets it there
 			except = append(slices.Clip(except), to[:i]...)
 			shared = nil
 		}

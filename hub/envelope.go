@@ -20,9 +20,8 @@ import (
 //	rest     body; of an event the packet as WebSocket frames, which go out as they are
 //
 // A text is a uvarint, its length in bytes, and the bytes. Kinds, flags and versions that a node does
-// not know make it drop the message and count it. A policy that it does not know it counts too, and
-// delivers the event without terms. An event without terms is the same bytes as it was before there were
-// any, so that only who emits with terms needs nodes that know them.
+// not know make it drop the message and count it. It counts an event with a policy that it does not know
+// too, and delivers it without terms.
 type envelope struct {
 	kind    kind
 	flags   flags

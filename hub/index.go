@@ -93,8 +93,8 @@ func newIndex() *index {
 	return x
 }
 
-// newRoom keeps a copy of the subject, next to the room if it is not too long: whoever compares it
-// has read its first bytes with the room.
+// newRoom keeps a copy of the subject, next to the room if it is not too long: the cache line of the room
+// then has the first bytes of it.
 func newRoom(subject string) *room {
 	switch n := len(subject); {
 	case n <= 24:
@@ -258,7 +258,7 @@ func (t table) put(hash uint64, r *room) (spilled int) {
 		if vacant := matches(tags, 0); vacant != 0 {
 			shift := bits.TrailingZeros64(vacant) - 7
 			b.rooms[shift/8].Store(r)
-			b.tags.Store(tags | tag(hash)&(0xff<<shift)) // after the room: who sees the tag finds it
+			b.tags.Store(tags | tag(hash)&(0xff<<shift)) // after the room: a reader that sees the tag finds the room
 			break
 		}
 		if tags < spill {

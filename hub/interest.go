@@ -14,8 +14,8 @@ import (
 )
 
 // interest keeps the broker's subscriptions equal to the rooms that have members on this node. What
-// it has to look at is queued in the shards of the index, so that those who join and leave share no
-// lock but a shard's.
+// it has to look at is queued in the shards of the index, so that joins and leaves share no lock but that of
+// a shard.
 //
 // It is driven by levels, not by edges: a join or a leave only marks the room, and one reconciler
 // compares what is wanted with what is subscribed when it gets there, for many rooms in one broker
@@ -269,7 +269,7 @@ func (in *interest) take() (wanted, unwanted []*room) {
 	for range shardCount {
 		word, bit := &in.index.dirty[in.next/64], uint64(1)<<(in.next%64)
 		if word.Load()&bit != 0 {
-			word.And(^bit) // before looking: who comes later sets it again
+			word.And(^bit) // before looking: a room that comes later sets it again
 			sh := &in.index.shards[in.next]
 			sh.mu.Lock()
 			n := min(len(sh.queue), left)
@@ -350,7 +350,7 @@ type waiters struct {
 	err  error // written before done is closed
 }
 
-// releaseLocked lets those go who wait for r.
+// releaseLocked lets go all that wait for r.
 func (sh *shard) releaseLocked(r *room, err error) {
 	if w := sh.waiters[r]; w != nil {
 		w.err = err

@@ -15,7 +15,7 @@ type leaver struct {
 const maxAwaited = 1024
 
 // closeWithdrawn closes the connections for which nothing more comes, or has been awaited for limit, and
-// returns the others. Those do not hold up who comes behind them.
+// returns the others. Those do not hold up the ones behind them.
 func closeWithdrawn(leaving []leaver, limit time.Duration) (left []leaver) {
 	left = leaving[:0]
 	for i, l := range leaving {

@@ -84,7 +84,7 @@ func (g *Group) WaitFor(ctx context.Context) error {
 	}
 }
 
-// channel is one of the channels, made by the first who asks.
+// channel is one of the channels. The first caller makes it.
 func (g *Group) channel(of *chan struct{}) chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
