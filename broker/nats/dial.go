@@ -84,7 +84,7 @@ func (d *dialer) dial(network, address string) (net.Conn, error) {
 		pause.Reset(0)
 	}
 	var first dialed
-	for pending := 1; pending > 0; {
+	for first.address != address && first.conn == nil {
 		select {
 		case <-pause.C:
 			if d.hasSpare() {
@@ -93,22 +93,17 @@ func (d *dialer) dial(network, address string) (net.Conn, error) {
 			}
 			for _, other := range others {
 				attempt(other)
-				pending++
 			}
-			continue
 		case first = <-results:
-			pending--
-		}
-		d.note(first)
-		if first.err == nil || first.address == address {
-			break
+			d.note(first)
 		}
 	}
 	cancel() // what is connected stays so
 	attempts.Wait()
-	for len(results) > 0 {
-		if r := <-results; r.conn != nil {
-			r.conn.Close()
+	close(results)
+	for r := range results {
+		if r.conn != nil {
+			r.conn.Close() // it came too late
 		}
 	}
 	if first.address == address {
@@ -160,11 +155,12 @@ func (d *dialer) hasSpare() bool {
 // keep keeps a connection for a while.
 func (d *dialer) keep(r dialed) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if old := d.spares[r.address]; old != nil {
+	old := d.spares[r.address]
+	d.spares[r.address] = r.conn
+	d.mu.Unlock()
+	if old != nil {
 		old.Close()
 	}
-	d.spares[r.address] = r.conn
 	time.AfterFunc(spareLife, func() {
 		d.mu.Lock()
 		unused := d.spares[r.address] == r.conn

@@ -32,7 +32,7 @@ func (b *Broker) keep() {
 	for {
 		e, renewed := b.link.watch()
 		if retry == nil && !e.ended() && b.cluster.joined.Load() != e.n {
-			if b.settle(e) != nil {
+			if b.makeReady(e) != nil {
 				retry = time.After(retryJoin)
 			}
 		}
@@ -47,6 +47,7 @@ func (b *Broker) keep() {
 			}
 		case now := <-tick.C:
 			b.audit()
+			b.refusals.signal()
 			if b.files != nil && now.Sub(looked) > certificateTick {
 				looked = now
 				b.files.Watch()
@@ -61,9 +62,9 @@ func (b *Broker) keep() {
 	}
 }
 
-// settle makes a new connection ready: nats.go has subscribed everything anew, and the server may have
+// makeReady makes a new connection ready: nats.go has subscribed everything anew, and the server may have
 // refused some of it.
-func (b *Broker) settle(e epoch) error {
+func (b *Broker) makeReady(e epoch) error {
 	if err := b.listen(); err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (b *Broker) settle(e epoch) error {
 		b.incomplete = err
 	}
 	if errors.Is(b.incomplete, natsio.ErrMaxSubscriptionsExceeded) {
-		b.giveUpPlaces()
+		b.unsubscribeAll()
 		if err := b.listen(); err != nil {
 			return err
 		}
@@ -110,7 +111,7 @@ func (b *Broker) listen() error {
 	return nil
 }
 
-// leave ends our own subscriptions: settle makes them anew.
+// leave ends our own subscriptions: makeReady makes them anew.
 func (b *Broker) leave() {
 	if b.own != nil {
 		_ = b.own.Unsubscribe() // fails only if the connection is closed
@@ -119,9 +120,9 @@ func (b *Broker) leave() {
 	b.cluster.unsubscribe()
 }
 
-// giveUpPlaces ends all subscriptions, but forgets no room. nats.go subscribes in any order, so that where
+// unsubscribeAll ends all subscriptions, but forgets no room. nats.go subscribes in any order, so that where
 // there is no place for all it may be one of our own that has none.
-func (b *Broker) giveUpPlaces() {
+func (b *Broker) unsubscribeAll() {
 	b.leave()
 	for _, r := range b.rooms.all() {
 		if sub := b.rooms.detach(r); sub != nil {
@@ -140,11 +141,11 @@ func (b *Broker) restore(e epoch, cause error) error {
 				return err
 			}
 		}
-		deaf, err := b.deaf(e, some)
+		missing, err := b.missing(e, some)
 		if err != nil {
 			return err
 		}
-		b.lose(deaf, cause)
+		b.lose(missing, cause)
 	}
 	return nil
 }
@@ -179,10 +180,10 @@ func (b *Broker) flush(e epoch) error {
 	return nil
 }
 
-// deaf returns those of rooms that are not subscribed: a question to ourselves does not come back. The
+// missing returns those of rooms that are not subscribed: a question to ourselves does not come back. The
 // server sends us everything in order, so it would be ahead of the answer to flush. Others that are
 // subscribed hear the question, and do nothing.
-func (b *Broker) deaf(e epoch, rooms []*room) ([]*room, error) {
+func (b *Broker) missing(e epoch, rooms []*room) ([]*room, error) {
 	dropped := b.dropped.Load()
 	for _, r := range rooms {
 		r.heard.Store(false)
@@ -196,13 +197,13 @@ func (b *Broker) deaf(e epoch, rooms []*room) ([]*room, error) {
 	if b.dropped.Load() != dropped {
 		return nil, errOverflow // a question may be among what nats.go has dropped
 	}
-	var deaf []*room
+	var missing []*room
 	for _, r := range rooms {
 		if !r.heard.Load() && !b.refusals.isSilent(r.wire) {
-			deaf = append(deaf, r)
+			missing = append(missing, r)
 		}
 	}
-	return deaf, nil
+	return missing, nil
 }
 
 // lose tells of rooms that the server has ended.
@@ -234,15 +235,15 @@ func (b *Broker) audit() {
 	if len(rooms) == 0 || b.cluster.joined.Load() != e.n {
 		return
 	}
-	if deaf, err := b.deaf(e, rooms); err == nil {
-		b.lose(deaf, errEnded)
+	if missing, err := b.missing(e, rooms); err == nil {
+		b.lose(missing, errEnded)
 	}
 }
 
 var errEnded = errors.New("the server has ended the subscription")
 
 // recheck looks at what the server has said that it refuses. It reports whether our own subscriptions have to
-// be made anew, which settle does.
+// be made anew, which makeReady does.
 func (b *Broker) recheck() (again bool) {
 	suspects, control := b.refusals.take()
 	e := b.link.current()
@@ -253,8 +254,10 @@ func (b *Broker) recheck() (again bool) {
 			rooms, cause = append(rooms, r), err
 		}
 	}
-	if deaf, err := b.deaf(e, rooms); err == nil {
-		b.lose(deaf, cause)
+	if missing, err := b.missing(e, rooms); err == nil {
+		b.lose(missing, cause)
+	} else {
+		b.refusals.again(suspects) // with the next tick
 	}
 	if control == nil {
 		return false
@@ -301,21 +304,21 @@ func (b *Broker) add(c *change) {
 		}
 	}
 	err := b.confirmAdded(e, added)
-	var deaf []*room
+	var missing []*room
 	if refusal := b.refusal(before); err == nil && refusal != nil {
-		if deaf, err = b.deaf(e, added); err == nil {
-			for _, r := range deaf {
+		if missing, err = b.missing(e, added); err == nil {
+			for _, r := range missing {
 				failed[r.wire] = refused("subscribe", refusal)
 			}
 		}
 	}
 	if err != nil {
-		deaf = added
+		missing = added
 		for _, r := range added {
 			failed[r.wire] = b.failed("subscribe", err)
 		}
 	}
-	b.drop(deaf)
+	b.drop(missing)
 	var errs []error
 	if len(failed) > 0 {
 		errs = make([]error, len(wires))

@@ -192,7 +192,7 @@ func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credent
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
 	b.cluster = newCluster(b)
 	b.receipts = newReceipts(b)
-	b.listener = listener{b.told}
+	b.listener = listener{b.onError}
 	l.listen(&b.listener)
 	b.reading.Go(b.read) // Close waits for both
 	b.keeping.Go(b.keep)

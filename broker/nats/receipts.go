@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// ackWait is how long a publisher waits for an acknowledgement before it says that it does not know.
+	// ackWait is how long a publisher waits for an acknowledgement, once the server has the message, before it
+	// says that it does not know.
 	ackWait = time.Second
 
 	// lookTick is the time between two looks at what waits.
@@ -25,7 +26,7 @@ const (
 //
 //   - a node acknowledges it: at least one node took it;
 //   - the server says that nobody is subscribed: certainly none;
-//   - neither within ackWait, though the server has taken it: unknown;
+//   - neither within ackWait after the server has taken it, which a probe behind it shows: unknown;
 //   - the server is silent, or the connection is replaced: the backend is unavailable.
 type receipts struct {
 	conn    *natsio.Conn
@@ -42,7 +43,6 @@ type receipts struct {
 	first uint64 // guarded by mu; number of slots[0]
 	slots []slot // guarded by mu; by number; those in front wait, or there are none
 	sent  []sent // guarded by mu; what the slots were sent in, oldest first
-	taken uint64 // guarded by mu; the server has taken everything up to this number
 }
 
 // slot is one message.
@@ -57,8 +57,9 @@ type slot struct {
 // sent is one batch.
 type sent struct {
 	end   uint64 // one past its last number
-	at    time.Time
 	epoch epoch
+	at    time.Time
+	taken time.Time // when it was known that the server has it; zero before
 }
 
 // answer is what a publisher is to be told.
@@ -199,10 +200,13 @@ func (r *receipts) noResponders(out []answer, n uint64) []answer {
 // probed takes a probe that has come back: the server has taken everything up to a number.
 func (r *receipts) probed(n uint64) {
 	r.alive()
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n < r.next {
-		r.taken = max(r.taken, n)
+	for i := range r.sent {
+		if s := &r.sent[i]; s.end <= n+1 && s.taken.IsZero() {
+			s.taken = now
+		}
 	}
 }
 
@@ -210,14 +214,22 @@ func (r *receipts) probed(n uint64) {
 // waited for long is answered.
 func (r *receipts) look(out []answer, now time.Time) ([]answer, bool) {
 	joined, alone := r.cluster.isJoined(), r.cluster.isAlone()
+	current, why := r.link.current(), r.link.why()
 	r.mu.Lock()
 	n, probe := r.first, false
 	for _, s := range slices.Clone(r.sent) {
+		cut := s.epoch.n != current.n || s.epoch.ended()
 		for ; n < s.end; n++ {
-			reach, err, ok := r.overdueLocked(n, s, now, joined, alone)
-			if ok {
-				out = r.answerLocked(out, n, reach, err)
+			reach, err, ok := r.overdueLocked(n, s, now, cut, joined, alone)
+			switch {
+			case !ok:
+				continue
+			case err == errReplaced:
+				err = unavailable("publish", why)
+			case err != nil:
+				err = unavailable("publish", err)
 			}
+			out = r.answerLocked(out, n, reach, err)
 		}
 		probe = probe || now.Sub(s.at) >= lookTick/2
 	}
@@ -229,28 +241,24 @@ func (r *receipts) look(out []answer, now time.Time) ([]answer, bool) {
 	return out, waits
 }
 
-// overdueLocked says what is to be told of a message that has waited long enough, or in vain.
-func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, joined, alone bool) (reach broker.Receipt, err error, ok bool) {
+// overdueLocked says what is to be told of a message that has waited long enough, or in vain, because its
+// connection was cut.
+func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, cut, joined, alone bool) (reach broker.Receipt, err error, ok bool) {
 	i := n - r.first
 	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
 		return unknown, nil, false
 	}
-	age := now.Sub(s.at)
-	switch {
-	case r.slots[i].none && alone:
+	switch none := r.slots[i].none; {
+	case none && alone:
 		return broker.Receipt{}, nil, true
-	case r.slots[i].none && (joined || age >= ackWait):
-		return unknown, nil, true
-	case r.slots[i].none:
-		return unknown, nil, false
-	case n <= r.taken && (age >= ackWait || !r.link.is(s.epoch)):
-		return unknown, nil, true
-	case !r.link.is(s.epoch):
-		return unknown, unavailable("publish", r.link.why()), true
-	case age >= timeout:
-		return unknown, unavailable("publish", errSilent), true
+	case none:
+		return unknown, nil, joined || now.Sub(s.at) >= ackWait
+	case !s.taken.IsZero():
+		return unknown, nil, cut || now.Sub(s.taken) >= ackWait
+	case cut:
+		return unknown, errReplaced, true
 	}
-	return unknown, nil, false
+	return unknown, errSilent, now.Sub(s.at) >= timeout
 }
 
 // refused is the error for what the server has refused.

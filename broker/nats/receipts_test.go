@@ -79,9 +79,6 @@ func FuzzInboxTakesAnything(f *testing.F) {
 				t.Fatalf("nobody, by %q %q %q", tail, data, status)
 			}
 		}
-		if b.receipts.taken >= b.receipts.next {
-			t.Fatal("the server has taken what was not sent")
-		}
 	})
 }
 

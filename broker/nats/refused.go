@@ -21,8 +21,8 @@ type refusals struct {
 
 const maxSilent = 1 << 16 // wire subjects to remember
 
-// told is the listener of the link. What nobody waits for reaches us here.
-func (b *Broker) told(err error) {
+// onError is the listener of the link. What nobody waits for reaches us here.
+func (b *Broker) onError(err error) {
 	if !errors.Is(err, natsio.ErrPermissionViolation) {
 		return
 	}
@@ -53,9 +53,28 @@ func (b *Broker) told(err error) {
 	default:
 		return // the application's
 	}
+	f.signal()
+}
+
+// signal has keep look, if there is something to do.
+func (f *refusals) signal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.rooms) == 0 && f.control == nil {
+		return
+	}
 	select {
 	case f.wake <- struct{}{}:
 	default:
+	}
+}
+
+// again gives back what could not be found out.
+func (f *refusals) again(rooms map[string]error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for wire, err := range rooms {
+		f.rooms[wire] = err
 	}
 }
 

@@ -64,6 +64,9 @@ func parseURL(u *url.URL) (*target, error) {
 		}
 	}
 	if inbox := query.Get("inbox"); inbox != "" {
+		if strings.ContainsAny(inbox, " \t\r\n*>") || strings.Contains("."+inbox+".", "..") {
+			return nil, fmt.Errorf("nats: inbox %q is no subject", inbox)
+		}
 		t.options = append(t.options, natsio.CustomInboxPrefix(inbox))
 	}
 	if query.Get("discover") == "no" {
