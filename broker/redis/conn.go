@@ -124,14 +124,18 @@ func (c *conn) greet(ctx context.Context, o *goredis.Options, sharded bool) erro
 			return fmt.Errorf("set name: %w", err)
 		}
 	}
+	role, mode, refused, err := c.rd.hello()
+	if err == nil {
+		err = refused.denial()
+	}
+	if err != nil {
+		return fmt.Errorf("greet: %w", err)
+	}
+	if err := c.suits(role, mode, sharded); err != nil {
+		return err
+	}
 	v, err := c.answer("greet")
 	if err != nil {
-		return err
-	}
-	if err := c.suits(v, sharded); err != nil {
-		return err
-	}
-	if v, err = c.answer("greet"); err != nil {
 		return err
 	}
 	if info, ok := v.(string); ok {
@@ -177,14 +181,27 @@ func (c *conn) answer(doing string) (any, error) {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	if refused, ok := v.(serverError); ok {
-		switch {
-		case refused.code() == "NOAUTH":
-			return nil, refusedAuth(refused, "the server", missingPassword)
-		case refused.full():
-			return nil, fmt.Errorf("%s: %w: raise its maxclients, or let fewer connect", doing, refused)
+		if err := refused.denial(); err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
 		}
 	}
 	return v, nil
+}
+
+// denial is the error that ends the greeting. It is nil for a command that is not there, or not for this user:
+// what is refused for the moment must not be taken for that.
+func (e serverError) denial() error {
+	switch {
+	case e == "":
+		return nil
+	case e.code() == "NOAUTH":
+		return refusedAuth(e, "the server", missingPassword)
+	case e.full():
+		return fmt.Errorf("%w: raise its maxclients, or let fewer connect", e)
+	case e.code() != "NOPERM" && e.code() != "ERR":
+		return e
+	}
+	return nil
 }
 
 // full says that the server has as many connections as it may have. It hangs up then.
@@ -193,24 +210,8 @@ func (e serverError) full() bool { return strings.Contains(string(e), "max numbe
 // askRole asks a server whether it is a master. No rule of access can deny it.
 var askRole = appendCommand(nil, "HELLO", "2")
 
-// role takes from the answer to askRole what the server is; "" if it does not say.
-func role(v any) (role, mode string) {
-	fields, _ := v.([]any)
-	for i := 0; i+1 < len(fields); i += 2 {
-		text, _ := fields[i+1].(string)
-		switch fields[i] {
-		case "role":
-			role = text
-		case "mode":
-			mode = text
-		}
-	}
-	return role, mode
-}
-
 // suits refuses a server that is not what the URL says. One that does not say what it is is believed.
-func (c *conn) suits(v any, sharded bool) error {
-	role, mode := role(v)
+func (c *conn) suits(role, mode string, sharded bool) error {
 	switch {
 	case mode == "sentinel":
 		return fmt.Errorf("redis: %s is a Sentinel; the scheme for that is redis+sentinel, with the name of the master as the path", c.addr)

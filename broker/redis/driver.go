@@ -191,7 +191,7 @@ func (d *driver) Subscribe(ctx context.Context, subjects ...string) []error {
 		return broker.Each(len(subjects), err)
 	}
 	c := d.subs.begin(true, subjects)
-	return d.subs.finish(c, d.await(ctx, c))
+	return d.ending(d.subs.finish(c, d.await(ctx, c)))
 }
 
 func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
@@ -200,7 +200,17 @@ func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
 		d.subs.finish(c, err)
 		return broker.Each(len(subjects), err)
 	}
-	return d.subs.finish(c, d.await(ctx, c))
+	return d.ending(d.subs.finish(c, d.await(ctx, c)))
+}
+
+// ending says of what has failed as the broker was closed that this is why.
+func (d *driver) ending(errs []error) []error {
+	for i := range errs {
+		if errs[i] != nil && d.over() {
+			errs[i] = broker.ErrClosed
+		}
+	}
+	return errs
 }
 
 func (d *driver) await(ctx context.Context, c *call) error {

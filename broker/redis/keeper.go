@@ -34,6 +34,8 @@ type keeper struct {
 	master time.Time // owned by the look; when the server was last known to be a master
 	server string    // owned by the look; the run id of the server
 
+	watched time.Time // owned by the look; when the files of TLS were last looked at
+
 	mu      sync.Mutex
 	running bool // guarded by mu
 }
@@ -101,6 +103,10 @@ func (k *keeper) look() {
 	}
 	begin := time.Now()
 	k.s.topology.tend()
+	if k.s.files != nil && begin.Sub(k.watched) > time.Minute {
+		k.watched = begin
+		k.s.files.Watch()
+	}
 	if err := k.visit(begin); err != nil && k.c != nil {
 		k.c.nc.Close()
 		k.c = nil

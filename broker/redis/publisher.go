@@ -159,12 +159,14 @@ func (s *server) publish(p *publisher, b *lane.Batch) error {
 
 // master reads the answer to askRole. A server that does not say what it is, is not proven to be a master.
 func (s *server) master(c *conn) (proven bool, err error) {
-	v, err := c.rd.reply()
+	is, _, _, err := c.rd.hello()
 	if err != nil {
 		return false, err
 	}
 	c.used = time.Now()
-	is, _ := role(v)
+	if s.unproven.Swap(is == "") != (is == "") {
+		s.log().Warn("redis: receipts are lower bounds while the server does not say that it is a master: HELLO must not be renamed", "says", is != "")
+	}
 	if is != "" && is != "master" {
 		s.topology.doubt()
 		return false, fmt.Errorf("redis: %s is a %s by now: %w", c.addr, is, errReplica)

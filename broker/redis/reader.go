@@ -124,7 +124,12 @@ func (d *reader) header(kind byte) (int64, error) {
 	case '-':
 		return 0, serverError(line[1:])
 	}
-	return 0, errProtocol
+	return 0, foreign(line)
+}
+
+// foreign is the error for a line that is no reply at all.
+func foreign(line []byte) error {
+	return fmt.Errorf("%w, beginning with %q", errProtocol, line[:min(len(line), 5)])
 }
 
 func (d *reader) bulkLen() (int, error) {
@@ -241,7 +246,7 @@ func (d *reader) replyAt(depth int) (any, error) {
 	}
 	n, err := number(line[1:])
 	if err != nil {
-		return nil, fmt.Errorf("%w, beginning with %q", err, line[:min(len(line), 5)])
+		return nil, foreign(line)
 	}
 	switch kind := line[0]; {
 	case kind == ':':
@@ -263,6 +268,66 @@ func (d *reader) replyAt(depth int) (any, error) {
 		return list, nil
 	}
 	return nil, errProtocol
+}
+
+// hello reads the answer to HELLO: whether the server is a master, and in which mode it is. Both are "" if it
+// refuses to say.
+func (d *reader) hello() (role, mode string, refused serverError, err error) {
+	n, err := d.header('*')
+	if errors.As(err, &refused) {
+		return "", "", refused, nil
+	}
+	for i := int64(0); err == nil && i+1 < n; i += 2 {
+		var key []byte
+		if key, err = d.bulk(); err != nil {
+			break
+		}
+		switch string(key) {
+		case "role":
+			role, err = d.word("master")
+		case "mode":
+			mode, err = d.word("standalone")
+		default:
+			err = d.skip(0)
+		}
+	}
+	return role, mode, "", err
+}
+
+// word reads a bulk string that most often is one that is known.
+func (d *reader) word(usual string) (string, error) {
+	b, err := d.bulk()
+	if string(b) == usual {
+		return usual, err
+	}
+	return string(b), err
+}
+
+// skip reads any reply and forgets it.
+func (d *reader) skip(depth int) error {
+	line, err := d.line()
+	if err != nil {
+		return err
+	}
+	kind := line[0]
+	if kind == '+' || kind == '-' || kind == ':' {
+		return nil
+	}
+	n, err := number(line[1:])
+	switch {
+	case err != nil || n > maxArray || depth >= maxDepth:
+		return errProtocol
+	case kind == '$' && n >= 0:
+		_, err = d.body(int(n))
+		return err
+	case kind == '*':
+		for range max(n, 0) {
+			if err := d.skip(depth + 1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // appendCommand appends a command to dst.

@@ -27,6 +27,7 @@ type server struct {
 	session atomic.Pointer[session] // nil: there is none
 	health  atomic.Pointer[health]  // of the session; nil: there was none
 
+	unproven atomic.Bool               // it does not say whether it is a master
 	failures atomic.Int64              // of connections
 	failed   atomic.Pointer[time.Time] // when the last one did
 }

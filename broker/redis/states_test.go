@@ -169,8 +169,10 @@ func quiet(tb testing.TB, addr, user, password string) broker.Broker {
 // The master behind a stable name is replaced by an order, and goes on as a replica. It takes messages, counts
 // nobody, and closes no connection.
 func TestAMasterBehindANameThatBecomesAReplicaIsLeftByAll(t *testing.T) {
+	t.Parallel()
 	for _, user := range []string{"default", "poor"} { // who may not even ask for the role
 		t.Run(user, func(t *testing.T) {
+			t.Parallel()
 			old, next := backend.Redis(t, "--maxclients", "1000"), backend.Redis(t, "--maxclients", "1000")
 			password := ""
 			for _, s := range []*backend.Server{old, next} {
@@ -226,6 +228,7 @@ func hostPort(addr string) []any {
 
 // A stable name comes to lead to another server, and the old one goes on as a master.
 func TestANameThatLeadsToAnotherMasterIsFollowedByAll(t *testing.T) {
+	t.Parallel()
 	long.Only(t)
 	old, next := backend.Redis(t, "--maxclients", "1000"), backend.Redis(t, "--maxclients", "1000")
 	<-time.After(3 * time.Second) // so that neither can be taken for the other, started again
@@ -257,6 +260,7 @@ func TestANameThatLeadsToAnotherMasterIsFollowedByAll(t *testing.T) {
 
 // A server that cannot save its snapshot refuses writes, and PING, and carries messages.
 func TestAServerThatCannotSaveCarriesOn(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "gone")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -307,6 +311,7 @@ func refusesPing(t *testing.T, addr string) {
 
 // A script that does not end makes the server refuse all there is, and answer.
 func TestABusyServerIsNoDeadServer(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--busy-reply-threshold", "50")
 	n := observe(t, node(t, s.Addr))
 	n.awaitState(true)
@@ -325,17 +330,51 @@ func TestABusyServerIsNoDeadServer(t *testing.T) {
 	if _, err := n.b.Publish(context.Background(), broker.Message{Subject: "a"}); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("Publish: %v", err)
 	}
+	late := observe(t, node(t, s.Addr)) // that it may not ask for its name now does not mean that it never may
+	late.awaitState(false)
 	<-time.After(2500 * time.Millisecond) // longer than a silent server is waited for
 	do(t, s.Addr, "SCRIPT", "KILL")
 	<-script
 	n.subscribe("b")
 	n.awaitExact(n.b, "a", 0)
 	n.undisturbed()
+	late.awaitState(true)
+	for begin := time.Now(); do(t, s.Addr, "ZCARD", "tether:nodes") != int64(2); <-time.After(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("a node has no lease")
+		}
+	}
+}
+
+// A server on which HELLO is renamed does not say that it is a master: nothing is called exact.
+func TestWhatIsNotProvenIsNotCalledExact(t *testing.T) {
+	t.Parallel()
+	s := backend.Redis(t, "--rename-command", "HELLO", "")
+	var log safeBuffer
+	client := goredis.NewClient(&goredis.Options{Addr: s.Addr})
+	defer client.Close()
+	b, err := redis.New(client, redis.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	n := observe(t, b)
+	n.awaitState(true)
+	n.subscribe("a")
+	for i, want := range map[string]broker.Receipt{"a": {Nodes: 1, Bound: broker.AtLeast}, "nobody": {Bound: broker.Unknown}} {
+		if r, err := b.Publish(context.Background(), broker.Message{Subject: i}); err != nil || r[0] != want {
+			t.Errorf("%s: got %v, %v, want %v", i, r, err, want)
+		}
+	}
+	if got := strings.Count(log.String(), "HELLO must not be renamed"); got != 1 {
+		t.Errorf("it is said %d times: %s", got, log.String())
+	}
 }
 
 // Leases cannot be renewed while the server refuses writes. Nodes that live are left alone; one that is frozen is
 // dropped all the same.
 func TestAServerThatRefusesWritesCutsOffTheDeadAndNobodyElse(t *testing.T) {
+	t.Parallel()
 	for how, set := range map[string][2]string{
 		"it is out of memory": {"maxmemory", "1"},
 		"it lacks replicas":   {"min-replicas-to-write", "1"},
@@ -384,6 +423,7 @@ func TestAServerThatRefusesWritesCutsOffTheDeadAndNobodyElse(t *testing.T) {
 
 // A server that is full hangs up at the greeting. That says nothing of what it can do.
 func TestAServerThatWasFullIsUsedAsEveryOtherAfterwards(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--maxclients", "2")
 	hold := goredis.NewClient(&goredis.Options{Addr: s.Addr, MaxRetries: -1})
 	defer hold.Close()
@@ -414,6 +454,7 @@ func TestAServerThatWasFullIsUsedAsEveryOtherAfterwards(t *testing.T) {
 
 // What is denied is looked at again: the rights may come later.
 func TestLeasesBeginWhenTheirRightsAreGiven(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--maxclients", "1000")
 	poor := []any{"ACL", "SETUSER", "u", "on", ">p", "allchannels", "allkeys", "-@all", "+subscribe", "+unsubscribe", "+publish", "+ping", "+client|info"}
 	do(t, s.Addr, poor...)
@@ -463,6 +504,7 @@ func (s *safeBuffer) String() string {
 
 // Something in between closes connections on which nothing moves. Nobody notices.
 func TestAPauseMakesNoReceiptUncertain(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--maxclients", "1000")
 	proxy := faultproxy.New(t, s.Addr)
 	proxy.Idle(1500 * time.Millisecond)
@@ -482,6 +524,7 @@ func TestAPauseMakesNoReceiptUncertain(t *testing.T) {
 
 // The rights on a channel are taken away, and the connection with them. The channel is lost, and no other.
 func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--maxclients", "1000")
 	do(t, s.Addr, "ACL", "SETUSER", "u", "on", ">p", "allkeys", "+@all", "resetchannels", "&a", "&b", "&c")
 	n := observe(t, quiet(t, s.Addr, "u", "p"))
@@ -508,6 +551,7 @@ func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
 
 // One master of a Cluster is away. Subjects of the others are subscribed, at once and in the same calls.
 func TestWhatBelongsToHealthyMastersIsSubscribedWhileOneIsAway(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	n, worker := observe(t, opened(t, c.URL)), opened(t, c.URL)
 	n.awaitState(true)
@@ -547,6 +591,7 @@ func TestWhatBelongsToHealthyMastersIsSubscribedWhileOneIsAway(t *testing.T) {
 
 // Files that are named in the URL are read again for each connection.
 func TestRenewedCertificatesAndPasswordsAreUsed(t *testing.T) {
+	t.Parallel()
 	sec := secure(t)
 	s := backend.SecureRedis(t, backend.RedisProduct, sec)
 	dir, stale := t.TempDir(), t.TempDir()
@@ -599,6 +644,7 @@ func TestRenewedCertificatesAndPasswordsAreUsed(t *testing.T) {
 }
 
 func TestAURLForSomethingElseSaysWhatItIsAndWhatToDo(t *testing.T) {
+	t.Parallel()
 	s, nats := backend.Redis(t), backend.NATS(t)
 	sentinels := backend.RedisSentinels(t, backend.RedisProduct)
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
