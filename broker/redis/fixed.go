@@ -31,8 +31,11 @@ func (f fixed) dial(ctx context.Context, _ *server) (*conn, error) {
 	return c, err
 }
 
-// look is but a dial.
+// look is but a dial. Where no server tells its run id there is nothing to be seen.
 func (f fixed) look(ctx context.Context) (place string, sure bool, err error) {
+	if f.at.Load() == nil {
+		return "", false, nil
+	}
 	c, err := f.dial(ctx, nil)
 	if err == nil {
 		c.nc.Close()

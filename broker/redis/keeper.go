@@ -15,7 +15,7 @@ const (
 	// staleTime is the age of the last look at which a publisher waits for a new one.
 	staleTime = 1500 * time.Millisecond
 
-	// restTime is how long a server is kept that nobody uses.
+	// restTime is how long the connections to a server are kept that nobody uses.
 	restTime = time.Minute
 )
 
@@ -30,6 +30,8 @@ type keeper struct {
 	rest  atomic.Bool  // the next look is the last
 	lease lease
 
+	restTime time.Duration // immutable; restTime, or less in a test
+
 	c      *conn     // owned by the look; nil: none
 	master time.Time // owned by the look; when the server was last known to be a master
 	server string    // owned by the look; the run id of the server
@@ -41,7 +43,7 @@ type keeper struct {
 }
 
 func newKeeper(s *server) *keeper {
-	k := &keeper{s: s, lease: lease{s: s}}
+	k := &keeper{s: s, lease: lease{s: s}, restTime: restTime}
 	k.looks = inquiry{life: s.life, ask: k.look, base: time.Now()}
 	return k
 }
@@ -75,23 +77,29 @@ func (k *keeper) run() {
 		case <-k.s.life.Closing():
 		}
 	}
-	k.rest.Store(true)
-	<-k.looks.start()
+	for k.rest.Store(true); k.rest.Load() && !k.over(); {
+		<-k.looks.start()
+	}
+}
+
+func (k *keeper) over() bool {
+	select {
+	case <-k.s.life.Closing():
+		return true
+	default:
+		return false
+	}
 }
 
 // stop ends run soon.
-func (k *keeper) stop() { k.used.Store(-int64(restTime)) }
+func (k *keeper) stop() { k.used.Store(-int64(k.restTime)) }
 
 // needed reports whether run must go on. After false wake starts it anew.
 func (k *keeper) needed() bool {
-	select {
-	case <-k.s.life.Closing():
-		return false
-	default:
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.running = k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < restTime
+	used := k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < k.restTime
+	k.running = used && !k.over()
 	return k.running
 }
 
