@@ -371,6 +371,19 @@ func TestAPOSTEndsWithItsSession(t *testing.T) {
 	}
 }
 
+// TestAPOSTThatWasRefusedEndsItsConnection has the rest of a body that is too large not come.
+func TestAPOSTThatWasRefusedEndsItsConnection(t *testing.T) {
+	s := serve(t, Options{MaxPayload: 1000, MessageTimeout: 50 * time.Millisecond})
+	c := s.polling()
+	conn := s.dial()
+	fmt.Fprintf(conn, "POST /socket.io/?EIO=4&transport=polling&sid=%s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n%s\r\n",
+		c.sid, strings.Repeat("4", 2000))
+	b, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 413 ") {
+		t.Errorf("got %.40q, %v", b, err)
+	}
+}
+
 func TestAClientThatAbortsItsPOSTIsGone(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()

@@ -57,6 +57,13 @@ func (p *post) done() bool {
 	return true
 }
 
+// leave is called at the end. The deadline of a body that did not come stays: net/http reads what is left of it.
+func (p *post) leave() {
+	p.mu.Lock()
+	p.over = true
+	p.mu.Unlock()
+}
+
 // counted reads a body into a buffer whose size the budget is told before each read.
 type counted struct {
 	r    io.Reader
@@ -97,7 +104,7 @@ func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 	if !ended {
 		status = s.receivePost(w, r, p)
 	}
-	p.done()
+	p.leave()
 
 	s.mu.Lock()
 	s.poll.post = nil
