@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os/exec"
@@ -11,16 +12,21 @@ import (
 	"tether/internal/client"
 )
 
-// emitted runs tether emit, and returns what it printed and its exit code.
+// emitted runs tether emit, and returns its result, or what went wrong, and its exit code.
 func emitted(t *testing.T, environ []string, args ...string) (string, int) {
 	t.Helper()
-	out, err := tetherCommand(append([]string{"emit"}, args...), environ).CombinedOutput()
+	var out, warnings bytes.Buffer
+	cmd := tetherCommand(append([]string{"emit"}, args...), environ)
+	cmd.Stdout, cmd.Stderr = &out, &warnings
+	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
-	} else if exit != nil {
-		return strings.TrimSpace(string(out)), exit.ExitCode()
 	}
-	return strings.TrimSpace(string(out)), exitDone
+	says := out.String()
+	if says == "" {
+		says = warnings.String()
+	}
+	return strings.TrimSpace(says), cmd.ProcessState.ExitCode()
 }
 
 // TestTheReceiptIsTheExitCode: a script knows without reading whether anybody was there.
