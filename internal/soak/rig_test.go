@@ -116,6 +116,7 @@ type counted struct {
 	broker.Broker
 	calls, subjects atomic.Int64
 	now, most       atomic.Int64 // calls at the same time
+	slow            atomic.Int64 // nanoseconds that a call takes longer
 }
 
 func (c *counted) Subscribe(ctx context.Context, subjects ...string) []error {
@@ -125,6 +126,12 @@ func (c *counted) Subscribe(ctx context.Context, subjects ...string) []error {
 	defer c.now.Add(-1)
 	c.calls.Add(1)
 	c.subjects.Add(int64(len(subjects)))
+	if slow := c.slow.Load(); slow > 0 {
+		select {
+		case <-time.After(time.Duration(slow)):
+		case <-ctx.Done():
+		}
+	}
 	return c.Broker.Subscribe(ctx, subjects...)
 }
 

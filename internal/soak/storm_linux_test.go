@@ -126,7 +126,8 @@ func (c *crowd) heard(t *testing.T) (r crowdReport) {
 }
 
 // Ten thousand clients lose their connection at once and come back at once. The broker is asked to
-// subscribe in batches, one call of a node at a time.
+// subscribe in batches, one call of a node at a time. It is slow, so that there are batches also where the
+// clients are.
 func TestAReconnectStorm(t *testing.T) {
 	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		n := scaled(2*crowdSize, 2*crowdSize)
@@ -158,6 +159,9 @@ func TestAReconnectStorm(t *testing.T) {
 			return
 		}
 		all("drop")
+		for _, node := range r.nodes {
+			node.calls.slow.Store(int64(250 * time.Millisecond))
+		}
 		before, subjects, _ := calls()
 		again := all("connect")
 		if t.Failed() {
