@@ -29,7 +29,7 @@ type Node struct {
 }
 
 // Handshake is what a client says when it connects, for [Node.Dial]. The zero value is a client of "/" that
-// says nothing.
+// says nothing. All come over TLS, and as WebSocket.
 type Handshake struct {
 	Namespace string // default "/"
 	Auth      any    // encoded as JSON, an object; nil: none
@@ -104,7 +104,8 @@ func (n *Node) Drain() {
 	}
 }
 
-// Kill ends the node as kill -9 would: its clients lose their connections, and the broker its subscriptions.
+// Kill ends the node as kill -9 would, as far as others can see: its clients lose their connections, and the
+// broker its subscriptions. What is left of it is in this process; so its disconnect hooks still run.
 func (n *Node) Kill() {
 	n.killed = true
 	n.link.Kill()
