@@ -23,7 +23,7 @@ const (
 	maxEmitBody = 1 << 20 // bytes
 )
 
-// Endpoints serves GET /healthz, GET /readyz and POST /emit for h.
+// Endpoints serves GET /healthz, GET /readyz, GET /stats and POST /emit for h.
 func Endpoints(h *hub.Hub) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
@@ -33,6 +33,14 @@ func Endpoints(h *hub.Hub) http.Handler {
 			return
 		}
 		io.WriteString(w, "ready\n")
+	})
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
+		members, _ := h.Members() // what is known last, if it is not certain
+		names := make([]string, len(members))
+		for i, m := range members {
+			names[i] = m.Name
+		}
+		answer(w, http.StatusOK, map[string]any{"connections": h.Stats().Connections, "members": names})
 	})
 	mux.HandleFunc("POST /emit", func(w http.ResponseWriter, r *http.Request) {
 		nodes, err := emit(r.Context(), h.Emitter(), http.MaxBytesReader(w, r.Body, maxEmitBody))

@@ -2,6 +2,9 @@ package interop
 
 import (
 	"context"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +61,47 @@ func TestEmitsReachTheOtherNode(t *testing.T) {
 		}
 		settled(t, a)
 	})
+}
+
+func TestNodesAskEachOther(t *testing.T) {
+	bus := memory.NewBus()
+	one, two := serve(t, setup{name: "A", bus: bus}), serve(t, setup{name: "B", bus: bus})
+	everyWay(t, func(t *testing.T, w way) {
+		a, idA := w.join(t, one)
+		b, idB := w.join(t, two)
+		both := []any{idA, idB}
+		slices.SortFunc(both, func(x, y any) int { return strings.Compare(x.(string), y.(string)) })
+		joinRoom(t, "asked", a, b)
+		for _, c := range []*client{a, b} {
+			want(t, c.call(t, "cluster-sockets", "asked"), []any{both})
+			want(t, c.call(t, "cluster-sockets", nil), []any{both})
+			want(t, c.call(t, "cluster-sockets", idB), []any{[]any{idB}})
+			want(t, c.call(t, "cluster-sockets", "nobody"), []any{[]any{}})
+		}
+		want(t, a.call(t, "cluster-join", "asked", "other"), []any{"ok"})
+		b.emit(t, "to-room", "other", "hi", 1) // as soon as it has been confirmed
+		a.event(t, "hi", 1)
+		b.event(t, "hi", 1)
+		want(t, b.call(t, "cluster-leave", "asked", "other"), []any{"ok"})
+		a.emit(t, "to-room", "other", "hi", 2)
+		settled(t, a, b)
+		want(t, a.call(t, "cluster-sockets", "other"), []any{[]any{}})
+		want(t, a.call(t, "server-side", "x"), []any{[]any{"B:x"}})
+		want(t, b.call(t, "server-side", 7), []any{[]any{"A:7"}})
+
+		answer := map[string]any{"timeout": false, "answers": []any{"why", "why"}}
+		want(t, a.call(t, "ask-room", "asked", "why"), []any{answer})
+		a.event(t, "question", "why")
+		b.event(t, "question", "why")
+		settled(t, a, b)
+	})
+}
+
+func want(t testing.TB, got, want []any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 func TestUserIsGreetedAndReachedOnEveryNode(t *testing.T) {
