@@ -137,6 +137,26 @@ func (n *Node) Members() ([]Member, error) {
 	return n.roll.list(), n.roll.err(time.Now())
 }
 
+// AwaitMembers is Members once the list is complete, or what is known when ctx is done.
+func (n *Node) AwaitMembers(ctx context.Context) ([]Member, error) {
+	for {
+		list, err := n.Members()
+		if !errors.Is(err, ErrIncomplete) || ctx.Err() != nil {
+			return list, err
+		}
+		n.mu.Lock()
+		changed := n.changed
+		n.mu.Unlock()
+		timer := time.NewTimer(lookInterval)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
 // Announce says at once how this node is: when it begins to drain, say.
 func (n *Node) Announce() { give(n.announce) }
 

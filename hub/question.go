@@ -91,6 +91,13 @@ func (e *Emitter) Run(ctx context.Context, up func()) error {
 	return nil
 }
 
+// Members is [Hub.Members] for any process. It waits until this one has heard from all nodes, which takes an
+// emitter without a hub a second and a half at most after its Run has begun.
+func (e *Emitter) Members(ctx context.Context) ([]Member, error) {
+	list, err := e.publisher.cluster.AwaitMembers(ctx)
+	return list, questionError(err)
+}
+
 // about says which sockets a question is about.
 //
 //	text     namespace

@@ -27,6 +27,7 @@ const (
 type commandLine struct {
 	Serve       serveCommand       `cmd:"" help:"Run a node."`
 	Emit        emitCommand        `cmd:"" uses:"broker,prefix" help:"Emit an event, and say whether anybody was there."`
+	Nodes       nodesCommand       `cmd:"" uses:"broker,prefix" help:"List the live nodes of the cluster."`
 	Token       tokenCommand       `cmd:"" uses:"auth.keys,auth.leeway" help:"Make and open tokens of clients."`
 	Key         keyCommand         `cmd:"" uses:"" help:"Print a new random key, good for auth.keys, emit.keys and stats.keys."`
 	CheckConfig checkConfigCommand `cmd:"" help:"Check the configuration, and what it refers to."`

@@ -75,6 +75,10 @@ func (a *api) routes(mux *http.ServeMux) {
 		{http.MethodPost, "/emit", false, a.emit},
 		{http.MethodPost, "/emit/batch", false, a.emitBatch},
 		{http.MethodPost, "/disconnect", false, a.disconnect},
+		{http.MethodPost, "/sockets", false, a.fetch},
+		{http.MethodPost, "/join", false, a.join},
+		{http.MethodPost, "/leave", false, a.leave},
+		{http.MethodPost, "/ask", false, a.ask},
 		{http.MethodGet, "/stats", true, a.stats},
 	}
 	for _, r := range requests {

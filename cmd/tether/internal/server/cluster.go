@@ -1,0 +1,158 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"tether/hub"
+)
+
+// The sockets of one answer of POST /sockets.
+const (
+	defaultSockets = 1000
+	maxSockets     = 10_000
+)
+
+// targeted is the target of a request, and the emitter for it.
+func (a *api) targeted(t target) (*hub.Emitter, hub.Target, error) {
+	e, err := a.emitter(t.Namespace)
+	if err != nil {
+		return nil, hub.Target{}, err
+	}
+	to, err := t.sockets()
+	if err != nil {
+		return nil, hub.Target{}, badRequest(err)
+	}
+	return e, to, nil
+}
+
+// foundSocket is one socket in JSON.
+type foundSocket struct {
+	ID        string          `json:"id"`
+	Node      string          `json:"node"`
+	Transport string          `json:"transport"`
+	Rooms     []string        `json:"rooms,omitempty"`
+	Data      json.RawMessage `json:"data,omitempty"`
+}
+
+func (a *api) fetch(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		target
+		Rooms bool `json:"rooms"`
+		Data  bool `json:"data"`
+		Limit int  `json:"limit"`
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, to, err := a.targeted(in.target)
+	if err != nil {
+		return nil, err
+	}
+	if in.Limit == 0 {
+		in.Limit = defaultSockets
+	}
+	if in.Limit < 0 || in.Limit > maxSockets {
+		return nil, badRequest(fmt.Errorf(`"limit" is %d; 1 to %d is right`, in.Limit, maxSockets))
+	}
+	out := struct {
+		Sockets []foundSocket `json:"sockets"`
+		More    bool          `json:"more"` // than the limit
+		Missing []Missing     `json:"missing"`
+	}{Sockets: []foundSocket{}}
+	found := e.FetchSockets(ctx, to, hub.FetchOptions{Rooms: in.Rooms, Data: in.Data})
+	for s := range found.All {
+		if len(out.Sockets) == in.Limit {
+			out.More = true
+			break
+		}
+		f := foundSocket{ID: s.ID, Node: s.Node.Name, Transport: s.Transport, Data: s.Data}
+		for _, r := range s.Rooms {
+			f.Rooms = append(f.Rooms, r.String())
+		}
+		out.Sockets = append(out.Sockets, f)
+	}
+	out.Missing = MissingOf(found.Missing())
+	return out, found.Err()
+}
+
+func (a *api) join(ctx context.Context, body []byte) (any, error) {
+	return a.move(ctx, body, (*hub.Emitter).Join)
+}
+
+func (a *api) leave(ctx context.Context, body []byte) (any, error) {
+	return a.move(ctx, body, (*hub.Emitter).Leave)
+}
+
+func (a *api) move(ctx context.Context, body []byte, do func(e *hub.Emitter, ctx context.Context, to hub.Target, rooms ...hub.Target) (hub.Changed, error)) (any, error) {
+	var in struct {
+		target
+		Rooms []string `json:"rooms"`
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, to, err := a.targeted(in.target)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.Rooms) == 0 {
+		return nil, badRequest(errors.New(`"rooms" is needed, the names of rooms`))
+	}
+	rooms := make([]hub.Target, len(in.Rooms))
+	for i, name := range in.Rooms {
+		if name == "" {
+			return nil, badRequest(errors.New("a room is empty"))
+		}
+		rooms[i] = hub.Room(name)
+	}
+	changed, err := do(e, ctx, to, rooms...)
+	if err != nil {
+		return nil, err
+	}
+	return ChangedOf(changed), nil
+}
+
+// acked is what one socket has answered, in JSON. Binary is base64.
+type acked struct {
+	Socket string `json:"socket"`
+	Node   string `json:"node"`
+	Args   []any  `json:"args,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+func (a *api) ask(ctx context.Context, body []byte) (any, error) {
+	var in struct {
+		target
+		event
+	}
+	if err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	e, to, err := a.targeted(in.target)
+	if err != nil {
+		return nil, err
+	}
+	name, args, err := in.parts()
+	if err != nil {
+		return nil, err
+	}
+	out := struct {
+		Answers []acked   `json:"answers"`
+		Missing []Missing `json:"missing"`
+	}{Answers: []acked{}}
+	asked := e.EmitAck(ctx, to, name, args...)
+	for s := range asked.All {
+		one := acked{Socket: s.ID, Node: s.Node.Name}
+		if s.Err != nil {
+			one.Error = s.Err.Error()
+		} else {
+			one.Args = s.Answer.Args()
+		}
+		out.Answers = append(out.Answers, one)
+	}
+	out.Missing = MissingOf(asked.Missing())
+	return out, asked.Err()
+}
