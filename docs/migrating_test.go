@@ -66,6 +66,11 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	s.SetData(ping)
 	s.Disconnect(true)
 	emitter.Disconnect(ctx, hub.Room("room"), true)
+	emitter.FetchSockets(ctx, hub.Room("room"), hub.FetchOptions{})
+	emitter.Join(ctx, hub.Room("room"), hub.Room("other"))
+	emitter.Leave(ctx, hub.Room("room"), hub.Room("other"))
+	emitter.EmitAck(ctx, hub.Room("room"), "hello")
+	emitter.ServerSideEmitAck(ctx, "hello")
 	for range h.Of("/").Sockets() {
 	}
 	_ = h.Stats().Connections

@@ -93,9 +93,9 @@ type Greeting struct {
 }
 
 // Devices is a limit on the sockets of one user in the whole cluster. The nodes that hold sockets of
-// the user are asked at each registration, so a limit costs a round trip through the broker, two
-// seconds when a node does not answer. When that happens, and where the broker cannot count, more
-// sockets than Max may stay; otherwise they may not, however registrations race.
+// the user are asked at each registration, so a limit costs a round trip through the broker (two where it
+// cannot count, and a word of every node), and two seconds when a node does not answer. When that happens,
+// more sockets than Max may stay; otherwise they may not, however registrations race.
 type Devices struct {
 	Max    int      // sockets of a user; 0: no limit
 	Exceed OnExceed // what happens to the one that is too many

@@ -55,7 +55,7 @@ const (
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
-	for _, group := range [][]test{basics, order, subjects, calls, failures} {
+	for _, group := range [][]test{basics, order, subjects, calls, questions, failures} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				t.Cleanup(func() { awaitNoGoroutines(t) })

@@ -71,7 +71,7 @@ func (s *site) logout(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	s.mu.Unlock()
-	if _, err := s.emitter.Disconnect(r.Context(), hub.User(user), true); err != nil {
+	if changed, err := s.emitter.Disconnect(r.Context(), hub.User(user), true); err != nil || len(changed.Missing) > 0 {
 		http.Error(w, "logged out, but connections may linger until their tokens expire", http.StatusServiceUnavailable)
 		return
 	}
