@@ -59,7 +59,7 @@
 // # Concurrency
 //
 // All methods of all types may be called concurrently, except where they say otherwise. Handlers run
-// on goroutines that [Hub.Run] waits for. No lock is held while a handler or a [Conn] is called. A
+// on goroutines that [Hub.Run] waits for. No lock is held while a handler or an [engine.Conn] is called. A
 // panic of a handler closes the connection that it was handling, and no other. A client's mistake
 // in the protocol closes its connection, and no mistake of a client is logged above debug level.
 //
