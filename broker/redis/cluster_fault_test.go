@@ -143,6 +143,7 @@ func (l *load) awaitCount(addr string, want int) {
 // Users come and go while slots move: in the end each is where the last call has put it, and no call has
 // failed.
 func TestUsersComeAndGoWhileSlotsMove(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	b, p := opened(t, c.URL), opened(t, c.URL)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)

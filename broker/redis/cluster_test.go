@@ -88,6 +88,7 @@ func TestBrokerContractOnAClusterOfValkey(t *testing.T) {
 }
 
 func TestAMastersDeathUnderLoadIsAGapOfItsSubjects(t *testing.T) {
+	t.Parallel()
 	deaths := []struct {
 		name string
 		end  func(*backend.Server)
@@ -150,6 +151,7 @@ func awaitOwner(t *testing.T, c *backend.Cluster, node, slot int, addr string) t
 }
 
 func TestReshardingUnderLoadIsAGapOfWhatMoves(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
 	at := redis.PartitionSlots()
@@ -173,6 +175,7 @@ func TestReshardingUnderLoadIsAGapOfWhatMoves(t *testing.T) {
 
 // A master that is demoted by an order, while it lives, loses all its slots at once.
 func TestAManualFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
 	l.detours = true
@@ -188,6 +191,7 @@ func TestAManualFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
 }
 
 func TestPartitionsAreSpreadEvenlyOverServers(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	b := opened(t, c.URL)
 	ctx, cancel := context.WithCancel(context.Background())

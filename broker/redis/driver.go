@@ -143,7 +143,7 @@ func (d *driver) publish(ctx context.Context, s *server, msgs []broker.Message) 
 		return unknown(len(msgs)), unavailable(errUncovered)
 	}
 	receipts, err := s.lanes.Publish(ctx, msgs...)
-	if errors.Is(err, broker.ErrClosed) && !d.over() {
+	if errors.Is(err, broker.ErrClosed) && !d.closing() {
 		err = unavailable(errDeparted)
 	}
 	if errors.Is(err, broker.ErrUnavailable) {
@@ -152,19 +152,9 @@ func (d *driver) publish(ctx context.Context, s *server, msgs []broker.Message) 
 	return receipts, err
 }
 
-// over reports whether the broker is closed.
-func (d *driver) over() bool {
-	select {
-	case <-d.Closing():
-		return true
-	default:
-		return false
-	}
-}
-
 // ready says why a call can not be served, after waiting for Run if wait is set.
 func (d *driver) ready(ctx context.Context, wait bool) error {
-	if d.over() {
+	if d.closing() {
 		return broker.ErrClosed
 	}
 	if err := ctx.Err(); err != nil || !wait {
@@ -206,7 +196,7 @@ func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
 // ending says of what has failed as the broker was closed that this is why.
 func (d *driver) ending(errs []error) []error {
 	for i := range errs {
-		if errs[i] != nil && d.over() {
+		if errs[i] != nil && d.closing() {
 			errs[i] = broker.ErrClosed
 		}
 	}

@@ -114,6 +114,7 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 // A process that is stopped for longer than its lease is taken off the receipts, and when it goes on
 // it delivers nothing that came after, but reports a gap.
 func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t)
 	if s.Kind == backend.StandIn {
 		t.Skip("a stand-in cannot drop connections")

@@ -77,17 +77,8 @@ func (k *keeper) run() {
 		case <-k.s.life.Closing():
 		}
 	}
-	for k.rest.Store(true); k.rest.Load() && !k.over(); {
+	for k.rest.Store(true); k.rest.Load() && !k.s.life.closing(); {
 		<-k.looks.start()
-	}
-}
-
-func (k *keeper) over() bool {
-	select {
-	case <-k.s.life.Closing():
-		return true
-	default:
-		return false
 	}
 }
 
@@ -99,7 +90,7 @@ func (k *keeper) needed() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	used := k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < k.restTime
-	k.running = used && !k.over()
+	k.running = used && !k.s.life.closing()
 	return k.running
 }
 

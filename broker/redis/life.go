@@ -18,6 +18,16 @@ type life struct {
 
 func newLife() *life { return &life{release: make(map[int]func())} }
 
+// closing reports whether the broker is being closed.
+func (l *life) closing() bool {
+	select {
+	case <-l.Closing():
+		return true
+	default:
+		return false
+	}
+}
+
 // register leaves f to end. The function that it returns takes f back. False: it is over.
 func (l *life) register(f func()) (undo func(), ok bool) {
 	l.mu.Lock()

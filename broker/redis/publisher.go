@@ -22,10 +22,9 @@ type publisher struct {
 	broken clientID // the connection before, if it broke with a pipeline in flight
 	trust  int64    // server.failures when the connection was last known to work
 
-	counts []counted        // of the pipeline in flight: what waits for the proof
-	away   []int            // likewise: messages that were redirected
-	to     []redirection    // likewise: where
-	sides  map[string]*conn // to servers that messages were redirected to, by address
+	counts []counted     // of the pipeline in flight: what waits for the proof
+	away   []int         // likewise: messages that were redirected
+	to     []redirection // likewise: where
 }
 
 // counted is message i of a batch, which n nodes took.

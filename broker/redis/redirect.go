@@ -55,96 +55,80 @@ const maxHops = 4
 
 var errHops = errors.New("redis: the Cluster's servers do not agree on who has the slot")
 
-// follow sends what was redirected to where it belongs, in order. It was not executed where it was sent
-// first, so nothing is sent twice.
-func (s *server) follow(p *publisher, b *lane.Batch) {
-	defer p.closeSides()
-	for range maxHops {
-		if len(p.away) == 0 {
-			return
-		}
-		away, to := p.away, p.to
-		p.away, p.to = nil, nil
-		for len(away) > 0 {
-			n := 1
-			for n < len(away) && to[n].addr == to[0].addr && to[n].ask == to[0].ask {
-				n++
-			}
-			s.topology.redirected(to[0])
-			if err := s.forward(p, b, away[:n], to[0]); err != nil {
-				for _, i := range away[:n] {
-					if !b.Resolved(i) {
-						b.Fail(i, unavailable(err))
-					}
-				}
-			}
-			away, to = away[n:], to[n:]
-		}
-	}
-	for _, i := range p.away {
-		b.Fail(i, unavailable(errHops))
-	}
-	p.away, p.to = nil, nil
+// side is the connection to a server that messages were redirected to, or why there is none.
+type side struct {
+	c   *conn
+	err error
 }
 
-// forward sends messages to one other server and reads the answers.
-func (s *server) forward(p *publisher, b *lane.Batch, list []int, r redirection) (err error) {
-	c := p.sides[r.addr]
-	if c == nil {
-		if c, err = s.dialTo(context.Background(), r.addr, true); err != nil {
-			return err
-		}
-		if p.sides == nil {
-			p.sides = make(map[string]*conn)
-		}
-		p.sides[r.addr] = c
-	}
+// follow sends what was redirected to where it belongs, one after the other. It was not executed where it was
+// sent first, so nothing is sent twice.
+func (s *server) follow(p *publisher, b *lane.Batch) {
+	sides := make(map[string]*side)
 	defer func() {
-		if err != nil {
-			c.nc.Close()
-			delete(p.sides, r.addr)
-		}
-	}()
-	c.out = c.out[:0]
-	for _, i := range list {
-		if r.ask {
-			c.out = appendCommand(c.out, "ASKING")
-		}
-		if err := c.send(b, i, s.channels); err != nil {
-			return err
-		}
-	}
-	if err := c.flush(); err != nil {
-		return err
-	}
-	for _, i := range list {
-		if r.ask {
-			if _, err := c.rd.reply(); err != nil {
-				return err
+		for _, other := range sides {
+			if other.c != nil {
+				other.c.nc.Close()
 			}
 		}
-		n, err := c.rd.integer()
+	}()
+	for k, i := range p.away {
+		if n, err := s.forward(sides, b, i, p.to[k]); err != nil {
+			b.Fail(i, err)
+		} else {
+			b.Took(i, s.receipt(nil, 0, n, false))
+		}
+	}
+	p.away, p.to = p.away[:0], p.to[:0]
+}
+
+// forward sends a message where r says, or where it is redirected to there.
+func (s *server) forward(sides map[string]*side, b *lane.Batch, i int, r redirection) (nodes int64, err error) {
+	for range maxHops {
+		s.topology.redirected(r)
+		other := sides[r.addr]
+		if other == nil {
+			other = &side{}
+			other.c, other.err = s.dialTo(context.Background(), r.addr, true)
+			sides[r.addr] = other
+		}
+		if other.err != nil {
+			return 0, unavailable(other.err)
+		}
+		n, err := other.c.publishOne(b, i, s.channels, r.ask)
 		var refused serverError
 		switch {
 		case err == nil:
-			b.Took(i, s.receipt(c, 0, n, false))
-		case errors.As(err, &refused):
-			if again, ok := refused.redirection(c.addr); ok {
-				p.away, p.to = append(p.away, i), append(p.to, again)
-				continue
-			}
-			b.Fail(i, refusal(refused))
-		default:
-			return err
+			return n, nil
+		case !errors.As(err, &refused):
+			other.err = err // the connection is broken
+			return 0, unavailable(err)
 		}
+		again, ok := refused.redirection(r.addr)
+		if !ok {
+			return 0, refusal(refused)
+		}
+		r = again
 	}
-	return nil
+	return 0, unavailable(errHops)
 }
 
-// closeSides closes the connections to servers that messages were redirected to.
-func (p *publisher) closeSides() {
-	for addr, c := range p.sides {
-		c.nc.Close()
-		delete(p.sides, addr)
+// publishOne sends one message, and returns how many took it.
+func (c *conn) publishOne(b *lane.Batch, i int, w *channels, ask bool) (nodes int64, err error) {
+	c.out = c.out[:0]
+	if ask {
+		c.out = appendCommand(c.out, "ASKING")
 	}
+	if err := c.send(b, i, w); err != nil {
+		return 0, err
+	}
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	if ask {
+		if err := c.rd.skip(0); err != nil {
+			return 0, err
+		}
+	}
+	return c.rd.integer()
 }

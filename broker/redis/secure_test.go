@@ -147,6 +147,7 @@ func containsAny(s, list string) bool {
 
 // A client of go-redis is followed in what it was given.
 func TestAClientWithTLSAndAUserIsTakenAsItIs(t *testing.T) {
+	t.Parallel()
 	s := secure(t)
 	c := backend.SecureCluster(t, backend.RedisProduct, s, 0)
 	pem, err := os.ReadFile(s.CA)
@@ -265,6 +266,7 @@ func readAnswer(r *bufio.Reader) ([]byte, error) {
 // While a slot is on its way, its old owner may send a message to the new one, with ASK. It arrives, if
 // somebody is there, once; and what the new owner counts is not taken for the whole truth.
 func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	slot, tag := redis.PartitionSlots()[0], redis.PartitionTags()[0]
 	var subject string

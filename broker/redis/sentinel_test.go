@@ -47,6 +47,7 @@ func TestBrokerContractOnSentinel(t *testing.T) {
 }
 
 func TestAFailoverUnderLoadIsAGapThatHidesNothing(t *testing.T) {
+	t.Parallel()
 	ends := []struct {
 		name string
 		end  func(*backend.Server)

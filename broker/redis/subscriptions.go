@@ -195,7 +195,7 @@ func (t *subscriptions) removeLocked(s *subscription) {
 // failLocked ends a subscription that cannot be. A call that waits for it fails with err; if none does, as
 // it was live before, Run tells that it is lost.
 func (t *subscriptions) failLocked(s *subscription, err error) {
-	if s.held {
+	if s.held && s.out != nil {
 		t.lost = append(t.lost, returned{s.name, &outage{s.out.from, err}})
 		t.change()
 	}

@@ -81,6 +81,7 @@ func TestOurOwnAuthorityAndCertificateAreFiles(t *testing.T) {
 
 // With a prefix nothing of ours is outside of it, so a rule of access can tell applications apart.
 func TestAPrefixIsAllThatAUserNeeds(t *testing.T) {
+	t.Parallel()
 	for _, topology := range []struct {
 		name  string
 		addrs func(*testing.T) (scheme string, addrs []string)
