@@ -56,9 +56,6 @@ type requestKey struct {
 	number uint64
 }
 
-// Asker is the tag of the node that asks.
-func (r *Request) Asker() string { return r.asker }
-
 // Send adds a page to the answer. It may be of any size; an empty one is not passed on. Send waits while the asker does not
 // take what it has been sent; the error is that of ctx, which Answer has got.
 func (r *Request) Send(ctx context.Context, page []byte) error {
