@@ -97,10 +97,11 @@ func (w *world) doGather() bool {
 		defer cancel()
 		e := p.emitter.In(namespace)
 		c, err := e.Join(ctx, hub.Everyone, to)
-		if err == nil && len(c.Missing) == 0 && c.Sockets > 0 {
+		sure := err == nil && len(c.Missing) == 0 // nobody joins later
+		if sure && c.Sockets > 0 {
 			w.checkGathered(ctx, e, to, c)
 		}
-		w.disperse(e, to)
+		w.disperse(e, to, sure)
 	})
 	return true
 }
@@ -120,8 +121,9 @@ func (w *world) checkGathered(ctx context.Context, e *hub.Emitter, to hub.Target
 	}
 }
 
-// disperse takes everybody out of a room until nobody is in it for certain.
-func (w *world) disperse(e *hub.Emitter, to hub.Target) {
+// disperse takes everybody out of a room until nobody is in it for certain. Unless somebody may join it
+// meanwhile, once is enough.
+func (w *world) disperse(e *hub.Emitter, to hub.Target, sure bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for empty := 0; empty < 2 && ctx.Err() == nil; time.Sleep(time.Second) {
@@ -130,9 +132,13 @@ func (w *world) disperse(e *hub.Emitter, to hub.Target) {
 		n := len(slices.Collect(left.All))
 		if err == nil && len(c.Missing) == 0 && left.Err() == nil && len(left.Missing()) == 0 && n == 0 {
 			empty++
-		} else {
-			empty = 0
+			continue
 		}
+		if sure && n > 0 && err == nil && len(c.Missing) == 0 && !w.wasDisturbed() {
+			w.violate("all have been taken out of %v, and %d are in it", to, n)
+			return
+		}
+		empty = 0
 	}
 }
 
