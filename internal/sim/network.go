@@ -158,10 +158,16 @@ func (w *world) attachReal(k *wire) *wire {
 	return k
 }
 
-// sendReal hands a packet to the session. The lock is held, so that what is due is in order.
+// sendReal hands a packet to the session, which may use its memory again: what is due is a copy. The lock is held, so
+// that what is due is in order.
 func (w *wire) sendReal(p *engine.Packet, from *engine.Gate, now ledger.Moment) error {
-	w.due = append(w.due, sent{p.Keep(), crc32.ChecksumIEEE(p.Frames()), now})
-	err := w.inner.Load().(engine.Conn).Send(p, from)
+	due, err := engine.ParsePacket(engine.Terms{Volatile: p.Volatile()}, bytes.Clone(p.Frames()))
+	if err != nil {
+		w.w.violate("%v: a packet that cannot be read was sent: %v", w.all(), err)
+		return err
+	}
+	w.due = append(w.due, sent{due, crc32.ChecksumIEEE(p.Frames()), now})
+	err = w.inner.Load().(engine.Conn).Send(p, from)
 	if err == nil {
 		return nil
 	}
