@@ -1,6 +1,9 @@
 package engine
 
-import "sync"
+import (
+	"bytes"
+	"sync"
+)
 
 // Most events are for one socket, and written at once. Such a packet is lent: it goes no further than the call
 // of [Conn.Send], and then its memory is used again. What has to wait is kept: a lent packet is copied into
@@ -33,8 +36,17 @@ func Lend(frames []byte, volatile bool) *Packet {
 // returned.
 func (p *Packet) Lent() bool { return p.traits&traitLent != 0 }
 
-// Keep returns what the caller may keep: the packet itself, or if it is lent a copy that has no other holder.
+// Keep returns what the caller may keep: the packet itself, or if it is lent a copy.
 func (p *Packet) Keep() *Packet {
+	if !p.Lent() {
+		return p
+	}
+	return &Packet{frames: bytes.Clone(p.frames), text: p.text, traits: p.traits &^ traitLent}
+}
+
+// KeepAlone is Keep for a holder that shows the packet to nobody else, and calls GiveBack: the memory of a copy
+// is used again.
+func (p *Packet) KeepAlone() *Packet {
 	if !p.Lent() {
 		return p
 	}
@@ -44,7 +56,7 @@ func (p *Packet) Keep() *Packet {
 }
 
 // GiveBack ends the loan of a packet that Lend has made. A holder also calls it for a packet that it does not
-// need any more: a copy that Keep has made is used again. To other packets it does nothing.
+// need any more: a copy that KeepAlone has made is used again. To other packets it does nothing.
 func (p *Packet) GiveBack() {
 	switch {
 	case p.Lent():

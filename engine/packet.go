@@ -35,7 +35,7 @@ const (
 	traitControl
 	traitMore
 	traitLent // see Lend
-	traitCopy // see Keep
+	traitCopy // see KeepAlone
 )
 
 // rare is what few packets have. All but compact is written before anybody else knows the packet.

@@ -35,13 +35,19 @@ func TestALentPacketIsUsedAgain(t *testing.T) {
 	if p == nil || !p.Lent() || !p.Volatile() {
 		t.Fatalf("got %+v", p)
 	}
-	kept := p.Keep()
+	kept, alone := p.Keep(), p.KeepAlone()
 	p.GiveBack()
+	if string(alone.Text()) != "42one" || alone.KeepAlone() != alone {
+		t.Errorf("what was kept alone is %q", alone.Text())
+	}
+	alone.GiveBack()
 	copy(frames, "overwritten")
 	if kept.Lent() || !kept.Volatile() || string(kept.Text()) != "42one" || kept.Keep() != kept {
 		t.Errorf("what was kept is %q", kept.Text())
 	}
-	kept.GiveBack()
+	if kept.GiveBack(); string(kept.Text()) != "42one" {
+		t.Error("what was kept was used again")
+	}
 	plain := NewPacket(Terms{}, []byte("42two"))
 	plain.GiveBack()
 	if string(plain.Text()) != "42two" {

@@ -166,7 +166,7 @@ func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 			return engine.ErrSlowConsumer
 		}
 	}
-	s.queue.push(p.Keep(), s.h)
+	s.queue.push(p.KeepAlone(), s.h)
 	much := s.queue.size >= smallBytes || large(p)
 	if much {
 		s.rankLocked()
