@@ -27,6 +27,7 @@ import (
 // The master behind a stable name is replaced by an order, and goes on as a replica. It takes messages, counts
 // nobody, and closes no connection.
 func TestAMasterBehindANameThatBecomesAReplicaIsLeftByAll(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	for _, user := range long.Or([]string{"poor"}, []string{"poor", "default"}) { // poor may not even ask for the role
 		t.Run(user, func(t *testing.T) {
@@ -102,6 +103,7 @@ func TestANameThatLeadsToAnotherMasterIsFollowedByAll(t *testing.T) {
 
 // A server that cannot save its snapshot refuses writes, and PING, and carries messages.
 func TestAServerThatCannotSaveCarriesOn(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "gone")
 	if err := os.Mkdir(dir, 0o700); err != nil {
