@@ -67,7 +67,7 @@ type cluster struct {
 	in    chan *natsio.Msg
 
 	closed  <-chan struct{} // closed by Close
-	joined  atomic.Uint64   // epoch in which there is nothing left to do
+	joined  atomic.Uint64   // epoch in which there is nothing left to do; set by keep
 	wrote   atomic.Int64    // stamp of the last Publish
 	foreign atomic.Bool     // somebody is in another cluster
 	warned  atomic.Bool     // the log says so
@@ -130,7 +130,8 @@ func (c *cluster) isAlone() bool {
 	return len(c.servers) == 0
 }
 
-// join makes this broker known to the others, once in each epoch.
+// join makes this broker known to the others, once in each epoch. What is left to do in it is for keep, which
+// sets joined.
 func (c *cluster) join(e epoch) error {
 	here := place{c.conn.ConnectedServerId(), clusterTag(c.conn.ConnectedClusterName())}
 	if !c.link.is(e) {
@@ -173,7 +174,6 @@ func (c *cluster) join(e epoch) error {
 	c.mu.Lock()
 	c.entered = time.Now()
 	c.mu.Unlock()
-	c.joined.Store(e.n)
 	return nil
 }
 

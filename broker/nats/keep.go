@@ -63,7 +63,7 @@ func (b *Broker) keep() {
 }
 
 // makeReady makes a new connection ready: nats.go has subscribed everything anew, and the server may have
-// refused some of it.
+// refused some of it. Only when it is known what, and told, has the broker joined.
 func (b *Broker) makeReady(e epoch) error {
 	if err := b.listen(); err != nil {
 		return err
@@ -131,7 +131,8 @@ func (b *Broker) unsubscribeAll() {
 	}
 }
 
-// restore subscribes the rooms that are not, and tells of those that the server refuses.
+// restore subscribes the rooms that are not, tells of those that the server refuses, and returns when all
+// servers know of the others.
 func (b *Broker) restore(e epoch, cause error) error {
 	for rest := b.rooms.all(); len(rest) > 0; {
 		some := rest[:min(len(rest), maxUnconfirmed)]
@@ -147,7 +148,7 @@ func (b *Broker) restore(e epoch, cause error) error {
 		}
 		b.lose(missing, cause)
 	}
-	return nil
+	return b.cluster.confirm(e, joinPatience, time.Now().Add(timeout))
 }
 
 // attach subscribes a room, unless it is.

@@ -168,9 +168,9 @@ func TestALimitOnSubscriptionsConcernsThoseThatAreTooMany(t *testing.T) {
 	}
 }
 
-func TestWhatALowerLimitLeavesOutAfterAReconnectIsLostAndAllElseIsThere(t *testing.T) {
-	s, configure := configured(t, "max_subscriptions: 100")
-	n := run(t, open(t, s.URL), make(chan broker.Message, 1000))
+// lower stops the server, and starts it with a limit that leaves out 24 of the 60 rooms of a node.
+func lower(t *testing.T, s *backend.Server, configure func(config string), n node) {
+	t.Helper()
 	names := subjects(60)
 	n.subscribe(t, names...)
 	s.Stop()
@@ -196,6 +196,51 @@ func TestWhatALowerLimitLeavesOutAfterAReconnectIsLostAndAllElseIsThere(t *testi
 		if reach := publishOne(t, n, subject, ""); reach.Nobody() != lost[subject] {
 			t.Errorf("%s, lost %t: got %+v", subject, lost[subject], reach)
 		}
+	}
+}
+
+func TestWhatALowerLimitLeavesOutAfterAReconnectIsLostAndAllElseIsThere(t *testing.T) {
+	s, configure := configured(t, "max_subscriptions: 100")
+	lower(t, s, configure, run(t, open(t, s.URL), make(chan broker.Message, 1000)))
+}
+
+// asking is a connection that tells when the driver asks which rooms are subscribed.
+type asking struct {
+	net.Conn
+	asks func()
+}
+
+func (c asking) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(".Q 0\r\n")) {
+		c.asks()
+	}
+	return c.Conn.Write(p)
+}
+
+// All is well when it is known which rooms are subscribed, and not before: messages that are dropped may
+// have been the answers.
+func TestANodeThatCannotTellWhatIsSubscribedAsksAgainBeforeItIsUp(t *testing.T) {
+	s, configure := configured(t, "max_subscriptions: 100")
+	var connections, drops atomic.Int32
+	var b broker.Broker
+	conn := connect(t, s.URL, nats.ConnectOptions(func(network, address string) (net.Conn, error) {
+		c, err := net.Dial(network, address)
+		if err != nil || connections.Add(1) == 1 {
+			return c, err
+		}
+		return asking{c, func() {
+			if drops.Add(1) == 1 {
+				nats.Drop(b)
+			}
+		}}, nil
+	})...)
+	b, err := nats.New(conn, nats.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lower(t, s, configure, run(t, b, make(chan broker.Message, 1000)))
+	if drops.Load() < 2 {
+		t.Error("it has not asked again")
 	}
 }
 
