@@ -74,7 +74,7 @@ func (b *Broker) makeReady(e epoch) error {
 	if err := b.refusal(nil); err != nil {
 		b.incomplete = err
 	}
-	if errors.Is(b.incomplete, natsio.ErrMaxSubscriptionsExceeded) {
+	if b.incomplete != nil && !errors.Is(b.incomplete, natsio.ErrPermissionViolation) {
 		b.unsubscribeAll()
 		if err := b.listen(); err != nil {
 			return err

@@ -103,14 +103,20 @@ func (f *refusals) isSilent(wire string) bool {
 }
 
 // refusal returns why the server refuses something of what was sent since its last error was before, nil if
-// it does not. nats.go does not tell apart that there are too many subscriptions from the same said before.
+// it does not. nats.go keeps the last error only, and forgets it with the connection: that there is none is a
+// proof, and behind any other a refusal may be hidden. Each error of a permission is a new one, unlike the rest.
 func (b *Broker) refusal(before error) error {
 	err := b.conn.LastError()
+	isPermission := errors.Is(err, natsio.ErrPermissionViolation)
 	switch {
+	case err == nil, isPermission && err == before:
+		return nil
+	case isPermission:
+		return natsio.ErrPermissionViolation
 	case errors.Is(err, natsio.ErrMaxSubscriptionsExceeded):
 		return natsio.ErrMaxSubscriptionsExceeded
-	case err != before && errors.Is(err, natsio.ErrPermissionViolation):
-		return natsio.ErrPermissionViolation
 	}
-	return nil
+	return errHidden
 }
+
+var errHidden = errors.New("another error hides what the server refuses")

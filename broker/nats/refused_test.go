@@ -244,6 +244,50 @@ func TestANodeThatCannotTellWhatIsSubscribedAsksAgainBeforeItIsUp(t *testing.T) 
 	}
 }
 
+// hiding is a connection on which, once the subscriptions have been sent anew, a message comes behind what the
+// server says of them, and for nobody that takes it.
+type hiding struct {
+	net.Conn
+	sent *atomic.Bool
+}
+
+func (c hiding) Write(p []byte) (int, error) {
+	if string(p) == "SUB app  1\r\n" { // the server shall not count it
+		c.sent.Store(true)
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c hiding) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p[:len(p)/2])
+	if i := bytes.Index(p[:n], []byte("PONG\r\n")); i >= 0 && c.sent.Swap(false) {
+		return copy(p, slices.Insert(slices.Clone(p[:n]), i, []byte("MSG app 1 1\r\nx\r\n")...)), err
+	}
+	return n, err
+}
+
+// nats.go keeps the last error only.
+func TestARefusalIsFoundBehindAnotherError(t *testing.T) {
+	s, configure := configured(t, "max_subscriptions: 100")
+	var connections atomic.Int32
+	conn := connect(t, s.URL, nats.ConnectOptions(func(network, address string) (net.Conn, error) {
+		c, err := net.Dial(network, address)
+		if err != nil || connections.Add(1) == 1 {
+			return c, err
+		}
+		return hiding{c, new(atomic.Bool)}, nil
+	})...)
+	if _, err := conn.ChanSubscribe("app", make(chan *natsio.Msg)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := nats.New(conn, nats.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lower(t, s, configure, run(t, b, make(chan broker.Message, 1000)))
+}
+
 // forgetful is a connection that loses the subscriptions of a subject on the way to the server.
 type forgetful struct {
 	net.Conn
