@@ -288,7 +288,7 @@ func TestWhatTheBackendEndsIsSubscribedAgain(t *testing.T) {
 				if !l.has("room") || in.missing() != nil {
 					t.Errorf("subscribed %v, missing %v", l.has("room"), in.missing())
 				}
-				if len(gaps) != 1 || gaps[0].To.Before(gaps[0].From) || gaps[0].Cause != errLedger {
+				if len(gaps) != 2 || !slices.Equal(gaps[0].Subjects, []string{"unknown"}) || gaps[1].To.Before(gaps[1].From) || gaps[1].Cause != errLedger {
 					t.Errorf("gaps are %v", gaps)
 				}
 				if delay > 0 {

@@ -11,34 +11,42 @@ import (
 // drop records that the backend has ended subscriptions, and has them renewed. The broker calls it.
 func (in *interest) drop(g broker.Gap) {
 	in.log.Error("the broker has ended subscriptions of this node", "rooms", len(g.Subjects), "cause", g.Cause)
+	var over []string // rooms that nobody here waits for any more: their gap has ended
 	for _, subject := range g.Subjects {
 		r := in.index.lookup(subject)
-		if r == nil {
-			continue
+		if r == nil || !in.dropRoom(r, g) {
+			over = append(over, subject)
 		}
-		sh := in.index.shard(r)
-		sh.mu.Lock()
-		edge := false
-		if r.subscribed || r.busy {
-			in.loseLocked(r, g)
-			r.subscribed, r.lost = false, r.busy
-			edge = sh.edgeLocked(r)
-			if sh.idleLocked(r) {
-				in.index.forgetLocked(sh, r)
-			}
-		}
-		sh.mu.Unlock()
-		if edge {
-			in.enqueue(r)
-		}
+	}
+	if len(over) > 0 {
+		in.gap(broker.Gap{From: g.From, To: time.Now(), Subjects: over, Cause: g.Cause})
 	}
 }
 
-// loseLocked begins the gap of r, if somebody here misses something.
-func (in *interest) loseLocked(r *room, g broker.Gap) {
-	if r.n == 0 {
-		return
+// dropRoom has the subscription of r renewed. It reports false if it is wanted no more.
+func (in *interest) dropRoom(r *room, g broker.Gap) (wanted bool) {
+	sh := in.index.shard(r)
+	sh.mu.Lock()
+	edge := false
+	if r.subscribed || r.busy {
+		if wanted = r.n > 0; wanted {
+			in.lose(r, g)
+		}
+		r.subscribed, r.lost = false, r.busy
+		edge = sh.edgeLocked(r)
+		if sh.idleLocked(r) {
+			in.index.forgetLocked(sh, r)
+		}
 	}
+	sh.mu.Unlock()
+	if edge {
+		in.enqueue(r)
+	}
+	return wanted
+}
+
+// lose begins the gap of r.
+func (in *interest) lose(r *room, g broker.Gap) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if _, known := in.lost[r]; !known {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 )
 
 // Limits of what is read, so that no length on the wire decides what is allocated.
@@ -22,10 +23,13 @@ type serverError string
 
 func (e serverError) Error() string { return "redis: " + string(e) }
 
-// code is its first word, by which errors are told apart.
+// code is its first word, by which errors are told apart. A text without such a word is an ERR.
 func (e serverError) code() string {
-	word, _, _ := bytes.Cut([]byte(e), []byte(" "))
-	return string(word)
+	word, _, _ := strings.Cut(string(e), " ")
+	if word != strings.ToUpper(word) {
+		return "ERR"
+	}
+	return word
 }
 
 var errProtocol = errors.New("redis: malformed reply")

@@ -58,6 +58,9 @@ func (w *world) doFetch() bool {
 }
 
 func (w *world) checkFetched(p *publisher, sockets *hub.Answers[hub.RemoteSocket], name string, seen map[string]bool, certain, all []*client, calm bool, from time.Time) {
+	if p.node != nil && p.node.isDead() {
+		return // nobody is there to take the answer
+	}
 	to := w.book.Now()
 	if took := to.At.Sub(from); took > fetchLimit && !w.wasDisturbed() && calm {
 		w.violate("to fetch %q took %s %v", name, p.name, took)
@@ -121,17 +124,19 @@ func (w *world) checkGathered(ctx context.Context, e *hub.Emitter, to hub.Target
 	}
 }
 
-// disperse takes everybody out of a room until nobody is in it for certain. Unless somebody may join it
-// meanwhile, once is enough.
+// disperse takes everybody out of a room until nobody is in it for certain: twice in a row while nothing is
+// broken, because a node that was cut off is not asked, and comes back with its sockets in the room.
 func (w *world) disperse(e *hub.Emitter, to hub.Target, sure bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	for empty := 0; empty < 2 && ctx.Err() == nil; time.Sleep(time.Second) {
 		c, err := e.Leave(ctx, hub.Everyone, to)
 		left := e.FetchSockets(ctx, to, hub.FetchOptions{})
 		n := len(slices.Collect(left.All))
 		if err == nil && len(c.Missing) == 0 && left.Err() == nil && len(left.Missing()) == 0 && n == 0 {
-			empty++
+			if w.mended.Load() {
+				empty++
+			}
 			continue
 		}
 		if sure && n > 0 && err == nil && len(c.Missing) == 0 && !w.wasDisturbed() {

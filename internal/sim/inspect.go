@@ -38,13 +38,21 @@ func (w *world) mend() {
 		return
 	}
 	w.cluster.Start()
-	for part := range uint32(simbroker.Parts) {
-		w.cluster.Ail(part, nil)
-	}
+	w.recover()
 	for _, n := range w.nodes {
 		if !n.isDead() {
 			n.peer.Heal()
 		}
+	}
+}
+
+// recover has all parts of the broker take subscriptions.
+func (w *world) recover() {
+	if w.cluster == nil {
+		return
+	}
+	for part := range uint32(simbroker.Parts) {
+		w.cluster.Ail(part, nil)
 	}
 }
 

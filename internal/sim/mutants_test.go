@@ -40,7 +40,7 @@ var mutants = []mutant{
 		"		if len(f.rooms) > 0 {\n			f.due", "		if len(f.rooms) < 0 {\n			f.due",
 	}, {
 		"what the broker has ended is not subscribed again", "lost.go",
-		"			edge = sh.edgeLocked(r)\n			if sh.idleLocked(r) {", "			if sh.idleLocked(r) {",
+		"		edge = sh.edgeLocked(r)\n		if sh.idleLocked(r) {", "		if sh.idleLocked(r) {",
 	}, {
 		"a subscription that ends while a call is under way counts as made", "interest.go",
 		"	subscribed = subscribed && !r.lost", "	r.lost = false",

@@ -417,6 +417,7 @@ func (w *world) doJump() bool {
 		d = time.Hour
 	}
 	w.note("%v pass", d)
+	w.recover() // a handler that waits for a part of the broker for so long costs its client the connection
 	time.Sleep(d)
 	return true
 }

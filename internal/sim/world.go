@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -58,9 +59,10 @@ type world struct {
 	users      []string
 	questions  int
 	gatherings int
-	many       bool // rooms
-	real       bool // transport
-	disturbed  bool // something has been broken since the last checkpoint
+	mended     atomic.Bool // nothing is broken, and all have recovered
+	many       bool        // rooms
+	real       bool        // transport
+	disturbed  bool        // something has been broken since the last checkpoint
 
 	readers sync.WaitGroup // clients and nodes, which last
 	jobs    sync.WaitGroup // what has been asked for, and ends by itself
@@ -338,6 +340,7 @@ func (w *world) checkpoint() {
 	w.mend()
 	time.Sleep(8 * time.Second) // reconnecting, catching up, noticing what is gone
 	w.visit()
+	w.mended.Store(true)
 	w.jobs.Wait()
 	for again := true; again; again = w.dismissing() {
 		time.Sleep(2 * time.Second)
@@ -352,6 +355,7 @@ func (w *world) checkpoint() {
 	w.inspectDevices(devices)
 	w.verifyKicks()
 	w.setDisturbed(false)
+	w.mended.Store(false)
 }
 
 // end drains all nodes, under fire, and looks at what is left.

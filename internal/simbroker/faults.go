@@ -56,6 +56,7 @@ func (p *Peer) Heal() {
 				delete(p.subs, s)
 			}
 		}
+		p.tellUnheardLocked()
 	}
 	p.silent = time.Time{}
 	p.changeLocked()

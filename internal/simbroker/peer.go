@@ -38,8 +38,9 @@ type Peer struct {
 	current  [lanes]string // the subject that is being delivered
 	queued   int
 
+	counted time.Time      // since when the backend counts p for what it could not subscribe; zero: it does not
 	revoked time.Time      // when subscriptions were ended last
-	telling sync.WaitGroup // of Handler.Lost
+	telling sync.WaitGroup // of Handler.Lost and Gap
 }
 
 // parcel is a message on its way.
@@ -137,7 +138,7 @@ func (p *Peer) sleep(ctx context.Context, d time.Duration) error {
 // endSessionLocked ends what the backend knows of the node. What is on its way is lost.
 func (p *Peer) endSessionLocked() {
 	p.session, p.subs = false, nil
-	p.queued = 0
+	p.queued, p.counted = 0, time.Time{}
 	for i := range p.lanes {
 		p.lanes[i] = nil
 	}

@@ -48,6 +48,7 @@ func (p *Peer) subscribe(ctx context.Context, subjects []string) error {
 		return ctx.Err()
 	}
 	deadline := time.Now().Add(PublishFails)
+	var since time.Time // when the backend began to count this node for the subjects
 	for {
 		if err := p.through(ctx, time.Until(deadline)); err != nil {
 			return err
@@ -61,6 +62,7 @@ func (p *Peer) subscribe(ctx context.Context, subjects []string) error {
 			for _, s := range subjects {
 				p.wanted[s], p.subs[s] = true, true
 			}
+			since = time.Now()
 			p.c.mu.Unlock()
 			break
 		}
@@ -78,6 +80,7 @@ func (p *Peer) subscribe(ctx context.Context, subjects []string) error {
 	}
 	if err := p.sleep(ctx, p.travel()); err != nil {
 		p.forget(subjects)
+		p.unheard(since)
 		return err
 	}
 	p.c.mu.Lock()
@@ -85,10 +88,35 @@ func (p *Peer) subscribe(ctx context.Context, subjects []string) error {
 	p.c.mu.Unlock()
 	if lost {
 		p.forget(subjects)
+		p.unheard(since)
 		return fmt.Errorf("%w: no confirmation", broker.ErrUnavailable)
 	}
 	return nil
 }
+
+// unheard reports that p has been counted since then for subjects that it could not subscribe: a gap, which
+// lasts while the backend does not hear that they are not wanted.
+func (p *Peer) unheard(since time.Time) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	if p.counted.IsZero() {
+		p.counted = since.Add(-maxTravel)
+	}
+	if p.session && p.silent.IsZero() {
+		p.tellUnheardLocked()
+	}
+}
+
+func (p *Peer) tellUnheardLocked() {
+	if p.counted.IsZero() || p.ended || p.dead {
+		return
+	}
+	g := broker.Gap{From: p.counted, To: time.Now(), Cause: errUnconfirmed}
+	p.counted = time.Time{}
+	p.telling.Go(func() { p.handler.Gap(g) }) // Run waits for it
+}
+
+var errUnconfirmed = errors.New("simbroker: subscription not confirmed")
 
 func (p *Peer) forget(subjects []string) {
 	p.c.mu.Lock()
