@@ -22,6 +22,7 @@ type load struct {
 
 	cancel context.CancelFunc
 	ended  chan error    // of Run
+	once   sync.Once     // closes stop
 	stop   chan struct{} // ends the publishers
 	losses chan broker.Gap
 	groups sync.WaitGroup
@@ -62,6 +63,10 @@ func startLoad(t *testing.T, node, from broker.Broker, n int) *load {
 	for i := range n {
 		l.subjects = append(l.subjects, "user:"+strconv.Itoa(i))
 	}
+	t.Cleanup(func() { // a test that has failed has not finished
+		cancel()
+		l.quiet()
+	})
 	go func() { // ended by finish
 		l.ended <- node.Run(ctx, broker.Handler{Deliver: l.deliver, Gap: l.gap, Lost: l.lost, State: l.state})
 	}()
@@ -74,6 +79,12 @@ func startLoad(t *testing.T, node, from broker.Broker, n int) *load {
 	}
 	l.await("traffic", func() bool { return len(l.got) == n })
 	return l
+}
+
+// quiet ends the publishers.
+func (l *load) quiet() {
+	l.once.Do(func() { close(l.stop) })
+	l.groups.Wait()
 }
 
 func (l *load) publish(subjects []string) {
@@ -202,8 +213,7 @@ func (l *load) finish() (lost int) {
 	t := l.t
 	t.Helper()
 	l.awaitAll()
-	close(l.stop)
-	l.groups.Wait()
+	l.quiet()
 	for _, s := range l.subjects {
 		last := len(l.sent[s]) - 1
 		if l.sent[s][last].err == nil && l.sent[s][last].reach.Nodes > 0 {

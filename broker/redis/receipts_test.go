@@ -244,8 +244,7 @@ func TestReceiptsAreTrueThroughAManualFailover(t *testing.T) {
 	a := startAudit(t, c.URL, 96)
 	<-time.After(200 * time.Millisecond)
 	for i := range 3 {
-		command(t, c.Nodes[3+i].Addr, "CLUSTER", "FAILOVER")
-		awaitOwner(t, c, i, i*16384/3+1, c.Nodes[3+i].Addr)
+		failOver(t, c, i, 3+i, i*16384/3+1)
 	}
 	a.finish(quietTime, 2*time.Second, true)
 }
