@@ -57,6 +57,17 @@ func (p *post) done() bool {
 	return true
 }
 
+// spare leaves the connection to net/http, although the session ends: it reads some of what still comes, so
+// that the client, which is still sending, gets its answer and not a reset connection.
+func (p *post) spare() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.over = true
+		p.conn.SetReadDeadline(p.deadline)
+	}
+}
+
 // leave is called at the end. The deadline of a body that did not come stays: net/http reads what is left of it.
 func (p *post) leave() {
 	p.mu.Lock()
@@ -122,6 +133,7 @@ func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 // receivePost reads the body and delivers its packets. It returns the status of the answer.
 func (s *session) receivePost(w http.ResponseWriter, r *http.Request, p *post) int {
 	if r.ContentLength > int64(s.h.o.MaxPayload) {
+		p.spare()
 		s.fail(engine.ReasonTransportError)
 		return http.StatusRequestEntityTooLarge
 	}
@@ -133,11 +145,13 @@ func (s *session) receivePost(w http.ResponseWriter, r *http.Request, p *post) i
 	defer s.h.incomplete.Drop(share)
 	var body bytes.Buffer
 	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), post: p, body: &body, hold: held})
+	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+		p.spare()
+		s.fail(engine.ReasonTransportError)
+		return http.StatusRequestEntityTooLarge
+	}
 	if err != nil || !p.done() {
 		s.fail(engine.ReasonTransportError)
-		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-			return http.StatusRequestEntityTooLarge
-		}
 		return http.StatusBadRequest
 	}
 	for p, err := range socketio.Payload(body.Bytes()) {
