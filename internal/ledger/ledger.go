@@ -57,8 +57,10 @@ type Ledger struct {
 	own      map[string]bool         // rooms whose name says which node they are on
 	gaps     map[string][]broker.Gap // by node
 	drains   map[string]Moment       // when a node began to drain
-	counts   Counts
-	faults   []string
+
+	overtakes bool // guarded by mu; see Overtakes
+	counts    Counts
+	faults    []string
 }
 
 // Counts is what the book has come to.
@@ -100,6 +102,14 @@ func New(latency time.Duration) *Ledger {
 		gaps:    make(map[string][]broker.Gap),
 		drains:  make(map[string]Moment),
 	}
+}
+
+// Overtakes says that the broker may confirm the end of a subscription ahead of messages that it has counted
+// for it, as a stand-in for Redis does: then nobody can say that a node should have heard one.
+func (l *Ledger) Overtakes() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.overtakes = true
 }
 
 // Now is this moment.

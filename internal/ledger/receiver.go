@@ -394,7 +394,7 @@ func (l *Ledger) settleLocked(m *Message) {
 // unheardLocked reports whether m, which more nodes took than it was received on, should have been received on
 // another: of those that were in its room there, all have been sent away by a drain.
 func (l *Ledger) unheardLocked(m *Message) bool {
-	if m.waived || len(m.to) > 1 || len(m.except) > 0 || l.own[m.to[0]] {
+	if l.overtakes || m.waived || len(m.to) > 1 || len(m.except) > 0 || l.own[m.to[0]] {
 		return false
 	}
 	drained := make(map[string]bool) // nodes on which nobody received it; false: for another reason, perhaps

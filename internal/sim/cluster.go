@@ -74,12 +74,21 @@ func (w *world) checkFetched(p *publisher, sockets *hub.Answers[hub.RemoteSocket
 	room := name[strings.Index(name, ",")+1:]
 	for _, c := range certain {
 		switch {
-		case seen[c.id()] || !c.stayed(room, from) || !c.alive():
+		case seen[c.id()] || !c.stayed(room, from) || !c.alive() || c.node.expiry.passed(c.n, c.node.clock.now()) || w.kickedSince(c, from):
 		case c.node.ending() || w.book.Excused(c.node.name, from.Add(-simbroker.Patience), to.At.Add(simbroker.MaxSlow+simbroker.Patience)):
 		case !w.wasDisturbed() || w.cluster == nil:
 			w.violate("%s is in %q, and %s has not found it", c, name, p.name)
 		}
 	}
+}
+
+// kickedSince reports whether somebody has had sockets of the client's namespace, or connection, disconnected.
+func (w *world) kickedSince(c *client, from time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.kicks, func(k *kick) bool {
+		return k.at.At.After(from.Add(-simbroker.MaxSlow)) && (k.closing || k.namespace == c.namespace)
+	})
 }
 
 // ending reports whether a node drains, or has.
@@ -91,7 +100,7 @@ func (w *world) doGather() bool {
 	if w.disturbed || w.ending() {
 		return false
 	}
-	p, namespace := w.publisherOf(), pick(w, namespaces)
+	p, last, namespace := w.publisherOf(), pick(w, w.workers), pick(w, namespaces) // a node may end meanwhile, a worker does not
 	w.gatherings++
 	to := hub.Room(fmt.Sprint(gathering, w.gatherings))
 	w.note("%s gathers %s in %v", p.name, namespace, to)
@@ -104,7 +113,7 @@ func (w *world) doGather() bool {
 		if sure && c.Sockets > 0 {
 			w.checkGathered(ctx, e, to, c)
 		}
-		w.disperse(e, to, sure)
+		w.disperse(last.emitter.In(namespace), to, sure)
 	})
 	return true
 }
