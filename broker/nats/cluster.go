@@ -117,6 +117,39 @@ func (c *cluster) changeLocked() {
 // isJoined reports whether the others know where we are.
 func (c *cluster) isJoined() bool { return c.joined.Load() == c.link.current().n }
 
+// enter notes down that everything is done that join is for.
+func (c *cluster) enter(e epoch) {
+	c.joined.Store(e.n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changeLocked()
+}
+
+// awaitJoined waits until the others know where we are, or as long as that takes at most. A message that is
+// published before has an unknown receipt where nobody is there, and a program that emits once would never
+// hear that for certain.
+func (c *cluster) awaitJoined(e epoch) {
+	limit := time.NewTimer(listenTime + joinPatience)
+	defer limit.Stop()
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		if c.isJoined() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			return
+		case <-e.down:
+			return
+		case <-c.closed:
+			return
+		}
+	}
+}
+
 // isCertain reports whether nobody is there if our own server says so of what we publish now.
 func (c *cluster) isCertain() bool { return c.isJoined() && !c.foreign.Load() }
 

@@ -89,7 +89,7 @@ func (b *Broker) makeReady(e epoch) error {
 		}
 		b.incomplete = nil
 	}
-	b.cluster.joined.Store(e.n)
+	b.cluster.enter(e)
 	return nil
 }
 

@@ -32,6 +32,9 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	case <-b.closed:
 		return broker.ErrClosed
 	}
+	if !b.cluster.isJoined() {
+		b.cluster.awaitJoined(e)
+	}
 	r := b.receipts
 	first, batch := r.next, r.scratch[:0]
 	var buf []byte
