@@ -160,7 +160,7 @@ func (r *rig) run(m *member, o Options) {
 	up := make(chan struct{})
 	go func() { // stop waits for it
 		defer close(m.ended)
-		if err := m.Serve(ctx, func() { close(up) }); err != nil {
+		if err := m.Serve(ctx, func() { close(up) }); err != nil && !m.tap.killed() {
 			r.t.Errorf("Serve of %s: %v", m.name, err)
 		}
 	}()
@@ -180,6 +180,13 @@ func (r *rig) subscribe(subject string, nodes ...*member) {
 			r.t.Fatal(errs)
 		}
 	}
+}
+
+// killed reports whether the node has been killed: nobody would hear what its Serve returns.
+func (t *tap) killed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dead
 }
 
 // kill ends a node as SIGKILL does.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,6 +57,13 @@ func observe(t *testing.T, b broker.Broker) *observer {
 		}
 	})
 	return o
+}
+
+// gapped are the gaps so far.
+func (o *observer) gapped() []broker.Gap {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.gaps)
 }
 
 // await waits until ok, which is called with the lock held.

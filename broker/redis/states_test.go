@@ -62,8 +62,8 @@ func TestAMasterBehindANameThatBecomesAReplicaIsLeftByAll(t *testing.T) {
 			if late := quiet(t, name.Addr(), user, password); !n.audit1(late, "a", 9999) {
 				t.Error("a process that starts now has no exact receipt")
 			}
-			if len(n.gaps) != 1 {
-				t.Errorf("gaps %v", n.gaps)
+			if gaps := n.gapped(); len(gaps) != 1 {
+				t.Errorf("gaps %v", gaps)
 			}
 		})
 	}
@@ -83,7 +83,7 @@ func TestANameThatLeadsToAnotherMasterIsFollowedByAll(t *testing.T) {
 	n.awaitExact(worker, "a", 0)
 	name.Lead(next.Addr)
 	begin := time.Now()
-	for i := 1000; len(n.gaps) == 0; i++ { // no receipt lies meanwhile
+	for i := 1000; len(n.gapped()) == 0; i++ { // no receipt lies meanwhile
 		n.audit1(worker, "a", i)
 		<-time.After(5 * time.Millisecond)
 		if time.Since(begin) > 20*time.Second {
