@@ -89,7 +89,7 @@ func (c *client) Text(data []byte) error {
 func (c *client) broken(err error) {
 	c.hub.counters.protocolErrors.Add(1)
 	for _, s := range c.all() {
-		if s.Connected() {
+		if was := s.gate.State(); was == stateWelcome || was == stateConnected { // the client may know that it is in
 			s.ns.broken(s, err)
 		}
 	}
