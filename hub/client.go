@@ -88,10 +88,12 @@ func (c *client) Text(data []byte) error {
 // broken tells of a packet that breaks the protocol.
 func (c *client) broken(err error) {
 	c.hub.counters.protocolErrors.Add(1)
-	for _, s := range c.all() {
-		if was := s.gate.State(); was == stateWelcome || was == stateConnected { // the client may know that it is in
-			s.ns.broken(s, err)
-		}
+	told := slices.DeleteFunc(c.all(), func(s *Socket) bool {
+		was := s.gate.State()
+		return was != stateWelcome && was != stateConnected // the others may know that they are in
+	})
+	for _, s := range told { // all of them, even if what one hears closes the connection
+		s.ns.broken(s, err)
 	}
 }
 
