@@ -183,10 +183,10 @@ func (r *rig) subscribe(subject string, nodes ...*member) {
 }
 
 // killed reports whether the node has been killed: nobody would hear what its Serve returns.
-func (t *tap) killed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.dead
+func (p *tap) killed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dead
 }
 
 // kill ends a node as SIGKILL does.
