@@ -1,4 +1,4 @@
-.PHONY: all test long race lint fuzz bench mutants soak soak-cycles soak-messages ci quickstart
+.PHONY: all test long race lint fuzz bench mutants limits soak soak-cycles soak-messages soak-resume ci quickstart
 
 FUZZTIME ?= 60s
 
@@ -41,15 +41,22 @@ mutants:
 # The tests of internal/soak in their long versions, each for SOAK; real servers are required.
 SOAK ?= 10m
 soak:
-	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_TEST_QUIET=1 TETHER_SOAK=$(SOAK) go test ./internal/soak -count 1 -timeout 24h -v
 
-# Two of them, bounded by numbers instead of time; each says every ten seconds how far it is.
+# Limits on time as they are promised: on a machine that has nothing else to do.
+limits:
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_TEST_QUIET=1 go test -p 1 -count 1 -timeout 30m ./broker/nats ./broker/redis ./transport ./cmd/tether ./internal/soak
+
+# Three of them, bounded by numbers instead of time; each says every ten seconds how far it is.
 CYCLES ?= 1000000
 MESSAGES ?= 10000000
+RESUMED ?= 1000000
 soak-cycles:
 	TETHER_TEST_LONG=1 TETHER_SOAK_CYCLES=$(CYCLES) go test ./internal/soak -run ComingAndGoing -count 1 -timeout 6h -v
 soak-messages:
 	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_SOAK_MESSAGES=$(MESSAGES) go test ./internal/soak -run NothingIsLost -count 1 -timeout 6h -v
+soak-resume:
+	TETHER_TEST_REQUIRE_REAL=1 TETHER_TEST_LONG=1 TETHER_SOAK_MESSAGES=$(RESUMED) go test ./internal/soak -run BehindAProxyThatCuts -count 1 -timeout 6h -v
 
 # What the continuous integration runs: installs the real parts (Debian), fails without them.
 ci:

@@ -41,7 +41,8 @@ func hubTarget(ctx context.Context, o serveOptions) (*target, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	h, err := hub.New(b, hub.Options{
 		Logger: log, ForgetHandshake: true, DrainWindow: -1,
-		OnStart: func(context.Context, *hub.Hub) error { close(started); return nil },
+		Recovery: hub.Recovery{On: o.server == "hub-recovery"},
+		OnStart:  func(context.Context, *hub.Hub) error { close(started); return nil },
 	})
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ const millionText = `
 bench million simulates many registered users on one node: a real hub over clients that are nothing
 but a counter. There are no sockets, so what it shows is the hub alone: memory for each user (add the
 carrier's from bench run idle), how long it takes to hand a broadcast to every connection, lookups by
-targeted emits, and whether users who come and go hold up those who broadcast.`
+targeted emits, and whether users who come and go hold up broadcasts.`
 
 // crowd is a hub with simulated clients.
 type crowd struct {
@@ -48,6 +48,13 @@ func (*extra) Transport() string   { return "websocket" }
 func (*extra) Close(engine.Reason) {}
 
 func (*extra) Behind() (<-chan struct{}, error) { return nil, nil }
+
+func (x *extra) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if !log.Add(e, from) {
+		return engine.ErrDisconnected
+	}
+	return x.Send(&e.Packet, from)
+}
 
 func (x *extra) Send(*engine.Packet, *engine.Gate) error {
 	if !x.answered.Load() && x.answered.CompareAndSwap(false, true) {

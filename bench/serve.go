@@ -4,15 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
-	"slices"
+	"strings"
 	"sync"
 
 	"tether/bench/internal/control"
+	"tether/bench/internal/floor"
 	"tether/bench/internal/phys"
 	"tether/bench/internal/proc"
 )
@@ -52,16 +51,19 @@ type target struct {
 var servers = map[string]func(context.Context, serveOptions) (*target, error){
 	"hub":           hubTarget,
 	"hub-epoll":     hubTarget,
+	"hub-recovery":  hubTarget,
 	"emitter":       emitterTarget,
 	"phys":          physTarget,
 	"floor":         floorTarget,
 	"floor-emitter": floorEmitterTarget,
+	"bare":          floorTarget,
+	"bare-emitter":  floorEmitterTarget,
 }
 
 func (c cli) serve(ctx context.Context, args []string) error {
 	f := c.flags("serve", serveText)
 	var o serveOptions
-	f.StringVar(&o.server, "server", "hub", "what to run: hub, hub-epoll, emitter, phys, floor, floor-emitter")
+	f.StringVar(&o.server, "server", "hub", "what to run: hub, hub-epoll, hub-recovery, emitter, phys, floor, floor-emitter, bare, bare-emitter")
 	f.StringVar(&o.address, "addr", "127.0.0.1:0", "address of the Socket.IO server")
 	controlAddr := f.String("control", "127.0.0.1:0", "loopback address of the control port")
 	f.StringVar(&o.broker, "broker", "", "URL of the broker, redis://127.0.0.1:6379 say; empty: this node alone")
@@ -173,48 +175,34 @@ func physTarget(context.Context, serveOptions) (*target, error) {
 	return t, nil
 }
 
-func floorTarget(ctx context.Context, o serveOptions) (*target, error) {
-	address, err := redisAddress(o.broker)
-	if err != nil {
-		return nil, err
-	}
-	t, err := physTarget(ctx, o)
-	if err != nil {
-		return nil, err
-	}
+func floorOf(o serveOptions) floor.Floor {
+	return floor.Floor{Broker: o.broker, Users: o.users, Nodes: o.nodes, Each: strings.HasPrefix(o.server, "bare")}
+}
+
+func floorTarget(_ context.Context, o serveOptions) (*target, error) {
 	s, err := phys.Listen()
 	if err != nil {
 		return nil, err
 	}
 	live := make(chan struct{})
-	t.url, t.ready = s.URL(), live
+	t := &target{url: s.URL(), ready: live}
 	t.run = []func(context.Context) error{
 		s.Run,
-		func(ctx context.Context) error { return s.Follow(ctx, address, o.node, func() { close(live) }) },
+		func(ctx context.Context) error {
+			return floorOf(o).Follow(ctx, o.node, func() { close(live) }, s.Deliver)
+		},
 	}
 	t.control.Stats = func() control.Stats { return control.Stats{Connections: s.Connections()} }
 	return t, nil
 }
 
 func floorEmitterTarget(_ context.Context, o serveOptions) (*target, error) {
-	address, err := redisAddress(o.broker)
-	if err != nil {
-		return nil, err
-	}
-	e, err := phys.DialFloor(address, o.users, o.nodes)
+	sender, err := floorOf(o).Dial()
 	if err != nil {
 		return nil, err
 	}
 	t := &target{run: []func(context.Context) error{func(ctx context.Context) error { <-ctx.Done(); return nil }}}
-	t.control.Sender = e.Sender()
+	t.control.Sender = sender
 	t.control.Stats = func() control.Stats { return control.Stats{} }
 	return t, nil
-}
-
-func redisAddress(broker string) (string, error) {
-	u, err := url.Parse(broker)
-	if err != nil || !slices.Contains([]string{"redis"}, u.Scheme) || u.Host == "" {
-		return "", fmt.Errorf("the floor needs -broker redis://HOST:PORT")
-	}
-	return u.Host, nil
 }

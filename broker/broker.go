@@ -43,6 +43,14 @@ type Message struct {
 	// Lent says that the memory of Data is used again: by the caller once Publish has returned, by the
 	// driver once Deliver has returned. Code that keeps the message calls Own.
 	Lent bool
+
+	// Log is what the message is added to when it is published by a [Logger] with a log: any text. "": nothing. It is
+	// not delivered.
+	Log string
+
+	// Place is where the message stands among all others of a [Logger]. A publisher asks for one with any number but 0,
+	// and has to if there is a Log. Without a log it is 0 on delivery.
+	Place uint64
 }
 
 // Own returns the message with Data that may be kept: a copy, if it is lent.
@@ -119,7 +127,8 @@ type Broker interface {
 	// once.
 	Run(ctx context.Context, h Handler) error
 
-	// Close frees what the driver opened. Calls in progress return ErrClosed, Run returns nil.
+	// Close frees what the driver opened. Calls in progress return ErrClosed, Run returns nil. An Unsubscribe
+	// may return nil as well: nothing is subscribed any more.
 	Close() error
 }
 

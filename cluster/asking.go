@@ -20,8 +20,15 @@ type Question struct {
 	// Subject is where it is published: all that are subscribed to it have to answer. "": all members.
 	Subject string
 
+	// To is the tag of the one node that is asked; the subject is its own then.
+	To string
+
 	// Others leaves out this node, where all members are asked.
 	Others bool
+
+	// Again is how often nodes that have not answered are asked whether they still do: long for an answer that
+	// takes its time. 0: twice a second.
+	Again time.Duration
 
 	// Once is for what must not be done twice: a node that has answered and is asked again, because its
 	// answer was lost, gives the same answer if it was a short one, and else is missing.
@@ -50,10 +57,11 @@ const (
 	// DefaultPatience is how long a question takes at most whose context has no deadline.
 	DefaultPatience = 30 * time.Second
 
-	countedTime = 200 * time.Millisecond  // that all who were counted may take, before members are asked
+	countedTime = 200 * time.Millisecond  // that the nodes that were counted may take, before members are asked
 	boundedTime = 50 * time.Millisecond   // the same where the broker cannot count
 	againTime   = 500 * time.Millisecond  // after which they are asked again
 	silentTime  = 2500 * time.Millisecond // without a beat, of one whom nobody hears either
+	lastWords   = 250 * time.Millisecond  // that an answer may come behind the goodbye of its node
 	maxPage     = 32 << 20                // bytes
 )
 
@@ -69,7 +77,7 @@ type Asking struct {
 	ctx     context.Context // of Ask: an Asking lives in one call of its caller's
 	cancel  context.CancelFunc
 	err     error
-	begun   bool
+	begun   time.Time         // zero: not yet
 	ended   bool              // all have answered, or are missing
 	counted int               // nodes that have to answer; -1: the broker cannot tell, or members have been asked since
 	least   int               // of them, where it cannot tell
@@ -107,6 +115,9 @@ type arrived struct {
 // Ask puts a question when Pages is first called. Ctx bounds the whole; one without a deadline ends after
 // DefaultPatience.
 func (n *Node) Ask(ctx context.Context, q Question) *Asking {
+	if q.To != "" {
+		q.Subject = NodeSubject(n.o.Prefix, q.To)
+	}
 	a := &Asking{
 		node: n, q: q, counted: -1,
 		news:  make(chan struct{}, 1),
@@ -124,13 +135,15 @@ func (n *Node) Ask(ctx context.Context, q Question) *Asking {
 // when all have come, and may be called once. A caller that stops ends the question.
 func (a *Asking) Pages(yield func(tag string, page []byte) bool) {
 	defer a.cancel()
-	if a.begun {
+	if !a.begun.IsZero() {
 		return
 	}
-	a.begun = true
+	a.begun = time.Now()
 	if a.err = a.put(); a.err != nil {
+		a.node.outcomes.failed.Add(1)
 		return
 	}
+	defer a.count()
 	defer a.end()
 	for {
 		for p, ok := a.take(); ok; p, ok = a.take() {
@@ -222,7 +235,7 @@ func (a *Asking) forget() {
 	delete(a.node.asking, a.number)
 }
 
-// end tells those who still answer that nobody listens.
+// end tells the nodes that still answer that nobody listens.
 func (a *Asking) end() {
 	a.forget()
 	if a.ended {
@@ -294,12 +307,7 @@ func (a *Asking) complete() bool {
 		a.missingLocked()
 		return true
 	}
-	a.node.mu.Lock()
-	gone := make(map[string]bool)
-	for tag := range a.asked {
-		gone[tag] = !a.node.roll.has(tag)
-	}
-	a.node.mu.Unlock()
+	gone := a.gone()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for tag := range a.asked {
@@ -316,6 +324,26 @@ func (a *Asking) complete() bool {
 	}
 	a.missingLocked()
 	return true
+}
+
+// gone are the nodes that were asked and will not answer any more. What a node has sent before it ended may still
+// be on its way: it is waited for a little.
+func (a *Asking) gone() map[string]bool {
+	a.node.mu.Lock()
+	defer a.node.mu.Unlock()
+	gone := make(map[string]bool)
+	for tag := range a.asked {
+		switch left := a.node.roll.goodbye(tag); {
+		case a.node.roll.has(tag):
+		case left.After(a.begun) && time.Since(left) < lastWords:
+			if until := left.Add(lastWords); until.Before(a.next) {
+				a.next = until
+			}
+		default:
+			gone[tag] = true
+		}
+	}
+	return gone
 }
 
 // loseLocked gives the answer of a node up.
@@ -337,7 +365,7 @@ func (a *Asking) partLocked(tag string) *part {
 	return p
 }
 
-// missingLocked makes the list of those who are missing.
+// missingLocked makes the list of missing nodes.
 func (a *Asking) missingLocked() {
 	for tag, p := range a.parts {
 		if p.why != nil {

@@ -1,4 +1,4 @@
-// Package cluster is what the nodes of a cluster say to each other beside events: who is alive, and what
+// Package cluster is what the nodes of a cluster say to each other beside events: which nodes are alive, and what
 // each of them knows.
 //
 // A [Node] is one process's part in it. It keeps the list of members, which is the same on every node

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"strings"
 	"time"
 )
 
@@ -14,7 +15,12 @@ type Member struct {
 	Since       time.Time // when it started, by its own clock
 	Connections int       // of clients
 	Draining    bool      // it takes no more clients, and sends those that it has away
+	Peer        string    // URL at which it takes requests of other nodes; "" if it takes none: see [Node.SetPeer]
+	Topics      string    // that it answers by [Node.Handle], a byte each, sorted
 }
+
+// Answers reports whether the node answers questions on a topic that was given to [Node.Handle].
+func (m Member) Answers(topic byte) bool { return strings.IndexByte(m.Topics, topic) >= 0 }
 
 // beat is what a node says of itself every second, and when something has changed.
 type beat struct {
@@ -43,7 +49,8 @@ func (b *beat) append(dst []byte) []byte {
 		dst = appendText(dst, s[:min(len(s), maxName)])
 	}
 	dst = binary.AppendUvarint(dst, uint64(max(0, b.Since.UnixMilli())))
-	return binary.AppendUvarint(dst, uint64(max(0, b.Connections)))
+	dst = binary.AppendUvarint(dst, uint64(max(0, b.Connections)))
+	return appendText(appendText(dst, b.Topics), b.Peer[:min(len(b.Peer), maxName)])
 }
 
 func parseBeat(r *reader) (b beat, ok bool) {
@@ -53,6 +60,10 @@ func parseBeat(r *reader) (b beat, ok bool) {
 	b.Name, b.Version, b.Address = r.text(maxName), r.text(maxName), r.text(maxName)
 	b.Since = r.millis()
 	b.Connections = int(min(r.uvarint(), 1<<31))
+	b.Topics = r.text(maxTopics)
+	if len(r.data) > 0 { // an older node does not say it
+		b.Peer = r.text(maxName)
+	}
 	b.Draining = b.flags&beatDraining != 0
-	return b, r.done()
+	return b, !r.bad // a newer node may say more
 }

@@ -90,7 +90,7 @@ func TestNobodysLeaseEndsWhileThisNodeHearsNothing(t *testing.T) {
 		time.Sleep(beatInterval + lookInterval)
 		r.wantMembers([]string{"n000", "n001"}, a, b)
 
-		// Who has died meanwhile goes when the lease that began anew has ended.
+		// A node that has died meanwhile goes when the lease that began anew has ended.
 		a.tap.dropping(func(broker.Message) bool { return true })
 		time.Sleep(time.Minute)
 		b.kill()

@@ -21,7 +21,7 @@ type Options struct {
 	// Tag tells this node from all others that there are, were or will be.
 	Tag string
 
-	// Head is put before each message, so that who owns the broker's Deliver can tell what comes on a
+	// Head is put before each message, so that the owner of the broker's Deliver can tell what comes on a
 	// subject that has other messages too. [Node.Deliver] gets messages without it.
 	Head []byte
 
@@ -52,6 +52,8 @@ type Node struct {
 	announce chan struct{}       // one token: say at once how this node is
 	news     chan struct{}       // one token: the list has changed
 	running  atomic.Bool
+	left     chan struct{} // closed when Run has ended
+	outcomes outcomes
 
 	// The root of the contexts of answers: they end when Run does, and Deliver, which begins them, has none.
 	answering    context.Context
@@ -59,14 +61,17 @@ type Node struct {
 	work         group.Group // answers
 
 	mu       sync.Mutex
-	roll     roll                    // guarded by mu
-	beats    uint64                  // guarded by mu; said so far
-	changed  chan struct{}           // guarded by mu; closed and replaced when the list changes
-	asked    uint64                  // guarded by mu; questions so far
-	asking   map[uint64]*Asking      // guarded by mu; by number
-	requests map[requestKey]*Request // guarded by mu; that are being answered
-	runs     uint64                  // guarded by mu; answers so far
-	answered map[requestKey]answered // guarded by mu; that must not be answered twice
+	handlers map[byte]func(context.Context, *Request) error // guarded by mu; by topic
+	services []Service                                      // guarded by mu; until Run runs them
+	roll     roll                                           // guarded by mu
+	peer     string                                         // guarded by mu; see SetPeer
+	beats    uint64                                         // guarded by mu; said so far
+	changed  chan struct{}                                  // guarded by mu; closed and replaced when the list changes
+	asked    uint64                                         // guarded by mu; questions so far
+	asking   map[uint64]*Asking                             // guarded by mu; by number
+	requests map[requestKey]*Request                        // guarded by mu; that are being answered
+	runs     uint64                                         // guarded by mu; answers so far
+	answered map[requestKey]answered                        // guarded by mu; that must not be answered twice
 }
 
 // ErrNotRunning says that answers cannot come, because Run is not running.
@@ -93,6 +98,8 @@ func New(b broker.Broker, o Options) *Node {
 		news:     make(chan struct{}, 1),
 		roll:     newRoll(o.Tag),
 		changed:  make(chan struct{}),
+		left:     make(chan struct{}),
+		handlers: make(map[byte]func(context.Context, *Request) error),
 		asking:   make(map[uint64]*Asking),
 		requests: make(map[requestKey]*Request),
 		answered: make(map[requestKey]answered),
@@ -100,6 +107,50 @@ func New(b broker.Broker, o Options) *Node {
 	n.answering, n.endAnswering = context.WithCancel(context.Background())
 	return n
 }
+
+// Handle gives questions on a topic an answer of their own, in place of that of the options. Others see in
+// [Member.Topics] that this node answers them, from its next beat on. Nil: as the options say again.
+func (n *Node) Handle(topic byte, answer func(ctx context.Context, r *Request) error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if answer == nil {
+		delete(n.handlers, topic)
+	} else {
+		n.handlers[topic] = answer
+	}
+}
+
+// SetPeer sets the URL at which this node takes requests of other nodes over HTTP: see [Member.Peer]. Others see it
+// from its next beat on.
+func (n *Node) SetPeer(url string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.peer = url
+}
+
+// Service is something that runs as long as a node does.
+type Service interface {
+	// Run is called by the node's, which waits for it. When ctx is done the node is about to end: it can still
+	// ask, and is asked, until Run has returned.
+	Run(ctx context.Context)
+}
+
+// Attach adds a service. It is called before Run.
+func (n *Node) Attach(s Service) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.services = append(n.services, s)
+}
+
+// Services are those that were attached.
+func (n *Node) Services() []Service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.services)
+}
+
+// Tag tells this node from all others.
+func (n *Node) Tag() string { return n.o.Tag }
 
 // Subjects are what the caller has to keep subscribed while Run runs.
 func (n *Node) Subjects() []string { return []string{MembersSubject(n.o.Prefix), n.subject} }
@@ -135,6 +186,41 @@ func (n *Node) Members() ([]Member, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.roll.list(), n.roll.err(time.Now())
+}
+
+// Lookup is the node with a tag, if it is there: the list is as that of Members.
+func (n *Node) Lookup(tag string) (m Member, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.roll.has(tag) {
+		return m, false
+	}
+	return n.roll.entries[tag].Member, true
+}
+
+// Standing is how a node's word can be trusted by itself: what it has found out about the others holds for as
+// long as none of it changes.
+type Standing struct {
+	Changes  uint64        // of the list so far
+	Absences uint64        // times in which this node did not hear itself, so that others may have given it up
+	Absence  time.Duration // how long the last of these was
+	Err      error         // as that of Members
+}
+
+// Standing is that of now. It costs a lock and no more.
+func (n *Node) Standing() Standing {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.roll.standing
+	s.Err = n.roll.err(time.Now())
+	return s
+}
+
+// Changed is closed at the next change of the list.
+func (n *Node) Changed() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
 }
 
 // AwaitMembers is Members once the list is complete, or what is known when ctx is done.
@@ -179,9 +265,20 @@ func (n *Node) Run(ctx context.Context) {
 	wg.Go(func() { n.beat(inner) })
 	wg.Go(func() { n.watch(inner) })
 	wg.Go(func() { n.send(inner) })
+	serving, endServices := context.WithCancel(inner)
+	defer endServices()
+	var services sync.WaitGroup
+	for _, s := range n.Services() {
+		services.Go(func() { s.Run(serving) })
+	}
 	<-ctx.Done()
+	endServices()
+	services.Wait()
 	n.running.Store(false)
 	n.work.Close()
+	patience, cancel := context.WithTimeout(inner, lastAnswers)
+	_ = n.work.WaitFor(patience)
+	cancel()
 	n.endAnswering()
 	n.work.Wait()
 	stop()
@@ -189,130 +286,14 @@ func (n *Node) Run(ctx context.Context) {
 	if n.o.Self != nil {
 		n.say(context.WithoutCancel(ctx), beatBye)
 	}
-}
-
-// beat says every second that this node is there, and when it is told to.
-func (n *Node) beat(ctx context.Context) {
-	ticker := time.NewTicker(beatInterval)
-	defer ticker.Stop()
-	flags := beatHello
-	for {
-		if n.say(ctx, flags) {
-			flags = 0
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-n.announce:
-		}
-	}
-}
-
-// say says one beat. A guest says it to all only when it is new, and otherwise to itself.
-func (n *Node) say(ctx context.Context, flags beatFlags) bool {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	m := broker.Message{Subject: MembersSubject(n.o.Prefix)}
-	if n.o.Self == nil && flags&beatHello == 0 {
-		m.Subject = n.subject
-	}
-	m.Data = n.nextBeat(flags)
-	receipts, err := n.broker.Publish(ctx, m)
-	if err != nil {
-		n.log.Debug("this node could not say that it is there", "error", err)
-		return false
-	}
-	if flags&beatHello != 0 && receipts[0].Bound == broker.Exact {
-		listeners := receipts[0].Nodes
-		if n.o.Self == nil {
-			listeners-- // this one is not on the list
-		}
-		n.mu.Lock()
-		n.roll.expect(listeners, time.Now())
-		n.mu.Unlock()
-	}
-	return true
-}
-
-// nextBeat is a message that says how this node is.
-func (n *Node) nextBeat(flags beatFlags) []byte {
-	b := beat{flags: flags}
-	if n.o.Self != nil {
-		b.Member = n.o.Self()
-	} else {
-		b.flags |= beatGuest
-	}
-	b.Tag = n.o.Tag
-	n.mu.Lock()
-	n.beats++
-	b.number = n.beats
-	n.mu.Unlock()
-	return b.append(slices.Clone(n.o.Head))
-}
-
-func (n *Node) takeBeat(b beat) {
-	now := time.Now()
-	n.mu.Lock()
-	changed := false
-	if b.flags&beatGuest == 0 || b.Tag == n.o.Tag {
-		changed = n.roll.take(b, now)
-	}
-	if changed {
-		n.changeLocked()
-	}
-	n.mu.Unlock()
-	if changed {
-		give(n.news)
-	}
-	if b.flags&beatHello != 0 && b.Tag != n.o.Tag && n.o.Self != nil && n.running.Load() {
-		n.tryPost(b.Tag, n.nextBeat(0)) // if there is no room, it hears the next beat
-	}
-}
-
-// changeLocked tells those who wait that the list is another one.
-func (n *Node) changeLocked() {
-	close(n.changed)
-	n.changed = make(chan struct{})
-}
-
-// watch ends leases, and passes changes on.
-func (n *Node) watch(ctx context.Context) {
-	ticker := time.NewTicker(lookInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.news:
-			if n.o.OnChange != nil {
-				list, _ := n.Members()
-				n.o.OnChange(list)
-			}
-		case now := <-ticker.C:
-			n.look(now)
-		}
-	}
-}
-
-func (n *Node) look(now time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.roll.expire(now) {
-		n.changeLocked()
-		give(n.news)
-	}
-	for key, a := range n.answered {
-		if now.Sub(a.at) > doubtTime {
-			delete(n.answered, key)
-		}
-	}
+	close(n.left)
 }
 
 const (
 	publishTimeout = 2 * time.Second
-	outSize        = 1024 // messages that wait to be sent
-	outBatch       = 256  // messages in one broker call
+	lastAnswers    = 200 * time.Millisecond // that answers under way have when the node ends
+	outSize        = 1024                   // messages that wait to be sent
+	outBatch       = 256                    // messages in one broker call
 	outBytes       = 1 << 20
 )
 

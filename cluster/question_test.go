@@ -399,7 +399,7 @@ func TestQuestionsFromAllSidesAllEnd(t *testing.T) {
 	})
 }
 
-// outcome0 is the outcome without the names of those who have answered.
+// outcome0 is the outcome without the names of the nodes that have answered.
 func outcome0(m *member, q Question) (string, time.Duration) {
 	began := time.Now()
 	a := m.Ask(context.Background(), q)

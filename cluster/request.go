@@ -15,7 +15,7 @@ const (
 	// window is how many messages of an answer may be on their way to an asker that has not taken them.
 	window = 8
 
-	maxRequests   = 4096             // that are answered at a time; the asker of one too many asks again
+	maxRequests   = 1 << 16          // that are answered at a time; the asker of one too many asks again
 	maxAnswered   = 1 << 16          // that are remembered
 	maxRemembered = 512              // bytes of an answer that is sent again
 	doubtTime     = 10 * time.Second // for which they are
@@ -43,6 +43,9 @@ type Request struct {
 	holding bool
 	first   []byte // the first message, if it is small
 }
+
+// Asker is the tag of the node that has asked.
+func (r *Request) Asker() string { return r.asker }
 
 // answered is an answer that has been given.
 type answered struct {
@@ -105,8 +108,14 @@ func (r *Request) post(ctx context.Context, flags pageFlags, body []byte) error 
 // answer answers, and says that this was all.
 func (r *Request) answer(ctx context.Context) {
 	var err error
-	if r.node.o.Answer != nil {
-		err = r.node.o.Answer(ctx, r)
+	r.node.mu.Lock()
+	answer := r.node.handlers[r.Topic]
+	r.node.mu.Unlock()
+	if answer == nil {
+		answer = r.node.o.Answer
+	}
+	if answer != nil {
+		err = answer(ctx, r)
 	}
 	flags := pageLast
 	if ctx.Err() != nil {

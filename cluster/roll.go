@@ -41,6 +41,8 @@ type roll struct {
 	proof   time.Time         // when the last beat of our own came back; zero: none has
 	settled time.Time         // when everybody has been heard, or must have been
 	heard   int               // nodes that listen, to be heard before that; 0: it is not known
+
+	standing Standing // without Err
 }
 
 // entry is a node that is on the list, or has been.
@@ -78,7 +80,7 @@ func (r *roll) take(b beat, now time.Time) (changed bool) {
 		e.off, e.left = true, true
 	}
 	r.settle(now)
-	return e.off != wasOff || !e.off && (was.Draining != b.Draining || was.Address != b.Address || was.Name != b.Name)
+	return e.off != wasOff || !e.off && (was.Draining != b.Draining || was.Address != b.Address || was.Name != b.Name || was.Topics != b.Topics || was.Peer != b.Peer)
 }
 
 func (r *roll) hearSelf(now time.Time) {
@@ -86,6 +88,10 @@ func (r *roll) hearSelf(now time.Time) {
 		r.settled = now.Add(settleTime)
 	}
 	if r.stale(now) { // what others have said meanwhile may have missed us
+		if !r.proof.IsZero() {
+			r.standing.Absences++
+			r.standing.Absence = now.Sub(r.proof)
+		}
 		for _, e := range r.entries {
 			if !e.off {
 				e.renewed = now
@@ -152,6 +158,14 @@ func (r *roll) len() (n int) {
 func (r *roll) has(tag string) bool {
 	e := r.entries[tag]
 	return e != nil && !e.off
+}
+
+// goodbye is when a node has said that it ends, zero if it has not.
+func (r *roll) goodbye(tag string) time.Time {
+	if e := r.entries[tag]; e != nil && e.left {
+		return e.renewed
+	}
+	return time.Time{}
 }
 
 // list is sorted by name.

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"tether/broker"
@@ -25,7 +27,7 @@ func (a *Asking) giveUp() {
 }
 
 // wait waits until something may have changed, and asks members when it is time. It reports false when the
-// context is done.
+// context is done, or this node has ended.
 func (a *Asking) wait() bool {
 	a.node.mu.Lock()
 	changed := a.node.changed
@@ -47,11 +49,13 @@ func (a *Asking) wait() bool {
 		a.askMembers()
 	case <-a.ctx.Done():
 		return false
+	case <-a.node.left: // nothing comes any more
+		return false
 	}
 	return true
 }
 
-// askMembers asks those who have not answered: in one message at first, but for those who have begun, and
+// askMembers asks the nodes that have not answered: in one message at first, but for those that have begun, and
 // later each on its own subject, where the receipt says whether it is there.
 func (a *Asking) askMembers() {
 	members, err := a.node.Members()
@@ -59,12 +63,18 @@ func (a *Asking) askMembers() {
 		a.next = time.Now().Add(countedTime)
 		return
 	}
-	a.next = time.Now().Add(againTime)
+	a.next = time.Now().Add(cmp.Or(a.q.Again, againTime))
 	var except []string
 	first := a.asked == nil
 	if first {
 		a.counted = -1
 		a.asked = make(map[string]Member)
+	}
+	if a.q.To != "" { // the others have nothing to say; if it is not on the list, it is gone
+		members = slices.DeleteFunc(members, func(m Member) bool { return m.Tag != a.q.To })
+		if len(members) == 0 {
+			members = []Member{{Tag: a.q.To}}
+		}
 	}
 	a.mu.Lock()
 	for _, m := range members {
@@ -78,7 +88,7 @@ func (a *Asking) askMembers() {
 	var tags []string
 	for tag := range a.asked {
 		p := a.partLocked(tag)
-		if p.done || first && p.next == 0 {
+		if p.done || first && p.next == 0 && a.q.To == "" {
 			continue
 		}
 		except = append(except, tag)
@@ -87,7 +97,7 @@ func (a *Asking) askMembers() {
 		msgs = append(msgs, a.grantedLocked(tag))
 	}
 	a.mu.Unlock()
-	if first && len(a.asked) > len(tags) {
+	if first && a.q.To == "" && len(a.asked) > len(tags) {
 		msgs = append(msgs, broker.Message{Subject: MembersSubject(a.node.o.Prefix), Data: a.message(0, except)})
 	}
 	if len(msgs) == 0 {

@@ -18,12 +18,14 @@ const retryPause = 100 * time.Millisecond
 func (n *Node) Serve(ctx context.Context, up func()) error {
 	inner, stop := context.WithCancel(ctx)
 	defer stop()
+	running, end := context.WithCancel(context.WithoutCancel(ctx)) // the broker, until what the node ends with has been said
+	defer end()
 	lost := make(chan struct{}, 1)
-	var wg sync.WaitGroup
+	var wg, member sync.WaitGroup
 	ended := make(chan error, 1)
 	wg.Go(func() {
 		defer stop()
-		ended <- n.broker.Run(inner, broker.Handler{
+		ended <- n.broker.Run(running, broker.Handler{
 			Deliver: func(m broker.Message) { n.deliverOwn(m.Own()) },
 			Lost:    func(broker.Gap) { give(lost) },
 		})
@@ -40,12 +42,14 @@ func (n *Node) Serve(ctx context.Context, up func()) error {
 				}
 			}
 		})
-		wg.Go(func() { n.Run(inner) })
+		member.Go(func() { n.Run(inner) })
 		if up != nil {
 			up()
 		}
 	}
 	<-inner.Done()
+	member.Wait()
+	end()
 	wg.Wait()
 	err := <-ended
 	if ctx.Err() == nil {

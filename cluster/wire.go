@@ -73,6 +73,7 @@ func (r *reader) millis() time.Time { return time.UnixMilli(int64(r.uvarint())) 
 func (r *reader) done() bool { return !r.bad && len(r.data) == 0 }
 
 const (
-	maxTag  = 64   // bytes
-	maxName = 1024 // bytes of a name, a version, an address
+	maxTag    = 64   // bytes
+	maxName   = 1024 // bytes of a name, a version, an address
+	maxTopics = 256
 )

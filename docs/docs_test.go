@@ -12,7 +12,7 @@ import (
 )
 
 // guides whose code is taken from sources that compile, each block a run of lines of one file.
-var guides = []string{"../README.md", "registering.md", "emitting.md", "testing.md", "cluster.md"}
+var guides = []string{"../README.md", "registering.md", "emitting.md", "testing.md", "cluster.md", "revoking.md", "webhooks.md", "presence.md"}
 
 // lines splits text, without indentation and empty lines.
 func lines(text string) []string {

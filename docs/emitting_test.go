@@ -104,8 +104,8 @@ func TestAnEventThatIsNotInTheListIsAnError(t *testing.T) {
 	defer b.Close()
 	emitter := hub.NewEmitter(b, hub.EmitterOptions{Events: []string{"/users/ping", "/users/alert"}})
 	_, err := emitter.Emit(ctx, hub.User("42"), "users/alert", "late")
-	// errors.Is(err, hub.ErrUndeclaredEvent)
-	if !errors.Is(err, hub.ErrUndeclaredEvent) {
+	// errors.Is(err, hub.ErrEvent)
+	if !errors.Is(err, hub.ErrEvent) {
 		t.Errorf("Emit = %v", err)
 	}
 }

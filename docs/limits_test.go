@@ -16,8 +16,8 @@ import (
 
 var update = flag.Bool("update", false, "write the table of limits into reliability.md")
 
-// limit is a row of the table: an option, or a constant. Its default is read from the source.
-type limit struct {
+// tableLimit is a row of the table: an option, or a constant. Its default is read from the source.
+type tableLimit struct {
 	file  string // below the root
 	owner string // the struct; "" for a constant
 	name  string
@@ -27,9 +27,9 @@ type limit struct {
 	test  string // file:TestName
 }
 
-var limits = []limit{
+var limits = []tableLimit{
 	{file: "hub/options.go", owner: "Limits", name: "Namespaces", sees: "CONNECT_ERROR `too many namespaces`; the connection stays", test: "hub/limits_test.go:TestLimitOfNamespaces"},
-	{file: "hub/options.go", owner: "Limits", name: "Rooms", sees: "nothing: `Join` returns `ErrTooManyRooms`", test: "hub/limits_test.go:TestLimitOfRooms"},
+	{file: "hub/options.go", owner: "Limits", name: "Rooms", sees: "nothing: `Join` returns `ErrTooMany`", test: "hub/limits_test.go:TestLimitOfRooms"},
 	{file: "hub/options.go", owner: "Limits", name: "Auth", sees: "CONNECT_ERROR `auth is too large`; the connection stays", test: "hub/protocol_test.go:TestAnswersToCONNECT"},
 	{file: "hub/options.go", owner: "Limits", name: "Depth", sees: "the connection is closed, `parse error`", test: "hub/limits_test.go:TestLimitsOnPackets"},
 	{file: "hub/options.go", owner: "Limits", name: "Args", sees: "the connection is closed, `parse error`", test: "hub/limits_test.go:TestLimitsOnPackets"},
@@ -39,7 +39,7 @@ var limits = []limit{
 	{file: "hub/options.go", owner: "Limits", name: "PacketBytes", sees: "the connection is closed, `parse error`", test: "hub/limits_test.go:TestLimitsOnPackets"},
 	{file: "hub/options.go", owner: "Limits", name: "TotalHandshakeBytes", sees: "the connection that began first is closed, `forced close`", test: "transport/limits_test.go:TestHandshakesThatLeadToNothingHaveABudget"},
 	{file: "hub/options.go", owner: "Limits", name: "TotalAttachmentBytes", sees: "the connection whose packet began first is closed, `transport error`", test: "hub/incomplete_test.go:TestTheBudgetOfHalfPackets"},
-	{file: "hub/options.go", owner: "Limits", name: "Acks", sees: "nothing: `EmitAck` returns `ErrTooManyAcks`", test: "hub/event_test.go:TestWaitingForAnAnswerEnds"},
+	{file: "hub/options.go", owner: "Limits", name: "Acks", sees: "nothing: `EmitAck` returns `ErrTooMany`", test: "hub/event_test.go:TestWaitingForAnAnswerEnds"},
 	{file: "hub/options.go", owner: "Limits", name: "Events", sees: "its messages are not read for a while; at twice the limit the connection is closed, `transport error`", test: "hub/limits_test.go:TestLimitOfEventsInFlight"},
 	{file: "hub/options.go", owner: "Limits", name: "EventBytes", sees: "as for Events", test: "hub/limits_test.go:TestLimitOfEventsInFlight"},
 	{file: "hub/options.go", owner: "Limits", name: "Held", sees: "the connection is closed, `forced server close`", test: "hub/limits_test.go:TestLimitOfHeldPackets"},
@@ -49,13 +49,13 @@ var limits = []limit{
 	{file: "hub/options.go", owner: "Options", name: "AttachmentTimeout", sees: "the connection is closed, `parse error`", test: "hub/run_test.go:TestTimeouts"},
 	{file: "hub/options.go", owner: "Options", name: "DrainWindow", sees: "its connection is closed at some moment of the window, and it comes back elsewhere", test: "hub/run_test.go:TestADrainIsSpreadOverItsWindow"},
 	{file: "hub/options.go", owner: "Devices", name: "Max", value: "no limit", sees: "CONNECT_ERROR `too many devices`, or the oldest device DISCONNECT", test: "hub/register_test.go:TestNewDevicesAreRefused"},
-	{file: "hub/envelope.go", name: "MaxTargets", value: "256", is: "256", sees: "nothing: the emitter returns `ErrTooManyRooms`", test: "hub/emit_limits_test.go:TestLimitOfTargets"},
-	{file: "hub/overflow.go", name: "maxKey", value: "256 bytes of the key of an event that replaces others", is: "256", sees: "nothing: the emit returns `ErrTerms`", test: "hub/overflow_test.go:TestTermsReachTheConnection"},
-	{file: "engine/packet.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooManyAttachments`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
+	{file: "hub/envelope.go", name: "maxTargets", value: "256", is: "256", sees: "nothing: the emitter returns `ErrTooMany`", test: "hub/emit_limits_test.go:TestLimitOfTargets"},
+	{file: "hub/overflow.go", name: "maxKey", value: "256 bytes of the key of an event that replaces others", is: "256", sees: "nothing: the emit returns an error", test: "hub/overflow_test.go:TestTermsReachTheConnection"},
+	{file: "engine/packet.go", name: "MaxAttachments", value: "10", is: "10", sees: "nothing: the emit returns `ErrTooMany`", test: "hub/emit_limits_test.go:TestLimitOfAttachments"},
 
 	{file: "transport/options.go", owner: "Options", name: "MaxConns", value: "no limit", sees: "the handshake gets 503 with Retry-After", test: "transport/limits_test.go:TestLimitOfConnections"},
 	{file: "transport/options.go", owner: "Options", name: "TotalQueueBytes", sees: "the connection with the longest queue is closed", test: "transport/budget_test.go:TestTheBudgetOfAllQueues"},
-	{file: "transport/options.go", owner: "Options", name: "InboundBytes", sees: "the connection whose message began first is closed", test: "transport/incomplete_test.go:TestTheBudgetOfHalfMessages"},
+	{file: "transport/options.go", owner: "Options", name: "UnfinishedBytes", sees: "the connection whose message began first is closed", test: "transport/incomplete_test.go:TestTheBudgetOfHalfMessages"},
 	{file: "transport/options.go", owner: "Options", name: "KernelBuffer", sees: "nothing: what waits is in its queue", test: "transport/kernel_linux_test.go:TestWhatTheKernelHoldsForAClientIsBounded"},
 	{file: "transport/options.go", owner: "Options", name: "ControlRate", sees: "close code 1008", test: "transport/ratelimit_test.go:TestWhatCarriesNothingHasABudget"},
 	{file: "transport/options.go", owner: "Options", name: "MessageRate", value: "no limit", sees: "its messages are read no faster", test: "transport/ratelimit_test.go:TestMessagesAreReadAtTheirRate"},
@@ -66,6 +66,8 @@ var limits = []limit{
 	{file: "transport/options.go", owner: "Options", name: "PingInterval", sees: "a ping", test: "transport/heartbeat_test.go:TestPingsComeAnIntervalAfterThePong"},
 	{file: "transport/options.go", owner: "Options", name: "PingTimeout", sees: "the connection is closed, `ping timeout`", test: "transport/limits_test.go:TestLimitOfTheTimeOfAPong"},
 	{file: "transport/options.go", owner: "Options", name: "UpgradeTimeout", sees: "the probe's connection is closed; polling goes on", test: "transport/limits_test.go:TestLimitOfTheTimeOfAnUpgrade"},
+	{file: "transport/options.go", owner: "Options", name: "UpgradeWait", sees: "its session stays on its node; polling goes on", test: "relay/move_test.go:TestWhatIsKeptForAnUpgradeIsKeptForAMoment"},
+	{file: "transport/fresh.go", name: "freshLimit", value: "64 KiB that a client sends before that", is: "64 << 10", sees: "its session stays on its node", test: "relay/move_test.go:TestWhatIsKeptForAnUpgradeIsKeptForAMoment"},
 	{file: "transport/frame.go", name: "maxFragments", value: "1,024 fragments of one message", is: "1024", sees: "close code 1008", test: "transport/rfc6455_test.go:TestRFC6455"},
 	{file: "transport/frame.go", name: "maxControl", value: "125 bytes of a control frame", is: "125", sees: "close code 1002", test: "transport/rfc6455_test.go:TestRFC6455"},
 	{file: "transport/incoming.go", name: "pongBytes", value: "16 answers to pings of the largest size that wait", is: "16 * (2 + maxControl)", sees: "the pings before are not answered", test: "transport/frame_test.go:TestPongsThatWaitAreLimited"},
@@ -89,8 +91,8 @@ var limits = []limit{
 
 // Fields of the structs above that are no limits.
 var noLimits = map[string]bool{
-	"hub/options.go Options Limits": true, "hub/options.go Options Devices": true, "hub/options.go Options Greeting": true,
-	"hub/options.go Devices Exceed": true, "transport/options.go Options Overflow": true, "transport/options.go Options CompressPolling": true,
+	"hub/options.go Options Limits": true, "hub/options.go Options Devices": true, "hub/options.go Options Greeting": true, "hub/options.go Options ExpiryNotice": true,
+	"hub/options.go Devices RefuseNew": true, "transport/options.go Options Overflow": true, "transport/options.go Options CompressPolling": true,
 }
 
 func parseGo(t *testing.T, path string) (*ast.File, []byte) {
@@ -157,7 +159,7 @@ func constant(t *testing.T, path, name string) string {
 	return value
 }
 
-func (l limit) row(t *testing.T) string {
+func (l tableLimit) row(t *testing.T) string {
 	t.Helper()
 	def, option := l.value, "fixed"
 	if l.owner != "" {

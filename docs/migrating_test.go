@@ -12,6 +12,7 @@ import (
 
 	"tether/broker"
 	"tether/clientjs"
+	"tether/event"
 	"tether/hub"
 	"tether/transport"
 )
@@ -33,7 +34,7 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	_ = s.Register(ctx, userID)
 	emitter.Emit(ctx, hub.User(userID), "/users/ping", ping)
 	_ = hub.NewEmitter(b, hub.EmitterOptions{Events: []string{"/users/ping"}})
-	_ = hub.NewEvent[Ping]("/users/ping")
+	_ = event.New[Ping]("/users/ping")
 	_ = s.RegisterAs(ctx, hub.Kind("admin-user").User(userID))
 	h.Of("/").OnConnect(connect)
 	_ = hub.Options{Devices: hub.Devices{Max: 3}}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/event"
 	"tether/hub"
 	"tether/hubtest"
 )
@@ -24,8 +25,8 @@ type credentials struct {
 }
 
 var (
-	placeOrder  = hub.NewCall[order, order]("place order")
-	orderPlaced = hub.NewEvent[order]("order placed")
+	placeOrder  = event.NewCall[order, order]("place order")
+	orderPlaced = event.New[order]("order placed")
 )
 
 func newHub(b broker.Broker) (*hub.Hub, error) {

@@ -25,6 +25,14 @@ type Conn interface {
 	// [ErrDisconnected]. So nothing passes a gate after what is sent once it is shut.
 	Send(p *Packet, from *Gate) error
 
+	// SendLogged is Send for a client that may come back after it has lost its connection: e is added to log
+	// when it takes its place in the order, under the lock that orders the packets. The error is
+	// ErrSlowConsumer only for a packet that was dropped while the connection goes on. After
+	// ErrDisconnected, e is not in the log: the connection has ended, or ends because of e; or from is shut;
+	// or the log belongs to another gate. When a pong of the client proves that it has what is in the log,
+	// Mark and Confirm tell the log so.
+	SendLogged(e *Entry, from *Gate, log *Log) error
+
 	// Behind returns no channel when less than half of the queue is in use. Otherwise the channel is closed
 	// once that is so again, or the session has ended. The error says that nothing is sent any more.
 	Behind() (<-chan struct{}, error)

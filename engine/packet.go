@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // MaxAttachments is the number of binary attachments that a packet may have: clients close the
@@ -36,12 +37,18 @@ const (
 	traitMore
 	traitLent // see Lend
 	traitCopy // see KeepAlone
+	traitEmitted
+	traitWatched
 )
 
-// rare is what few packets have. All but compact is written before anybody else knows the packet.
+// rare is what few packets have. All but entry and compact is written before anybody else knows the packet.
 type rare struct {
 	binary []span // of the payloads of the binary frames in frames
 	key    string // Terms.Key
+
+	entry   atomic.Pointer[Entry] // see Packet.Entry
+	emitted time.Time
+	watcher Watcher
 
 	once    sync.Once
 	compact []byte // what Compact's function returned
@@ -180,10 +187,64 @@ func (p *Packet) Key() string {
 	return ""
 }
 
+// SetEmitted says when the packet's event was emitted, for a transport that tells how long events take to be
+// written. It is called before anybody else knows the packet, which is not lent.
+func (p *Packet) SetEmitted(at time.Time) {
+	p.traits |= traitEmitted
+	p.others().emitted = at
+}
+
+// Emitted is what SetEmitted was given, if it was called.
+func (p *Packet) Emitted() (at time.Time, ok bool) {
+	if p.traits&traitEmitted == 0 {
+		return at, false
+	}
+	return p.rare.Load().emitted, true
+}
+
+// Untimed is the packet without what SetEmitted was given.
+func (p *Packet) Untimed() *Packet {
+	if p.traits&traitEmitted == 0 {
+		return p
+	}
+	u := &Packet{frames: p.frames, text: p.text, overflow: p.overflow, traits: p.traits &^ traitEmitted}
+	if r := p.rare.Load(); r.binary != nil || r.key != "" || r.watcher != nil {
+		u.rare.Store(&rare{binary: r.binary, key: r.key, watcher: r.watcher})
+	}
+	return u
+}
+
+// SetWatcher says who is told what becomes of the packet. It is called before anybody else knows the packet,
+// which is not lent.
+func (p *Packet) SetWatcher(w Watcher) {
+	p.traits |= traitWatched
+	p.others().watcher = w
+}
+
+// Watched reports whether SetWatcher was called.
+func (p *Packet) Watched() bool { return p.traits&traitWatched != 0 }
+
+// Noted reports whether SetEmitted or SetWatcher was called: a transport has more to do than to write the packet.
+func (p *Packet) Noted() bool { return p.traits&(traitEmitted|traitWatched) != 0 }
+
+// Became tells the watcher, if there is one, what has become of the packet for a client.
+func (p *Packet) Became(c Conn, o Outcome) {
+	if p.Watched() {
+		p.rare.Load().watcher.Became(c, o)
+	}
+}
+
+// Routed tells the watcher, if there is one, how many sockets the packet is for.
+func (p *Packet) Routed(sockets int) {
+	if p.Watched() {
+		p.rare.Load().watcher.Routed(sockets)
+	}
+}
+
 // packetCost is about what a packet costs beside its frames: itself, and a place in a queue.
 const packetCost = 96
 
-// Hold counts the memory of the packet in total, in bytes, once for all who hold it at a time. The
+// Hold counts the memory of the packet in total, in bytes, once for all queues that hold it at a time. The
 // connections that a packet is sent to share it, so the sum of what waits for them is not what it costs.
 // There is one total for all holders of a packet.
 func (p *Packet) Hold(total *atomic.Int64) {

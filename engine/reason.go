@@ -26,6 +26,9 @@ var (
 	// ErrDisconnected says that the sender or its connection is gone.
 	ErrDisconnected = errors.New("tether: socket is disconnected")
 
+	// ErrNodeGone says that there is no such node among those that are alive.
+	ErrNodeGone = errors.New("tether: there is no such node")
+
 	// ErrSlowConsumer says that the queue of a client is full, and that the client did not get a packet: it
 	// reads more slowly than it is written to, or was sent more at once than the queue holds.
 	ErrSlowConsumer = errors.New("tether: the queue of the client is full: it reads too slowly, or was sent more at once than the queue holds")

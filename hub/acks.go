@@ -20,12 +20,12 @@ type awaited struct {
 }
 
 // EmitAck sends an event and waits for the client's answer. The error is the context's,
-// ErrDisconnected, ErrTooManyAcks, ErrConnecting, or one of Emit. It may be called from a handler:
+// ErrDisconnected, ErrTooMany, or one of Emit. It may be called from a handler:
 // answers do not wait for handlers. A handler should give ctx a deadline even so, since a client that
 // has more than Limits.Events events waiting behind it is not read from any more.
 func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Message, error) {
 	if ctx.Value(hookKey{}) == any(s) && !s.Connected() {
-		return nil, ErrConnecting
+		return nil, errConnecting
 	}
 	if err := s.client.hub.publisher.check(event); err != nil {
 		return nil, err
@@ -35,6 +35,7 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 		return nil, err
 	}
 	defer s.unawait(id)
+	s.saveRisk(ctx)
 	head := socketio.Packet{Type: socketio.Event, ID: id, HasID: true}
 	if err := s.send(head, event, args, engine.Terms{}); err != nil {
 		return nil, err
@@ -43,6 +44,9 @@ func (s *Socket) EmitAck(ctx context.Context, event string, args ...any) (*Messa
 	case m, ok := <-answer:
 		if !ok {
 			return nil, ErrDisconnected
+		}
+		if m.unhandled() {
+			return nil, ErrNoHandler
 		}
 		return m, nil
 	case <-ctx.Done():
@@ -72,7 +76,7 @@ func (s *Socket) awaitAs(id uint64, by awaited) error {
 }
 
 func (s *Socket) awaitLocked(id uint64, by awaited) error {
-	if s.gate.State() == stateGone {
+	if s.gate.State() >= stateParked {
 		return ErrDisconnected
 	}
 	x := s.extraLocked()
@@ -80,7 +84,7 @@ func (s *Socket) awaitLocked(id uint64, by awaited) error {
 		x.acks = new(acks)
 	}
 	if len(x.acks.waiting) >= s.client.hub.options.Limits.Acks {
-		return ErrTooManyAcks
+		return errTooManyAcks
 	}
 	if x.acks.waiting == nil {
 		x.acks.waiting = make(map[uint64]awaited)
@@ -113,6 +117,9 @@ func (s *Socket) takeAwaitedLocked(id uint64) (by awaited) {
 func (s *Socket) acknowledged(m *Message) {
 	s.mu.Lock()
 	by := s.takeAwaitedLocked(m.ackID)
+	if v := s.sessionLocked(); v != nil {
+		v.log.Prove(func(e *engine.Entry) bool { return ackIDOf(e.Text()) == int64(m.ackID) })
+	}
 	s.mu.Unlock()
 	switch {
 	case by.answer != nil:

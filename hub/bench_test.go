@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"testing"
+	"time"
 
 	"tether/broker"
 	"tether/broker/memory"
@@ -22,6 +23,13 @@ func (*sink) Transport() string { return "websocket" }
 func (*sink) Close(Reason)      {}
 
 func (*sink) Behind() (<-chan struct{}, error) { return nil, nil }
+
+func (k *sink) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if !log.Add(e, from) {
+		return engine.ErrDisconnected
+	}
+	return k.Send(&e.Packet, from)
+}
 
 func (k *sink) Send(*engine.Packet, *engine.Gate) error { k.taken++; return nil }
 
@@ -42,7 +50,7 @@ func crowded(b *testing.B, n int, r *http.Request) (*Hub, []*Socket) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s := c.newSocket(ns, "")
+		s := c.newSocket(ns, "", false)
 		c.add(s)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // nobody waits for the subscriptions
@@ -82,7 +90,12 @@ func eventFor(b *testing.B, h *Hub, to Target) broker.Message {
 
 func BenchmarkDeliverToOneOf10000(b *testing.B) {
 	h, sockets := crowded(b, 10_000, bareRequest())
-	msgs := make([]broker.Message, len(sockets))
+	deliverToEach(b, h, len(sockets))
+}
+
+// deliverToEach delivers to one of n users at a time.
+func deliverToEach(b *testing.B, h *Hub, n int) {
+	msgs := make([]broker.Message, n)
 	for i := range msgs {
 		msgs[i] = eventFor(b, h, Room(fmt.Sprint("user:", i)))
 	}
@@ -96,12 +109,31 @@ func BenchmarkDeliverToOneOf10000(b *testing.B) {
 
 func BenchmarkDeliverTo10000(b *testing.B) {
 	h, sockets := crowded(b, 10_000, bareRequest())
+	deliverToAll(b, h, len(sockets))
+}
+
+// deliverToAll delivers to n sockets at a time.
+func deliverToAll(b *testing.B, h *Hub, n int) {
 	m := eventFor(b, h, Everyone)
 	b.ReportAllocs()
 	for b.Loop() {
 		h.deliver(m)
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(sockets)), "ns/receiver")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/receiver")
+}
+
+// What recovery adds to the hub's part of a delivery: to one of 10,000 clients that have asked, and to all of them. What has
+// been sent is forgotten after a while, as when clients answer heartbeats.
+func BenchmarkDeliverLogged(b *testing.B) {
+	h, sockets := crowded(b, 10_000, bareRequest())
+	h.options.Recovery = Recovery{On: true, SessionBytes: 16 << 10}
+	for _, s := range sockets {
+		s.gate.Set(stateConnecting)
+		s.begin("")
+		s.gate.Set(stateLogged)
+	}
+	b.Run("one", func(b *testing.B) { deliverToEach(b, h, len(sockets)) })
+	b.Run("all", func(b *testing.B) { deliverToAll(b, h, len(sockets)) })
 }
 
 func BenchmarkDeliverTo10000ExceptARoom(b *testing.B) {
@@ -266,4 +298,65 @@ func (g *greeted) Send(p *engine.Packet, from *engine.Gate) error {
 		close(g.done)
 	}
 	return nil
+}
+
+// What a session costs in this package: of a client that has not asked, with recovery off and on, of one that has, and of
+// one that has gone and is waited for. 100,000 of them.
+func BenchmarkMemoryOfASession(b *testing.B) {
+	for _, c := range []struct {
+		name, auth string
+		on, parked bool
+	}{
+		{"off", "", false, false}, {"on, not asked", "", true, false},
+		{"asked", `{"recovery":true}`, true, false}, {"waits", `{"recovery":true}`, true, true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			const n = 100_000
+			var before, after runtime.MemStats
+			for b.Loop() {
+				h := start(b, memory.NewBus().Broker(), Options{
+					ForgetHandshake: true, Greeting: Greeting{Off: true}, Recovery: Recovery{On: c.on, Window: time.Hour},
+				})
+				h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Register(ctx, s.ID()) })
+				clients := make([]*client, n)
+				come := func(i int) {
+					var err error
+					if clients[i], err = h.attach(&sink{}, bareRequest()); err != nil {
+						b.Fatal(err)
+					}
+					clients[i].Text([]byte("0" + c.auth))
+				}
+				await := func(what func() int, want int) {
+					for what() != want {
+						runtime.Gosched()
+					}
+				}
+				come(0)
+				await(h.Of("/").Len, 1)
+				runtime.GC()
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				for i := 1; i < n; i++ {
+					come(i)
+					if i%1000 == 0 {
+						await(h.Of("/").Len, i+1)
+					}
+				}
+				await(h.Of("/").Len, n)
+				if c.parked {
+					for i := range clients {
+						clients[i].Closed(ReasonTransportClose)
+						clients[i] = nil
+					}
+					await(func() int { return h.Stats().Parked }, n)
+				}
+				runtime.GC()
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				runtime.KeepAlive(clients)
+			}
+			const own = 8 // the sink
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n-own, "B/session")
+		})
+	}
 }

@@ -40,7 +40,7 @@ func (c *census) evictions(prefix string, ids []string) []broker.Message {
 	return msgs
 }
 
-// answerDevices tells another node, or this one, who is registered in a room here, and notes down who asks.
+// answerDevices tells another node, or this one, which sockets are registered in a room here, and notes the asker down.
 func (h *Hub) answerDevices(ctx context.Context, q *cluster.Request) error {
 	subject, id, stamp, ok := parseCensus(q.Body)
 	if !ok {
@@ -65,7 +65,7 @@ func (d *devices) claims(subject string, r *room, id string, stamp int64) []byte
 	var claims []byte
 	for s := range r.each {
 		since, own := s.stamp(r.subject), s.ID()
-		if since == 0 || own == id || n == maxClaims {
+		if since == 0 || own == id || n == maxClaims || s.gate.State() >= stateParked {
 			continue
 		}
 		through := byte(1)

@@ -4,15 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"tether/cluster"
 )
 
 // Changed is what a change of sockets on all nodes has come to.
 type Changed struct {
-	Sockets int       // that were changed
-	Nodes   []Member  // on which the change is in force, sorted by name
-	Missing []Missing // nodes of which that is not known
+	Sockets int               // that were changed
+	Nodes   []cluster.Member  // on which the change is in force, sorted by name
+	Missing []cluster.Missing // nodes of which that is not known
 }
 
 // Join puts the sockets of a target, on all nodes, into rooms: everything that is emitted to the rooms from
@@ -64,43 +65,105 @@ func (e *Emitter) change(ctx context.Context, topic byte, to Target, rest []byte
 }
 
 func (h *Hub) answerChange(ctx context.Context, q *cluster.Request, a *about) error {
-	var rooms []Target
-	closing := false
-	if q.Topic == topicDisconnect {
-		closing = len(a.rest) > 0 && a.rest[0] == 1
-	} else {
-		n, rest, ok := cutUvarint(a.rest, len(a.rest))
-		for range n {
-			var name []byte
-			if name, rest, ok = cutText(rest); !ok {
-				break
-			}
-			rooms = append(rooms, targetOf(string(name)))
-		}
-		if !ok {
-			return errEnvelopeMalformed
-		}
+	c, ok := parseOrder(q.Topic, a.rest)
+	if !ok {
+		return errEnvelopeMalformed
 	}
 	changed := 0
 	var failed error
-	for s := range h.among(a) {
-		switch q.Topic {
-		case topicJoin:
-			if err := s.Join(ctx, rooms...); errors.Is(err, ErrDisconnected) {
-				continue
-			} else if err != nil {
-				failed = err
-				continue
-			}
-		case topicLeave:
-			s.Leave(rooms...)
-		case topicDisconnect:
-			s.Disconnect(closing)
+	for s := range h.all(a) {
+		switch done, err := h.change(ctx, s, c); {
+		case err != nil:
+			failed = err
+		case done:
+			changed++
 		}
-		changed++
 	}
-	if err := q.Send(ctx, binary.AppendUvarint(nil, uint64(changed))); err != nil {
+	var page []byte
+	if changed > 0 { // else it may have moved to another node
+		page = binary.AppendUvarint(page, uint64(changed))
+	}
+	if err := q.Send(ctx, page); err != nil {
 		return err
 	}
 	return failed
+}
+
+// order is a change that sockets are to make.
+type order struct {
+	topic   byte
+	rooms   []Target // of topicJoin and topicLeave
+	closing bool     // of topicDisconnect
+	text    []byte   // as it has come
+}
+
+func parseOrder(topic byte, text []byte) (c order, ok bool) {
+	c = order{topic: topic, text: text}
+	if topic == topicDisconnect {
+		c.closing = len(text) > 0 && text[0] == 1
+		return c, true
+	}
+	n, rest, ok := cutUvarint(text, len(text))
+	for range n {
+		var name []byte
+		if name, rest, ok = cutText(rest); !ok {
+			break
+		}
+		c.rooms = append(c.rooms, targetOf(string(name)))
+	}
+	return c, ok
+}
+
+// change has a socket change, or the node that has got its session do it. It reports false if there was nothing to do.
+func (h *Hub) change(ctx context.Context, s *Socket, c order) (done bool, err error) {
+	s = s.current()
+	before := s.passedOn()
+	switch c.topic {
+	case topicJoin: // also where the session has gone: what comes here and there has to be the same
+		err := s.joinRooms(ctx, stateMoved, c.rooms)
+		if err != nil && !errors.Is(err, ErrDisconnected) {
+			return false, err
+		}
+		done = err == nil
+	case topicLeave:
+		s.tellRegistered(s.leaveRooms(stateMoved, c.rooms)...)
+		done = true
+	case topicDisconnect:
+		if !before {
+			s.Disconnect(c.closing)
+		}
+		done = true
+	}
+	if !s.passedOn() { // not even meanwhile
+		return done && !before, nil
+	}
+	k, to, moves := s.movedTo()
+	answer, err := h.askSession(ctx, to, k.question(sessionChange, h.tag, 0, append(binary.AppendUvarint(nil, uint64(moves)), c.topic), c.text))
+	if err == nil && answer == nil {
+		err = errLost
+	}
+	return len(answer) > 1 && answer[0] == sessionHere && answer[1] == 1, err
+}
+
+// changeHere is what the node that had the session of s has been asked. It answers whether that has made a difference:
+// this node may have been asked, too. A session that has moved less often is one from before, and is not asked: two
+// nodes that have both passed it on would ask each other.
+func (h *Hub) changeHere(ctx context.Context, s *Socket, b []byte) []byte {
+	moves, b, ok := cutUvarint(b, 1<<62)
+	if !ok || s.moves() < moves || len(b) == 0 || b[0] < topicJoin || b[0] > topicDisconnect {
+		return []byte{byte(lossUnknown)}
+	}
+	c, ok := parseOrder(b[0], b[1:])
+	if !ok {
+		return []byte{byte(lossUnknown)}
+	}
+	before := s.Rooms()
+	done, err := h.change(ctx, s, c)
+	switch {
+	case err != nil:
+		return nil
+	case done && (c.topic == topicDisconnect || !slices.Equal(before, s.current().Rooms())):
+		return []byte{sessionHere, 1}
+	}
+	return []byte{sessionHere, 0}
 }

@@ -88,9 +88,12 @@ func (c *client) Text(data []byte) error {
 // broken tells of a packet that breaks the protocol.
 func (c *client) broken(err error) {
 	c.hub.counters.protocolErrors.Add(1)
+	if c.hub.traces() {
+		c.hub.log.Debug("a client breaks the protocol", "connection", engine.PublicID(c.first.conn.ID()),
+			"error", loggable(err.Error(), maxLoggedError))
+	}
 	told := slices.DeleteFunc(c.all(), func(s *Socket) bool {
-		was := s.gate.State()
-		return was != stateWelcome && was != stateConnected // the others may know that they are in
+		return !s.Connected() // the others may know that they are in
 	})
 	for _, s := range told { // all of them, even if what one hears closes the connection
 		s.ns.broken(s, err)
@@ -220,7 +223,7 @@ func (c *client) Closed(reason Reason) {
 		return
 	}
 	for _, s := range c.all() {
-		s.leave(reason)
+		s.lose(reason)
 	}
 	c.hub.detach(c)
 }
@@ -234,7 +237,7 @@ func (c *client) find(namespace string) *Socket {
 // findLocked finds the socket of a namespace. One that is gone, and waits to be answered, is not meant.
 func (c *client) findLocked(namespace string) *Socket {
 	for s := c.sockets; s != nil; s = s.next {
-		if s.ns.name == namespace && s.gate.State() != stateGone {
+		if s.ns.name == namespace && s.gate.State() < stateParked {
 			return s
 		}
 	}
@@ -242,14 +245,17 @@ func (c *client) findLocked(namespace string) *Socket {
 }
 
 // lookup is find for a packet that is not CONNECT. It reports whether the server has disconnected the
-// namespace: what the client had sent by then is no mistake of its.
+// namespace, or is just doing so: what the client had sent by then is no mistake of its.
 func (c *client) lookup(namespace string) (s *Socket, kicked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s := c.findLocked(namespace); s != nil {
 		return s, false
 	}
-	return nil, c.kicks != nil && slices.Contains(c.kicks.kicked, namespace)
+	for s := c.sockets; s != nil && !kicked; s = s.next {
+		kicked = s.ns.name == namespace // it is gone, and not forgotten yet
+	}
+	return nil, kicked || c.kicks != nil && slices.Contains(c.kicks.kicked, namespace)
 }
 
 // joined reports whether one of the sockets is connected.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -43,7 +44,8 @@ func (c *client) connect(p socketio.Packet) error {
 	}
 	// The hooks' context does not come from Run: it ends before Run does. It has no parent, because all
 	// connections would share the parent's lock.
-	s := c.newSocket(ns, string(p.Data))
+	w, auth := c.wish(string(p.Data))
+	s := c.newSocket(ns, auth, w != nil)
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), hookKey{}, s), c.hub.options.HookTimeout)
 	s.admission = &admission{cancel: cancel}
 
@@ -56,7 +58,7 @@ func (c *client) connect(p socketio.Packet) error {
 		}
 		return nil
 	}
-	go c.admit(ctx, s, before) // Hub.Run waits for it
+	go c.admit(ctx, s, before, w) // Hub.Run waits for it
 	return nil
 }
 
@@ -76,7 +78,7 @@ func (c *client) add(s *Socket) (added, full bool) {
 	}
 	last, n := &c.sockets, 0
 	for ; *last != nil; last = &(*last).next {
-		if (*last).gate.State() != stateGone {
+		if (*last).gate.State() < stateParked {
 			n++
 		}
 	}
@@ -93,8 +95,9 @@ func (c *client) add(s *Socket) (added, full bool) {
 // hookKey finds, in the context of a connect hook, the socket that it is about.
 type hookKey struct{}
 
-// admit runs the hooks of a CONNECT and answers it, after the CONNECT of before has been answered.
-func (c *client) admit(ctx context.Context, s, before *Socket) {
+// admit runs the hooks of a CONNECT and answers it, after the CONNECT of before has been answered. W is what the
+// client wants back, nil if it is nothing.
+func (c *client) admit(ctx context.Context, s, before *Socket, w *wish) {
 	defer c.hub.work.End()
 	defer s.answer()
 	overdue := time.AfterFunc(c.hub.options.HookTimeout, func() {
@@ -103,9 +106,11 @@ func (c *client) admit(ctx context.Context, s, before *Socket) {
 			c.first.conn.Close(ReasonServerClose)
 		}
 	})
-	err := s.ns.admit(ctx, s)
-	if err == nil {
-		err = s.settle(ctx)
+	var err error
+	if w != nil {
+		err = s.admitAgain(ctx, w)
+	} else {
+		err = s.admit(ctx)
 	}
 	overdue.Stop()
 	if before != nil {
@@ -120,15 +125,25 @@ func (c *client) admit(ctx context.Context, s, before *Socket) {
 		return
 	}
 	interrupted := ctx.Err() != nil
-	if s.end(false) == stateGone {
+	if s.gate.State() == stateConnecting && (interrupted || temporary(err)) && s.Recovered() {
+		if !errors.Is(err, errLost) {
+			c.hub.failed("connect hook", "", s, err)
+		}
+		c.first.conn.Close(ReasonServerClose) // the session waits again
+		return
+	}
+	if s.endBefore(stateParked, false) == stateGone {
 		return // by the client, by a kick, or because the connection has ended
 	}
+	s.unrecovered(true)
 	defer c.forget(s, stateConnecting, false) // once it has been answered
 	var panicked *panicError
 	var refusal *Refusal
 	switch {
 	case errors.As(err, &panicked):
 		c.hub.failed("connect hook", "", s, err)
+	case errors.Is(err, errForeign):
+		c.first.conn.Close(ReasonServerClose) // the client comes back as the other user
 	case errors.As(err, &refusal):
 		c.refuse(s.ns.name, refusal.Message, refusal.Data)
 	case errors.Is(err, ErrTooManyDevices):
@@ -143,15 +158,26 @@ func (c *client) admit(ctx context.Context, s, before *Socket) {
 	}
 }
 
+// admit runs the hooks, and makes the socket reachable.
+func (s *Socket) admit(ctx context.Context) error {
+	if err := s.ns.admit(ctx, s); err != nil {
+		return err
+	}
+	return s.settle(ctx)
+}
+
 // temporary reports whether the client should try again rather than be refused.
 func temporary(err error) bool {
 	return errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrRefused) || errors.Is(err, broker.ErrClosed) ||
-		errors.Is(err, errInterestStopped) || errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, errInterestStopped) || errors.Is(err, errLost) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // refuse sends CONNECT_ERROR.
 func (c *client) refuse(namespace, message string, data any) error {
 	c.hub.counters.refused.Add(1)
+	if c.hub.traces() {
+		c.hub.log.Debug("a client is refused", append(c.who(namespace), slog.String("reason", loggable(message, maxLoggedError)))...)
+	}
 	text, err := json.Marshal(refusalText(&Refusal{message, data}))
 	if err != nil {
 		c.hub.log.Error("data of a refusal cannot be encoded", "error", err)
@@ -202,7 +228,15 @@ func (e *admission) end() {
 // settle makes the socket reachable: after it, everything that is emitted to it, to everyone, and to
 // the rooms that the hooks have joined arrives here.
 func (s *Socket) settle(ctx context.Context) error {
-	h := s.client.hub
+	if err := s.client.hub.awaitLive(ctx); err != nil {
+		return err
+	}
+	_, err := s.join(ctx, 0, Everyone)
+	return err
+}
+
+// awaitLive returns when the node can be reached by others.
+func (h *Hub) awaitLive(ctx context.Context) error {
 	if !h.started.Load() {
 		h.unstarted.Do(func() {
 			h.log.Warn("a client waits: the hub is not running, because Hub.Run has not been called")
@@ -210,11 +244,10 @@ func (s *Socket) settle(ctx context.Context) error {
 	}
 	select {
 	case <-h.live:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := s.join(ctx, 0, Everyone)
-	return err
 }
 
 // welcome answers CONNECT, lets go what was held, and opens the way for what comes. It sends nothing
@@ -231,9 +264,26 @@ func (s *Socket) welcome() {
 	s.ns.connected.Add(1)
 	s.gate.Set(stateWelcome)
 	more := len(admission.held.list) > 0
+	v := s.sessionLocked()
+	if v != nil {
+		if v.away {
+			v.away = false
+			s.changedLocked()
+		}
+		v.back = time.Now()
+		if v.taken {
+			h.counters.recovered.Add(1)
+		}
+	}
 	s.mu.Unlock()
 	admission.cancel()
+	if h.registered.Load() != nil {
+		s.tellRegistered(s.Rooms()[1:]...)
+	}
 	h.counters.connected.Add(1)
+	if h.traces() {
+		h.log.Debug("connected", append(s.who(), slog.String("transport", s.Transport()))...)
+	}
 	h.joining.unset(s.client)
 	if s.gate.State() == stateGone {
 		s.client.rearm(true) // it was set when the socket went, and has just been unset
@@ -242,9 +292,21 @@ func (s *Socket) welcome() {
 	head := socketio.AppendHeader(make([]byte, 0, 64), socketio.Packet{Type: socketio.Connect, Namespace: s.ns.name})
 	head = append(head, `{"sid":"`...)
 	head = s.appendID(head)
+	if v != nil {
+		head = s.appendPID(append(head, `","pid":"`...), v)
+	}
 	// More is what is held, or a DISCONNECT, unless the client is no longer interested.
 	s.conn.Send(engine.NewPacket(engine.Terms{Control: true, More: more}, append(head, `"}`...)), nil)
+	if v != nil {
+		s.answer()
+		s.replay(admission, v)
+		return
+	}
+	s.letGo(admission)
+}
 
+// letGo sends what was held for a socket that connects, and opens the way for what comes.
+func (s *Socket) letGo(admission *admission) {
 	s.mu.Lock()
 	for (s.admission != nil || admission.disconnect) && len(admission.held.list) > 0 {
 		held := admission.held.list
@@ -271,8 +333,12 @@ func (s *Socket) welcome() {
 }
 
 // hold keeps a packet for a socket that is connecting.
-func (s *Socket) hold(p *engine.Packet) error {
+func (s *Socket) hold(p *engine.Packet, from origin) error {
+	if v := s.sessionOf(); v != nil {
+		return s.pushLogged(v, p, from)
+	}
 	if p.Volatile() {
+		p.Became(s.conn, engine.NotReady)
 		return nil
 	}
 	limits := &s.client.hub.options.Limits
@@ -286,11 +352,14 @@ func (s *Socket) hold(p *engine.Packet) error {
 		return ErrDisconnected
 	}
 	held := s.admission.held.push(p.Keep(), limits.Held, limits.HeldBytes)
-	s.mu.Unlock()
 	if held {
+		p.Became(s.conn, engine.Held) // under the lock: it must not be called written before
+		s.mu.Unlock()
 		return nil
 	}
-	if o := p.Overflow(); p.Control() || o == AsConfigured || o == CloseSlow {
+	s.mu.Unlock()
+	p.Became(s.conn, engine.DroppedNewest)
+	if o := p.Overflow(); p.Control() || o == engine.AsConfigured || o == CloseSlow {
 		s.conn.Close(ReasonServerClose)
 	}
 	return ErrSlowConsumer

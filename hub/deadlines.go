@@ -64,6 +64,29 @@ func (d *deadlines[K]) unset(what K) {
 	}
 }
 
+// when is the deadline of what, if it has one.
+func (d *deadlines[K]) when(what K) (when time.Time, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i, ok := d.at[what]; ok {
+		return d.heap[i].when, true
+	}
+	return when, false
+}
+
+// len is how many there are.
+func (d *deadlines[K]) len() int { return int(d.count.Load()) }
+
+// first is what comes next, nil if there is nothing.
+func (d *deadlines[K]) first() (what K) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.heap) > 0 {
+		what = d.heap[0].what
+	}
+	return what
+}
+
 // passed removes and returns what had to happen before now.
 func (d *deadlines[K]) passed(now time.Time) []K {
 	if d.count.Load() == 0 {

@@ -14,9 +14,11 @@ import (
 // brokers it runs on the goroutine that reads from the backend.
 func (h *Hub) deliver(m broker.Message) {
 	h.counters.received.Add(1)
-	if h.route(m) == 0 {
+	n := h.route(m)
+	if n == 0 {
 		h.counters.wasted.Add(1)
 	}
+	h.settled(m, n > 0)
 }
 
 // route hands a message to whom it is for and returns how many that are: sockets of this node, or 1
@@ -30,9 +32,10 @@ func (h *Hub) route(m broker.Message) int {
 		h.count(err)
 		return 1
 	}
+	e.place = m.Place
 	if m.Lent {
-		if e.kind == kindEvent && e.excepts == 0 && e.flags&flagTerms == 0 {
-			if s := h.index.lookup(m.Subject).only(); s != nil && h.lend(s, &e) {
+		if e.kind == kindEvent && e.excepts == 0 && e.flags&(flagTerms|flagStamp|flagMarks) == 0 {
+			if s := h.index.lookup(m.Subject).only(); s != nil && h.lend(s, &e, m.Subject) {
 				return 1
 			}
 		}
@@ -44,12 +47,23 @@ func (h *Hub) route(m broker.Message) int {
 		}
 		return 1
 	}
+	if e.kind == kindFence {
+		h.fenceArrived(e.body)
+		return 1
+	}
 	if m.Subject == h.subject {
 		return h.routeNode(&e)
 	}
 	room := h.index.lookup(m.Subject)
 	if room == nil {
+		h.missed(m.Subject, &e)
 		return 0
+	}
+	if e.kind == kindEvict {
+		for s := range room.each {
+			h.evictIfOlder(s, e.body)
+		}
+		return 1
 	}
 	if e.kind != kindEvent {
 		h.count(errEnvelopeMalformed)
@@ -60,19 +74,22 @@ func (h *Hub) route(m broker.Message) int {
 		return 1
 	}
 	if e.excepts > 0 {
-		return h.fanOutExcept(room, p, h.exceptions(m.Subject, &e))
+		return h.fanOutExcept(room, p, e.origin(m.Subject), h.exceptions(m.Subject, &e))
 	}
-	return h.fanOut(room, p)
+	return h.fanOut(room, p, e.origin(m.Subject))
 }
 
+// origin is what tells the event that has come on a subject from all others.
+func (e *envelope) origin(subject string) origin { return origin{e.from, e.number, subject, e.place} }
+
 // lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.
-func (h *Hub) lend(s *Socket, e *envelope) bool {
+func (h *Hub) lend(s *Socket, e *envelope, subject string) bool {
 	p := engine.Lend(e.body, e.flags&flagVolatile != 0)
 	if p == nil {
 		return false
 	}
 	dropped := 0
-	if s.push(p) != nil {
+	if s.pushFrom(p, e.origin(subject)) != nil {
 		dropped = 1
 	}
 	h.sent(1, dropped)
@@ -84,10 +101,10 @@ func (h *Hub) lend(s *Socket, e *envelope) bool {
 }
 
 // packet is the packet of an event, nil if there is none. The room subject that it is for is read only
-// with flagTerms.
+// with flagTerms or flagMarks.
 func (h *Hub) packet(subject string, e *envelope) *engine.Packet {
 	var namespace string
-	if e.flags&flagTerms != 0 {
+	if e.flags&(flagTerms|flagMarks) != 0 {
 		namespace = h.namespaceOf(subject)
 	}
 	t, known := e.readTerms(namespace)
@@ -99,11 +116,20 @@ func (h *Hub) packet(subject string, e *envelope) *engine.Packet {
 		h.count(err)
 		return nil
 	}
+	if e.flags&flagStamp != 0 {
+		p.SetEmitted(h.emitted(e.stamp))
+	}
+	if e.flags&flagMarks != 0 && len(h.options.Tracers) > 0 {
+		h.follow(p, e.marks, namespace)
+	}
 	return p
 }
 
-// namespaceOf is the namespace that a room subject is in.
+// namespaceOf is the namespace that a room subject is in, "" of what is none.
 func (h *Hub) namespaceOf(subject string) string {
+	if len(subject) <= len(h.options.Prefix) {
+		return ""
+	}
 	namespace, _, _ := strings.Cut(subject[len(h.options.Prefix)+1:], ",")
 	return namespace
 }
@@ -118,22 +144,24 @@ func (h *Hub) count(err error) {
 
 // fanOut sends a packet to the members of a room. This is the hot path: nothing is allocated or
 // locked for a receiver.
-func (h *Hub) fanOut(r *room, p *engine.Packet) (n int) {
+func (h *Hub) fanOut(r *room, p *engine.Packet, from origin) (n int) {
 	dropped := 0
 	for s := range r.each {
 		n++
-		if s.push(p) != nil {
+		if err := s.pushFrom(p, from); err != nil {
 			dropped++
+			s.refused(p, err)
 		}
 	}
 	h.sent(n, dropped)
+	p.Routed(n)
 	if h.watched.Load() {
 		h.watch(r, p, nil)
 	}
 	return n
 }
 
-func (h *Hub) fanOutExcept(r *room, p *engine.Packet, x exceptions) (n int) {
+func (h *Hub) fanOutExcept(r *room, p *engine.Packet, from origin, x exceptions) (n int) {
 	dropped, skipped := 0, 0
 	for s := range r.each {
 		if x.has(s) {
@@ -141,11 +169,13 @@ func (h *Hub) fanOutExcept(r *room, p *engine.Packet, x exceptions) (n int) {
 			continue
 		}
 		n++
-		if s.push(p) != nil {
+		if err := s.pushFrom(p, from); err != nil {
 			dropped++
+			s.refused(p, err)
 		}
 	}
 	h.sent(n, dropped)
+	p.Routed(n)
 	if h.watched.Load() {
 		h.watch(r, p, &x)
 	}
@@ -192,6 +222,11 @@ func (x *exceptions) has(s *Socket) bool {
 	if slices.Contains(x.sockets, s) {
 		return true
 	}
+	for _, o := range x.sockets {
+		if (o.gate.State() == stateMoved || s.gate.State() == stateMoved) && o.current() == s.current() {
+			return true
+		}
+	}
 	for _, r := range x.rooms {
 		if s.in(r) {
 			return true
@@ -203,7 +238,18 @@ func (x *exceptions) has(s *Socket) bool {
 // routeNode handles what came on this node's own subject.
 func (h *Hub) routeNode(e *envelope) int {
 	s := h.target(e.target)
+	moved := h.departed.n.Load() > 0 && e.moved(h)
+	if moved && s != nil && s.named {
+		s = nil // it has come back, and gets this the way it got what was before: through the room
+	}
+	if moved && (s == nil || e.kind == kindEvent && s.gate.State() == stateParked) {
+		defer h.forward(e) // behind the look into the log of the session: see snapshot
+	}
 	if s == nil {
+		if moved {
+			return 1
+		}
+		h.missed(string(e.target), e)
 		return 0
 	}
 	x := h.exceptions(string(e.target), e)
@@ -213,7 +259,7 @@ func (h *Hub) routeNode(e *envelope) int {
 	switch e.kind {
 	case kindEvent:
 		subject := ""
-		if e.flags&flagTerms != 0 {
+		if e.flags&(flagTerms|flagMarks) != 0 {
 			subject = string(e.target)
 		}
 		p := h.packet(subject, e)
@@ -221,10 +267,12 @@ func (h *Hub) routeNode(e *envelope) int {
 			return 1
 		}
 		dropped := 0
-		if s.push(p) != nil {
+		if err := s.pushFrom(p, e.origin(string(e.target))); err != nil {
 			dropped = 1
+			s.refused(p, err)
 		}
 		h.sent(1, dropped)
+		p.Routed(1)
 		if h.watched.Load() {
 			h.watchOne(s, p)
 		}
@@ -234,6 +282,11 @@ func (h *Hub) routeNode(e *envelope) int {
 		h.count(errEnvelopeMalformed)
 	}
 	return 1
+}
+
+// moved reports whether the socket that the message is for has gone, or is about to go, to another node.
+func (e *envelope) moved(h *Hub) bool {
+	return len(e.target) >= idLength && h.departed.has(string(e.target[len(e.target)-idLength:]))
 }
 
 // target finds the socket whose ID is at the end of a room subject, if that is its room.
@@ -252,6 +305,9 @@ func (h *Hub) target(subject []byte) *Socket {
 func (h *Hub) socket(id string) *Socket {
 	if !isID(id) {
 		return nil
+	}
+	if s := h.guests.withID(id); s != nil { // perhaps what it was here listens on for a moment
+		return s
 	}
 	s := h.sockets.at(placeOf(id))
 	if s == nil || !s.is(id) {

@@ -165,3 +165,19 @@ func TestWhatWasHeldComesBeforeDisconnect(t *testing.T) {
 		p.end(ReasonTransportClose)
 	}
 }
+
+// Between the moment in which a socket is gone and the one in which its client forgets it, a packet may come.
+func TestAPacketThatMeetsADisconnectIsNoMistake(t *testing.T) {
+	h := alone(t, Options{})
+	p := dial(t, h)
+	p.say("0")
+	s := p.joined("/")
+	was := s.gate.State()
+	s.gate.Set(stateGone)
+	p.say(`2["x"]`, "1")
+	s.gate.Set(was)
+	p.say("1")
+	if err := p.refusedText(`2["x"]`); err != errNotJoined {
+		t.Errorf("after the client's own disconnect: got %v, want %v", err, errNotJoined)
+	}
+}

@@ -19,7 +19,7 @@ import (
 // A registration that is through is ahead of every one that is not, whatever the clocks say, and a socket
 // that sees one takes a later stamp.
 //
-// EndOldest: each registration disconnects the oldest of those that it sees, beyond the limit. The one
+// By default: each registration disconnects the oldest of those that it sees, beyond the limit. The one
 // with the last stamp sees all the others, so no more than the limit stay. A socket that is to go may have
 // seen the other as through meanwhile, and have become newer: then it stays, and the other goes. So at
 // least the one with the last stamp stays.
@@ -171,16 +171,14 @@ func (d *devices) decide(c *census, limit Devices) (evicted []string, err error)
 		return cmp.Or(cmp.Compare(a.late, b.late), cmp.Compare(a.stamp, b.stamp), strings.Compare(a.id, b.id))
 	})
 	rank := slices.Index(all, me)
-	switch limit.Exceed {
-	case RefuseNew:
+	excess := max(len(all)-limit.Max, 0)
+	if limit.RefuseNew {
 		if rank >= limit.Max {
 			return nil, ErrTooManyDevices
 		}
-	case EndOldest:
-		excess := max(len(all)-limit.Max, 0)
-		if rank < excess {
-			return nil, ErrTooManyDevices // others that came at the same time are newer
-		}
+	} else if rank < excess {
+		return nil, ErrTooManyDevices // others that came at the same time are newer
+	} else {
 		for _, r := range all[:excess] {
 			evicted = append(evicted, r.id)
 		}

@@ -8,7 +8,7 @@ import (
 	"tether/engine"
 )
 
-// Rooms of an emit: at MaxTargets it is taken, one past it refused, and nothing is sent.
+// Rooms of an emit: at maxTargets it is taken, one past it refused, and nothing is sent.
 func TestLimitOfTargets(t *testing.T) {
 	h := alone(t, Options{})
 	p, s := connect(t, h)
@@ -36,13 +36,13 @@ func TestLimitOfTargets(t *testing.T) {
 			return second(h.Emitter().Except(append(rooms(n-1), Room("here"))...).Disconnect(t.Context(), Everyone, false))
 		},
 	} {
-		if err := emit(MaxTargets); err != nil {
+		if err := emit(maxTargets); err != nil {
 			t.Errorf("%s: at the limit: %v", name, err)
 		}
 		if name != "of a kick" {
 			p.want(`42["e"]`)
 		}
-		if err := emit(MaxTargets + 1); !errors.Is(err, ErrTooManyRooms) {
+		if err := emit(maxTargets + 1); !errors.Is(err, errTooManyRooms) {
 			t.Errorf("%s: past the limit: %v", name, err)
 		}
 		p.wantNothing()
@@ -72,7 +72,7 @@ func TestLimitOfAttachments(t *testing.T) {
 			} else if got := p.nextPacket().Attachments(); got != engine.MaxAttachments {
 				t.Errorf("%s, %s: %d attachments arrive", name, depth, got)
 			}
-			if err := emit(with(engine.MaxAttachments + 1)...); !errors.Is(err, ErrTooManyAttachments) {
+			if err := emit(with(engine.MaxAttachments + 1)...); !errors.Is(err, errTooManyAttachments) {
 				t.Errorf("%s, %s: past the limit: %v", name, depth, err)
 			}
 			p.wantNothing()

@@ -2,10 +2,14 @@ package hub
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 
 	"tether/broker"
+	"tether/broker/seal"
 	"tether/cluster"
 	"tether/engine"
 	"tether/internal/socketio"
@@ -31,16 +35,32 @@ type EmitterOptions struct {
 	Prefix    string   // that of the hubs, see Options. Default "tether"
 	Namespace string   // default "/"
 	Events    []string // that may be emitted. Empty: any
+
+	// Key is that of the hubs, see Options. NewEmitter panics if it has an error.
+	Key seal.Keys
+
+	// Tracers are told of emits, as those of the hubs: see Options. NewEmitter panics if they are not right.
+	Tracers []Tracer
 }
 
 // publisher is what the emitters of a hub, or of one NewEmitter, share.
 type publisher struct {
-	broker broker.Broker
+	broker broker.Broker // sealed, or the caller's if there is no key
+	sealed *seal.Broker  // on the caller's
 	prefix string
 	events map[string]struct{} // allowed; nil: any
 	hub    *Hub                // nil if there is none
 
+	tracers []Tracer
+
+	// What tells its events from all others, for sockets that move from node to node; 0: nobody needs it.
+	origin uint64
+	number atomic.Uint64 // of events so far
+
+	placed bool // the broker keeps a log
+
 	cluster *cluster.Node // the hub's, or a guest that Emitter.Run runs
+	tally   *tally
 }
 
 // NewEmitter returns an emitter that needs no hub: for a worker, which serves no clients. The broker
@@ -52,13 +72,23 @@ func NewEmitter(b broker.Broker, o EmitterOptions) *Emitter {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
-	p := newPublisher(b, o.Prefix, o.Events, nil)
-	p.cluster = cluster.New(b, cluster.Options{Prefix: o.Prefix, Tag: newTag(), Head: clusterHead})
+	p := newPublisher(seal.New(b, seal.Options{Keys: o.Key}), o.Prefix, o.Events, nil)
+	p.identify()
+	if err := checkTracers(o.Tracers); err != nil {
+		panic("hub: NewEmitter: " + err.Error())
+	}
+	p.tracers = o.Tracers
+	p.cluster = cluster.New(p.sealed, cluster.Options{Prefix: o.Prefix, Tag: newTag(), Head: clusterHead})
 	return &Emitter{publisher: p, namespace: withSlash(o.Namespace)}
 }
 
-func newPublisher(b broker.Broker, prefix string, events []string, h *Hub) *publisher {
-	p := &publisher{broker: b, prefix: prefix, hub: h}
+func newPublisher(b *seal.Broker, prefix string, events []string, h *Hub) *publisher {
+	p := &publisher{broker: b, sealed: b, prefix: prefix, hub: h, tally: new(tally)}
+	if b.Plain() {
+		p.broker = b.Broker
+	}
+	_, err := b.Log()
+	p.placed = err == nil
 	if len(events) > 0 {
 		p.events = make(map[string]struct{}, len(events))
 		for _, e := range events {
@@ -68,16 +98,39 @@ func newPublisher(b broker.Broker, prefix string, events []string, h *Hub) *publ
 	return p
 }
 
+// stranger says why this process understands none of the others, if that is so.
+func (p *publisher) stranger() error {
+	err := p.sealed.Err()
+	if err == nil {
+		return nil
+	}
+	own := 0
+	if p.hub != nil {
+		own = 1
+	}
+	if list, _ := p.cluster.Members(); len(list) > own {
+		return nil
+	}
+	return fmt.Errorf("hub: %w", err)
+}
+
+// identify has the publisher say of each event which it is.
+func (p *publisher) identify() {
+	for p.origin == 0 {
+		p.origin = rand.Uint64()
+	}
+}
+
 // check reports whether an event may be emitted.
 func (p *publisher) check(event string) error {
 	if socketio.Reserved(event) {
-		return fmt.Errorf("%w: %q", ErrReservedEvent, event)
+		return fmt.Errorf("%w: its name is reserved: %q", ErrEvent, event)
 	}
 	if p.events == nil {
 		return nil
 	}
 	if _, ok := p.events[event]; !ok {
-		return fmt.Errorf("%w: %.64q", ErrUndeclaredEvent, event)
+		return fmt.Errorf("%w: it is not declared: %.64q", ErrEvent, event)
 	}
 	return nil
 }
@@ -125,7 +178,7 @@ func (e *Emitter) Latest(key string) *Emitter {
 }
 
 // Local emits to the sockets of this node only, without the broker. What it emits may overtake what
-// is emitted through the broker, and be overtaken. An emitter without a hub then returns ErrNoHub.
+// is emitted through the broker, and be overtaken. For an emitter without a hub that is an error.
 func (e *Emitter) Local() *Emitter {
 	c := *e
 	c.local = true
@@ -133,7 +186,7 @@ func (e *Emitter) Local() *Emitter {
 }
 
 // Emit emits an event. For args see [Socket.Emit]. The errors are those of Socket.Emit, ErrTarget,
-// ErrNamespace, ErrTooManyRooms, ErrTerms, the context's, and the broker's, wrapped.
+// ErrNamespace, ErrTooMany, the context's, and the broker's, wrapped.
 func (e *Emitter) Emit(ctx context.Context, to Target, event string, args ...any) (Receipt, error) {
 	targets, receipts := [1]Target{to}, [1]Receipt{}
 	err := e.emit(ctx, targets[:], receipts[:], false, event, args)
@@ -175,20 +228,43 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 	if err := checkTerms(&e.terms); err != nil {
 		return err
 	}
+	var followed *emission
+	if len(e.publisher.tracers) > 0 {
+		followed = e.publisher.follow(ctx, e.namespace, to, event)
+	}
+	err := e.publish(ctx, to, receipts, union, event, args, followed)
+	followed.end(receipts, err)
+	return err
+}
+
+// publish is emit for terms and an event that are good.
+func (e *Emitter) publish(ctx context.Context, to []Target, receipts []Receipt, union bool, event string, args []any, followed *emission) error {
 	enc := newEncoder()
 	defer enc.free()
 	if err := enc.event(event, args); err != nil {
 		return err
 	}
 	m := batch{emitter: e, union: union, encoder: enc, scratch: enc.messages}
-	if e.terms.Volatile {
-		m.flags = flagVolatile
+	if followed != nil && len(followed.marks) > 0 {
+		m.flags, m.marks = flagMarks, followed.marks
 	}
-	if e.terms.Overflow != AsConfigured || e.terms.Key != "" {
+	if e.terms.Volatile {
+		m.flags |= flagVolatile
+	}
+	if e.publisher.tally.sample(len(to)) {
+		m.flags |= flagStamp
+		m.stamp = e.publisher.stamp()
+	}
+	if e.terms.Overflow != engine.AsConfigured || e.terms.Key != "" {
 		m.flags |= flagTerms
+	}
+	if e.publisher.origin != 0 {
+		m.flags |= flagOrigin
+		m.number = e.publisher.number.Add(1)
 	}
 	err := m.send(ctx, to, receipts)
 	enc.messages = m.scratch
+	e.publisher.tally.taken(receipts, err)
 	return err
 }
 
@@ -196,7 +272,10 @@ func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, uni
 type batch struct {
 	emitter *Emitter
 	flags   flags
+	number  uint64 // of the event, with flagOrigin
 	union   bool
+	stamp   uint32   // with flagStamp
+	marks   []byte   // with flagMarks
 	encoder *encoder // has the payload of the event
 	lent    bool     // the memory of the messages is the encoder's: one event for one room, the common case
 
@@ -210,8 +289,8 @@ func (m *batch) send(ctx context.Context, to []Target, receipts []Receipt) error
 	if !socketio.ValidNamespace(e.namespace) {
 		return ErrNamespace
 	}
-	if len(e.except) > MaxTargets || m.union && len(e.except)+len(to) > MaxTargets {
-		return ErrTooManyRooms
+	if len(e.except) > maxTargets || m.union && len(e.except)+len(to) > maxTargets {
+		return errTooManyRooms
 	}
 	if slices.Contains(to, Target{}) || slices.Contains(e.except, Target{}) {
 		return ErrTarget
@@ -230,17 +309,21 @@ func (m *batch) send(ctx context.Context, to []Target, receipts []Receipt) error
 	if err != nil {
 		return fmt.Errorf("hub: emit: %w", err)
 	}
-	return nil
+	if m.flags&flagOrigin == 0 {
+		return nil
+	}
+	return m.again(ctx, to, receipts)
 }
 
 // sendLocal delivers messages to this node alone.
 func (m *batch) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 	h := m.emitter.publisher.hub
 	if h == nil {
-		return ErrNoHub
+		return errNoHub
 	}
-	for i := range msgs {
-		receipts[i] = Receipt{Nodes: min(h.route(msgs[i]), 1)}
+	for i, m := range msgs {
+		m.Place, m.Log = 0, ""
+		receipts[i] = Receipt{Nodes: min(h.route(m), 1)}
 	}
 	return nil
 }
@@ -259,17 +342,17 @@ func (m *batch) messages(to []Target) []broker.Message {
 			shared = nil
 		}
 		if t.kind == single {
-			msgs = append(msgs, broker.Message{
+			msgs = append(msgs, e.placed(broker.Message{
 				Subject: cluster.NodeSubject(e.publisher.prefix, t.name[:tagLength]),
 				Data:    m.envelope(subject, except),
 				Lent:    m.lent,
-			})
+			}, subject))
 			continue
 		}
 		if shared == nil {
 			shared = m.envelope("", except)
 		}
-		msgs = append(msgs, broker.Message{Subject: subject, Data: shared, Lent: m.lent})
+		msgs = append(msgs, e.placed(broker.Message{Subject: subject, Data: shared, Lent: m.lent}, subject))
 	}
 	m.scratch = msgs
 	return msgs
@@ -281,6 +364,15 @@ func (m *batch) envelope(target string, except []Target) []byte {
 	if m.flags&flagTerms != 0 {
 		size += termsSize(m.emitter.terms.Key)
 	}
+	if m.flags&flagStamp != 0 {
+		size += stampSize
+	}
+	if m.flags&flagOrigin != 0 {
+		size += maxOriginSize
+	}
+	if m.flags&flagMarks != 0 {
+		size += textSize(len(m.marks))
+	}
 	var data []byte
 	if m.lent {
 		data = m.encoder.lend(size)
@@ -291,14 +383,14 @@ func (m *batch) envelope(target string, except []Target) []byte {
 	if m.flags&flagTerms != 0 {
 		data = appendTerms(data, m.emitter.terms.Overflow, m.emitter.terms.Key)
 	}
+	if m.flags&flagStamp != 0 {
+		data = binary.BigEndian.AppendUint32(data, m.stamp)
+	}
+	if m.flags&flagOrigin != 0 {
+		data = appendOriginOf(data, m.emitter.publisher.origin, m.number)
+	}
+	if m.flags&flagMarks != 0 {
+		data = appendText(data, string(m.marks))
+	}
 	return m.encoder.frames(data, head)
-}
-
-func distinct(targets []Target) []Target {
-	seen := make(map[Target]bool, len(targets))
-	return slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
-		was := seen[t]
-		seen[t] = true
-		return was
-	})
 }

@@ -104,7 +104,7 @@ func (e *encoder) ack(args []any) error {
 func (e *encoder) finish() error {
 	e.buf.WriteByte(']')
 	if len(e.attachments) > engine.MaxAttachments {
-		return ErrTooManyAttachments
+		return errTooManyAttachments
 	}
 	if !utf8.Valid(e.buf.Bytes()) { // a client would close the connection
 		return errNotUTF8

@@ -17,6 +17,10 @@ import (
 //	uvarint  number of excepted rooms
 //	text     each of them
 //	text     terms: a byte, the policy, and the key; only with flagTerms
+//	4 bytes  the microsecond of the emit, see stamp.go; only with flagStamp
+//	8 bytes  who has published it; only with flagOrigin
+//	uvarint  its number of what that one has published; only with flagOrigin
+//	text     marks of tracers, each a name and a mark, as texts; only with flagMarks
 //	rest     body; of an event the packet as WebSocket frames, which go out as they are
 //
 // A text is a uvarint, its length in bytes, and the bytes. Kinds, flags and versions that a node does
@@ -29,7 +33,12 @@ type envelope struct {
 	excepts int
 	except  []byte // the excepted rooms, checked
 	terms   []byte // nil without flagTerms
+	stamp   uint32 // 0 without flagStamp
+	from    uint64 // 0 without flagOrigin
+	number  uint64
+	marks   []byte // nil without flagMarks
 	body    []byte
+	place   uint64 // of the message that it came in
 }
 
 type kind byte
@@ -38,6 +47,8 @@ const (
 	kindEvent   kind = 1 + iota // to sockets: body is the packet
 	kindEvict                   // disconnect the target if its registration is older; see devices.go
 	kindCluster                 // body is a message of package cluster
+	kindFence                   // body is for the node that has sent it; see Hub.fence
+	kindAsked                   // in the broker's log alone: the sockets of a room were asked something
 	kindEnd
 )
 
@@ -46,14 +57,17 @@ type flags byte
 const (
 	flagVolatile flags = 1 << iota // of kindEvent
 	flagTerms                      // of kindEvent: terms follow the exceptions
+	flagStamp                      // of kindEvent: the time of the emit comes before the body
+	flagOrigin                     // of kindEvent: what tells it from all others follows that
+	flagMarks                      // of kindEvent: marks of tracers follow that
 	flagsEnd
 )
 
 const (
 	envelopeVersion = 1
 
-	// MaxTargets is how many targets an [Emitter] may except, together with those of an EmitUnion.
-	MaxTargets = 256
+	// maxTargets is how many targets an [Emitter] may except, together with those of an EmitUnion.
+	maxTargets = 256
 
 	maxText = 1 << 20 // bytes of a room in an envelope
 )
@@ -105,6 +119,13 @@ func (e *envelope) readTerms(namespace string) (t engine.Terms, ok bool) {
 	return t, true
 }
 
+// appendOriginOf appends what follows that with flagOrigin.
+func appendOriginOf(dst []byte, from, number uint64) []byte {
+	return binary.AppendUvarint(binary.BigEndian.AppendUint64(dst, from), number)
+}
+
+const maxOriginSize = 8 + binary.MaxVarintLen64
+
 // envelopeSize is what appendEnvelope appends.
 func envelopeSize(target string, except []Target) int {
 	n := 3 + textSize(len(target)) + varintSize(len(except))
@@ -136,7 +157,7 @@ func parseEnvelope(data []byte) (envelope, error) {
 	if e.target, data, ok = cutText(data[3:]); !ok {
 		return envelope{}, errEnvelopeMalformed
 	}
-	n, data, ok := cutUvarint(data, MaxTargets)
+	n, data, ok := cutUvarint(data, maxTargets)
 	if !ok {
 		return envelope{}, errEnvelopeMalformed
 	}
@@ -150,6 +171,27 @@ func parseEnvelope(data []byte) (envelope, error) {
 	e.except, e.body = data[:len(data)-len(rest)], rest
 	if e.flags&flagTerms != 0 {
 		if e.terms, e.body, ok = cutText(rest); !ok || len(e.terms) == 0 || len(e.terms) > 1+maxKey {
+			return envelope{}, errEnvelopeMalformed
+		}
+	}
+	if e.flags&flagStamp != 0 {
+		if len(e.body) < stampSize {
+			return envelope{}, errEnvelopeMalformed
+		}
+		e.stamp, e.body = binary.BigEndian.Uint32(e.body), e.body[stampSize:]
+	}
+	if e.flags&flagOrigin != 0 {
+		if len(e.body) < 8 {
+			return envelope{}, errEnvelopeMalformed
+		}
+		number, width := binary.Uvarint(e.body[8:])
+		if width <= 0 {
+			return envelope{}, errEnvelopeMalformed
+		}
+		e.from, e.number, e.body = binary.BigEndian.Uint64(e.body), number, e.body[8+width:]
+	}
+	if e.flags&flagMarks != 0 {
+		if e.marks, e.body, ok = cutText(e.body); !ok || len(e.marks) > maxMarks {
 			return envelope{}, errEnvelopeMalformed
 		}
 	}

@@ -24,7 +24,7 @@ func TestEnvelopesComeBackAsTheyWere(t *testing.T) {
 	}{
 		{kindEvent, 0, "", nil, "body"},
 		{kindEvent, flagVolatile, "tether:/,id", []Target{Room("a"), Everyone, User("ü")}, "body"},
-		{kindCluster, 0, "", slices.Repeat([]Target{Everyone}, MaxTargets), ""},
+		{kindCluster, 0, "", slices.Repeat([]Target{Everyone}, maxTargets), ""},
 		{kindEvict, 0, "", []Target{Room(strings.Repeat("x", 5000))}, "\x00"},
 	} {
 		data := appendEnvelope(nil, c.kind, c.flags, c.target, c.except)
@@ -53,7 +53,7 @@ func TestMessagesThatCannotBeReadAreCountedAndDropped(t *testing.T) {
 	everyone := roomSubject("tether", "/", Everyone)
 	event := func(body string) []byte { return append(appendEnvelope(nil, kindEvent, 0, "", nil), body...) }
 	frame := string(engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)).Frames())
-	long := binary.AppendUvarint([]byte{1, 1, 0, 0}, MaxTargets+1)
+	long := binary.AppendUvarint([]byte{1, 1, 0, 0}, maxTargets+1)
 	for name, c := range map[string]struct {
 		subject   string
 		data      []byte
@@ -108,7 +108,7 @@ func FuzzDeliver(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := c.newSocket(h.Of("/"), "")
+	s := c.newSocket(h.Of("/"), "", false)
 	room := h.interest.join(roomSubject("tether", "/", Room("room")), s)
 	room.since = 1
 	s.rooms = []membership{room}

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"errors"
+	"fmt"
 
 	"tether/engine"
 )
@@ -19,57 +20,56 @@ var (
 	// ErrDisconnected says that the socket is gone, or was when the call waited for its client.
 	ErrDisconnected = engine.ErrDisconnected
 
-	// ErrConnecting is returned by [Socket.EmitAck] inside a connect hook: the client answers only
-	// after it has been told that it is connected, and that waits for the hook. [Socket.Wait] returns it
-	// for the same reason.
-	ErrConnecting = errors.New("hub: socket is still connecting")
-
 	// ErrSlowConsumer says that the queue of a client is full, and that it did not get an event: it reads
 	// more slowly than it is written to, or was sent more at once than transport.Options.QueueBytes. A handler
 	// that has much to say calls [Socket.Wait] before each event.
 	ErrSlowConsumer = engine.ErrSlowConsumer
 
-	// ErrTooManyAcks is returned by [Socket.EmitAck] when Limits.Acks answers are awaited.
-	ErrTooManyAcks = errors.New("hub: too many acknowledgements are awaited")
+	// ErrTooMany is returned for what is more than a limit: by [Socket.Join] past Limits.Rooms, by
+	// [Socket.EmitAck] past Limits.Acks, by an [Emitter] when the targets that it excepts, and those of an
+	// EmitUnion, are more than 256 together, and for an event with more than ten binary values.
+	ErrTooMany = errors.New("hub: too many")
 
 	// ErrTarget is returned for a [Target] that names nobody, and by calls that are for targets of another
 	// kind.
 	ErrTarget = errors.New("hub: no such target: a name is empty, or the ID of no socket")
 
-	// ErrTooManyRooms is returned by [Socket.Join] past Limits.Rooms, and by an [Emitter] when the
-	// targets that it excepts, and those of an EmitUnion, are more than MaxTargets together.
-	ErrTooManyRooms = errors.New("hub: too many rooms")
-
 	// ErrTooManyDevices is returned by [Socket.Register] when Options.Devices refuses the socket.
 	// Returned from a connect hook it refuses the client with the message "too many devices".
 	ErrTooManyDevices = errors.New("hub: too many devices")
 
-	// ErrTooManyAttachments is returned for an event with more than ten binary values.
-	ErrTooManyAttachments = errors.New("hub: too many binary attachments")
+	// ErrNoHandler says that a client has no handler for an event that it was to answer: it has answered as a hub does,
+	// with null and {"message": "no handler for this event"}. The stock client does not do so by itself, see
+	// [Emitter.EmitAck].
+	ErrNoHandler = errors.New("hub: the client has no handler for the event")
 
-	// ErrAcked is returned by [Message.Ack] for a second answer.
-	ErrAcked = errors.New("hub: already acknowledged")
-
-	// ErrUndeclaredEvent is returned for an event that is not in the list of allowed events.
-	ErrUndeclaredEvent = errors.New("hub: event is not declared")
-
-	// ErrReservedEvent is returned for an event whose name Socket.IO uses for its own: connect,
-	// connect_error, disconnect, disconnecting, newListener and removeListener.
-	ErrReservedEvent = errors.New("hub: event name is reserved")
-
-	// ErrTerms is returned for an [Overflow] that there is not, and for a key that is longer than 256 bytes.
-	ErrTerms = errors.New("hub: no such policy, or a key that is too long")
+	// ErrEvent is returned for an event that may not be emitted: one that is not in the list of allowed events,
+	// or whose name Socket.IO uses for its own: connect, connect_error, disconnect, disconnecting, newListener
+	// and removeListener.
+	ErrEvent = errors.New("hub: event may not be emitted")
 
 	// ErrNamespace is returned for a namespace that cannot stand in a packet (a comma, a control
 	// character), and by the emitter of a [Hub.Match], which is no namespace of its own.
 	ErrNamespace = errors.New("hub: no such namespace is possible")
 
-	// ErrNoHub is returned by [Emitter.Local] of an emitter without a hub.
-	ErrNoHub = errors.New("hub: emitter has no hub")
-
 	// ErrArgs says that a message's arguments do not fit what the handler wanted. It is the client's
 	// mistake: returned from a handler it is logged for debugging only, and the client is told.
 	ErrArgs = errors.New("hub: arguments do not fit")
+)
+
+// Mistakes of the caller, which nobody branches on.
+var (
+	errConnecting = errors.New("hub: socket is still connecting: the client answers when its connect hooks have returned")
+	errAcked      = errors.New("hub: already acknowledged")
+	errTerms      = errors.New("hub: no such policy, or a key that is too long")
+	errNoHub      = errors.New("hub: emitter has no hub")
+)
+
+// The limits of ErrTooMany.
+var (
+	errTooManyRooms       = fmt.Errorf("%w rooms", ErrTooMany)
+	errTooManyAttachments = fmt.Errorf("%w binary attachments", ErrTooMany)
+	errTooManyAcks        = fmt.Errorf("%w acknowledgements are awaited", ErrTooMany)
 )
 
 // Refusal is an error that the client gets to see, in CONNECT_ERROR or in the answer to an event.

@@ -27,6 +27,13 @@ func (w *wire) Transport() string { return "websocket" }
 
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 
+func (w *wire) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if !log.Add(e, from) {
+		return engine.ErrDisconnected
+	}
+	return w.Send(&e.Packet, from)
+}
+
 func (w *wire) Close(reason hub.Reason) { go w.client.Closed(reason) }
 
 func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
@@ -121,21 +128,7 @@ func ExampleNewEmitter() {
 	fmt.Println(err)
 	// Output:
 	// offline: send a push notification
-	// hub: event is not declared: "/users/pong"
-}
-
-func ExampleNewEvent() {
-	type Ping struct {
-		Hello string `json:"hello"`
-	}
-	ping := hub.NewEvent[Ping]("/users/ping") // once, in a package that all import
-
-	b := memory.NewBus().Broker()
-	defer b.Close()
-	e := hub.NewEmitter(b, hub.EmitterOptions{Events: []string{ping.Name()}})
-	receipt, err := ping.Emit(context.Background(), e, hub.User("42"), Ping{"world"})
-	fmt.Println(receipt, err)
-	// Output: nobody is there <nil>
+	// hub: event may not be emitted: it is not declared: "/users/pong"
 }
 
 func ExampleKind() {
@@ -165,29 +158,5 @@ func ExampleSocket_ExpireAt() {
 		}
 		s.ExpireAt(c.Expires)
 		return s.Register(ctx, c.User)
-	})
-}
-
-// A request to one client, and its answer.
-func ExampleNewCall() {
-	type Question struct {
-		Text string `json:"text"`
-	}
-	ask := hub.NewCall[Question, string]("question")
-
-	b := memory.NewBus().Broker()
-	defer b.Close()
-	h, err := hub.New(b, hub.Options{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	h.Of("/").On("ask me", func(ctx context.Context, s *hub.Socket, _ *hub.Message) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		answer, err := ask.Call(ctx, s, Question{"what is your name?"})
-		if err != nil {
-			return err
-		}
-		return s.Emit("hello", answer)
 	})
 }

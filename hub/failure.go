@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"tether/engine"
 )
 
 // panicError is a panic of the application's code.
@@ -53,11 +55,27 @@ func loggable(text string, limit int) string {
 	}, text)
 }
 
+// who is what the log says of a socket: its user, where it is, and the name that its connection has in the metrics
+// too.
+func (s *Socket) who() []any {
+	attrs := append(s.client.who(s.ns.name), slog.String("socket", s.ID()))
+	if users := s.Users(); len(users) > 0 {
+		attrs = append(attrs, slog.String("user", loggable(users[0].Name(), maxLoggedName)))
+	}
+	return attrs
+}
+
+func (c *client) who(namespace string) []any {
+	return []any{slog.String("connection", engine.PublicID(c.first.conn.ID())), slog.String("namespace", loggable(namespace, maxLoggedName))}
+}
+
+// traces reports whether the log tells of each client.
+func (h *Hub) traces() bool { return h.log.Enabled(context.Background(), slog.LevelDebug) }
+
 // failed deals with an error of the application's code: it is logged, and a panic closes the
 // connection. What a client has caused is not the operator's business.
 func (h *Hub) failed(where, event string, s *Socket, err error) {
-	attrs := []any{slog.String("in", where), slog.String("event", loggable(event, maxLoggedName)),
-		slog.String("namespace", loggable(s.ns.name, maxLoggedName)), slog.String("socket", s.ID())}
+	attrs := append([]any{slog.String("in", where), slog.String("event", loggable(event, maxLoggedName))}, s.who()...)
 	if p := (*panicError)(nil); errors.As(err, &p) {
 		h.counters.panics.Add(1)
 		h.log.Error("handler panicked", append(attrs, slog.String("panic", p.what), slog.String("stack", string(p.stack)))...)

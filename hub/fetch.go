@@ -6,17 +6,19 @@ import (
 	"encoding/json"
 
 	"tether/cluster"
+	"tether/engine"
 )
 
 // RemoteSocket is a connected socket of any node.
 type RemoteSocket struct {
-	ID        string // emit to it with SocketID
-	Node      Member
-	Namespace string
-	Transport string          // as Socket.Transport
-	Rooms     []Target        // as Socket.Rooms, if they were asked for
-	Data      json.RawMessage // what Socket.SetData was given, as JSON, if it was asked for and can be encoded
-	Handshake *Handshake      // if it was asked for
+	ID         string // emit to it with SocketID
+	Node       cluster.Member
+	Namespace  string
+	Transport  string          // as Socket.Transport
+	Connection string          // the public name of its connection, as in logs: see engine.PublicID
+	Rooms      []Target        // as Socket.Rooms, if they were asked for
+	Data       json.RawMessage // what Socket.SetData was given, as JSON, if it was asked for and can be encoded
+	Handshake  *Handshake      // if it was asked for
 }
 
 // FetchOptions say what is fetched of a socket beside its ID, its node and its transport.
@@ -43,7 +45,7 @@ func (e *Emitter) FetchSockets(ctx context.Context, to Target, o FetchOptions) *
 		}
 	}
 	asking, err := e.ask(ctx, topicFetch, to, false, []byte{what})
-	return &Answers[RemoteSocket]{asking: asking, err: err, parse: func(node Member, page []byte, yield func(RemoteSocket) bool) bool {
+	return &Answers[RemoteSocket]{asking: asking, err: err, parse: func(node cluster.Member, page []byte, yield func(RemoteSocket) bool) bool {
 		for len(page) > 0 {
 			s, rest, ok := cutRemote(page, what)
 			if !ok {
@@ -83,11 +85,13 @@ func (h *Hub) answerFetch(ctx context.Context, q *cluster.Request, a *about) err
 //
 //	text     ID
 //	text     transport
+//	text     public name of the connection
 //	uvarint  number of rooms, and the name of each as a text; if rooms are asked for
 //	text     data; if it is asked for
 //	text     handshake, packed, and its auth as a text; if it is asked for
 func (s *Socket) appendRemote(dst []byte, what byte) []byte {
 	dst = appendText(appendText(dst, s.ID()), s.Transport())
+	dst = appendText(dst, engine.PublicID(s.conn.ID()))
 	if what&fetchRooms != 0 {
 		rooms := s.Rooms()[1:]
 		dst = binary.AppendUvarint(dst, uint64(len(rooms)))
@@ -128,7 +132,7 @@ func cutRemote(page []byte, what byte) (s RemoteSocket, rest []byte, ok bool) {
 	if s.ID = text(); !isID(s.ID) {
 		return s, nil, false
 	}
-	s.Transport = text()
+	s.Transport, s.Connection = text(), text()
 	if what&fetchRooms != 0 {
 		var n int
 		if n, page, ok = cutUvarint(page, len(page)); !ok {

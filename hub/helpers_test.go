@@ -66,6 +66,23 @@ func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	}
 }
 
+func (w *wire) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if w.before != nil {
+		w.before(&e.Packet)
+	}
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	if from.Shut() || w.closedFor() != "" || !log.Add(e, from) {
+		return ErrDisconnected
+	}
+	select {
+	case w.packets <- &e.Packet:
+		return nil
+	default:
+		return ErrSlowConsumer
+	}
+}
+
 func (w *wire) Close(reason Reason) {
 	w.mu.Lock()
 	first := w.reason == ""
@@ -223,6 +240,9 @@ func startStoppable(t testing.TB, b broker.Broker, o Options) (h *Hub, stop func
 	h, err := New(b, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.DrainWindow < 0 {
+		h.lingers = 0
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})

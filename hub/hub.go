@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/broker/seal"
 	"tether/cluster"
 	"tether/engine"
 	"tether/internal/budget"
@@ -22,6 +23,7 @@ import (
 //
 //	devices.mu -> Socket.mu -> client.mu
 //	                        -> shard.mu -> interest.mu
+//	                        -> Socket.mu of the socket that the session goes to
 //
 // All others (of Hub, rosters, deadlines, incomplete packets) are taken with none of these held, or as the
 // last. None is held while a connection, the broker or code of the application is called, nor during a send
@@ -33,11 +35,11 @@ type Hub struct {
 	options   Options // immutable, with defaults
 	limits    socketio.Limits
 	log       *slog.Logger
-	broker    broker.Broker // the caller's; it is not closed here
-	tag       string        // in the IDs of this node's sockets
-	subject   string        // the node's own
-	own       []membership  // nobody's; they keep the subjects subscribed that every node has
-	since     time.Time     // when this node began
+	broker    *seal.Broker // on the caller's, which is not closed here
+	tag       string       // in the IDs of this node's sockets
+	subject   string       // the node's own
+	own       []membership // nobody's; they keep the subjects subscribed that every node has
+	since     time.Time    // when this node began
 	cluster   *cluster.Node
 	publisher *publisher
 	index     *index
@@ -56,21 +58,43 @@ type Hub struct {
 	clients roster[client]
 	sockets roster[Socket]
 
-	joining    lobby              // connections without a namespace
+	joining    unjoined           // connections without a namespace
 	assembling deadlines[*client] // connections with a packet whose attachments are missing
 	incomplete incompletePackets  // these packets
-	expiring   deadlines[*Socket]
+	expiry     expiry
 
-	work      group.Group // the goroutines that run handlers and hooks
-	started   atomic.Bool
-	unstarted sync.Once // tells that clients come before Run was called
-	draining  atomic.Bool
-	watched   atomic.Bool           // there are functions of OnAnyOutgoing
-	live      chan struct{}         // closed when the node's own subject is subscribed
-	state     atomic.Pointer[error] // what the broker said of itself last
-	devices   devices
-	polls     atomic.Uint64 // so far; see poll
-	counters  counters
+	parked     deadlines[*Socket] // whose clients may come back
+	lapsed     lapsed             // sessions that have ended meanwhile
+	remembered deadlines[*Socket] // that know what the node before has seen
+	ending     atomic.Bool        // no session waits any more
+	lingers    time.Duration      // lingerLimit, but in tests
+	guests     guests
+	departed   departed
+	fences     fences
+	forwards   chan broker.Message // see forward
+	forwarding atomic.Int32        // of them that have not been published yet
+	searches   struct {
+		second atomic.Int64
+		n      atomic.Int32
+	}
+	kept      broker.Log         // nil without Recovery.Log
+	records   deadlines[*Socket] // whose records are to be saved
+	drops     deadlines[dropping]
+	arrivals  arrivals
+	logs      *engine.LogTotal // of all sessions
+	positions atomic.Uint64    // of events, so far
+
+	work       group.Group // the goroutines that run handlers and hooks
+	started    atomic.Bool
+	unstarted  sync.Once // tells that clients come before Run was called
+	draining   atomic.Bool
+	watched    atomic.Bool           // there are functions of OnAnyOutgoing
+	live       chan struct{}         // closed when the node's own subject is subscribed
+	state      atomic.Pointer[error] // what the broker said of itself last
+	devices    devices
+	registered atomic.Pointer[[]func(*Socket, Target)] // the functions of OnRegistered; nil: none
+	polls      atomic.Uint64                           // so far; see poll
+	counters   counters
 }
 
 // New returns a hub on b. It starts nothing: Run does. The caller closes b when Run has returned.
@@ -86,6 +110,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 	if o.Node == "" {
 		o.Node = tag
 	}
+	log := o.Logger.With("node", o.Node)
 	h := &Hub{
 		options: o,
 		limits: socketio.Limits{
@@ -95,8 +120,8 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 			EventName:   o.Limits.EventName,
 			Namespace:   o.Limits.Namespace,
 		},
-		log:        o.Logger.With("node", o.Node),
-		broker:     b,
+		log:        log,
+		broker:     seal.New(b, seal.Options{Keys: o.Key, Time: o.Time, Logger: log}),
 		tag:        tag,
 		subject:    cluster.NodeSubject(o.Prefix, tag),
 		since:      o.Time(),
@@ -104,13 +129,23 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		fixed:      make(map[string]*Namespace),
 		children:   make(map[string]*Namespace),
 		live:       make(chan struct{}),
-		joining:    lobby{handshakes: budget.Budget{Limit: o.Limits.TotalHandshakeBytes}},
+		joining:    unjoined{handshakes: budget.Budget{Limit: o.Limits.TotalHandshakeBytes}},
 		incomplete: incompletePackets{budget.Budget{Limit: o.Limits.TotalAttachmentBytes}},
 		devices:    newDevices(),
 	}
+	h.logs = engine.NewLogTotal(o.Recovery.TotalBytes)
+	h.forwards = make(chan broker.Message, maxForwards)
+	h.lingers = lingerLimit
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
-	h.publisher = newPublisher(b, o.Prefix, o.Events, h)
-	h.interest = newInterest(b, h.index, h.log, h.gap)
+	h.publisher = newPublisher(h.broker, o.Prefix, o.Events, h)
+	h.publisher.tracers = o.Tracers
+	if o.Recovery.On {
+		h.publisher.identify()
+	}
+	if err := h.openLog(); err != nil {
+		return nil, err
+	}
+	h.interest = newInterest(h.broker, h.index, h.log, h.gap)
 	h.cluster = h.newCluster()
 	h.publisher.cluster = h.cluster
 	for _, subject := range h.cluster.Subjects() { // subject is one of them
@@ -129,8 +164,8 @@ func (h *Hub) Node() string { return h.options.Node }
 func (h *Hub) Emitter() *Emitter { return h.Of(socketio.Root).Emitter() }
 
 // Ready returns nil while this node should get new connections: Run is running, messages make the
-// round trip through the broker, the broker has not ended a subscription that is still wanted, and no
-// drain has begun.
+// round trip through the broker, the broker has not ended a subscription that is still wanted, no drain has
+// begun, and the node has not come among others that it cannot understand for want of their key.
 func (h *Hub) Ready() error {
 	if h.draining.Load() {
 		return ErrDraining
@@ -140,6 +175,9 @@ func (h *Hub) Ready() error {
 	}
 	select {
 	case <-h.live:
+		if err := h.publisher.stranger(); err != nil {
+			return err
+		}
 		return h.interest.missing()
 	default:
 		return ErrNotRunning
@@ -173,6 +211,15 @@ func withSlash(name string) string {
 
 func (h *Hub) newNamespace(name string) *Namespace {
 	return &Namespace{hub: h, name: name, subject: roomSubject(h.options.Prefix, name, Everyone)}
+}
+
+// Socket is the connected socket of this node with the given ID, whatever its namespace; nil if there is none.
+// For what concerns sockets of other nodes too there are the methods of [Emitter], with [SocketID].
+func (h *Hub) Socket(id string) *Socket {
+	if s := h.socket(id); s != nil && s.Connected() {
+		return s
+	}
+	return nil
 }
 
 // Match returns a pattern: its handlers serve every namespace whose name match accepts and that Of has
@@ -254,8 +301,6 @@ func (h *Hub) childrenOf(pattern *Namespace) []*Namespace {
 // sweep does what has come due.
 func (h *Hub) sweep(now time.Time) {
 	h.joinDeadline(now)
-	for _, s := range h.expiring.passed(h.options.Time()) {
-		h.counters.expired.Add(1)
-		s.Disconnect(false)
-	}
+	h.sweepExpiry(h.options.Time())
+	h.sweepParked(now)
 }

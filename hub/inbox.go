@@ -1,6 +1,10 @@
 package hub
 
-import "tether/engine"
+import (
+	"log/slog"
+
+	"tether/engine"
+)
 
 // inbox is what a connection has sent and nobody has handled yet. It exists while a goroutine works
 // it off, one task after the other: the events of a connection are handled in order.
@@ -11,12 +15,14 @@ type inbox struct {
 	ready chan struct{} // closed when there is room again; nil unless the transport was told to wait
 }
 
-// task is an event, or a hook that comes after all events: OnDisconnect.
+// task is an event, or a hook that comes after all events: OnDisconnect, and after that OnUnrecovered.
 type task struct {
 	socket  *Socket
-	message *Message // nil: OnDisconnect
-	reason  Reason   // of OnDisconnect
-	size    int      // of the event in bytes
+	message *Message      // nil: OnDisconnect
+	reason  Reason        // of OnDisconnect
+	size    int           // of the event in bytes
+	done    chan struct{} // closed when OnDisconnect has run; nil unless somebody may wait for that
+	lapsed  bool          // OnUnrecovered
 }
 
 // enqueue adds a task, and a goroutine if there is none that works.
@@ -98,8 +104,19 @@ func (c *client) handled(in *inbox, size int) {
 }
 
 func (c *client) handle(t *task) {
-	if t.message == nil {
+	switch {
+	case t.lapsed:
+		t.socket.ns.unrecovered(t.socket, t.reason)
+		return
+	case t.message == nil:
+		c.hub.counters.ended(t.reason)
+		if c.hub.traces() {
+			c.hub.log.Debug("disconnected", append(t.socket.who(), slog.String("reason", string(t.reason)))...)
+		}
 		t.socket.ns.disconnected(t.socket, t.reason)
+		if t.done != nil {
+			close(t.done)
+		}
 		return
 	}
 	c.hub.counters.events.Add(1)

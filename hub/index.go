@@ -181,6 +181,19 @@ func (x *index) leave(m membership) (edge bool) {
 	return false
 }
 
+// replace puts s in the place of the member that m is of.
+func (x *index) replace(m membership, s *Socket) {
+	sh := x.shard(m.room)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if m.place == 0 {
+		m.room.first.Store(s)
+		return
+	}
+	b, i := blockOf(m.place - 1)
+	(*m.room.rest.Load().blocks.Load())[b][i].Store(s)
+}
+
 // withdraw has m, which leave gets afterwards, no longer keep the room subscribed. The caller must have
 // interest look at the shard if edge is true.
 func (x *index) withdraw(m *membership) (edge bool) {

@@ -36,10 +36,10 @@ func TestLimitOfRooms(t *testing.T) {
 		return nil
 	})
 	_, s := connect(t, h)
-	if a, b := <-inHook, <-inHook; a != nil || !errors.Is(b, ErrTooManyRooms) {
+	if a, b := <-inHook, <-inHook; a != nil || !errors.Is(b, errTooManyRooms) {
 		t.Errorf("in the hook: %v, %v", a, b)
 	}
-	if err := s.Join(t.Context(), Room("c")); !errors.Is(err, ErrTooManyRooms) {
+	if err := s.Join(t.Context(), Room("c")); !errors.Is(err, errTooManyRooms) {
 		t.Errorf("third room: %v", err)
 	}
 	s.Leave(Room("a"))

@@ -7,24 +7,23 @@ import (
 	"tether/cluster"
 )
 
-// Member is one live node of the cluster.
-type Member = cluster.Member
-
 // Members are the live nodes of the cluster, this one included, sorted by name. The list is the same on all
 // nodes within a second; a node that was killed, frozen or cut off is off it within six seconds. The error
 // says that the list may be wrong, because this node has not been there for long or does not hear the
 // others: then it is what was known last.
-func (h *Hub) Members() ([]Member, error) {
+func (h *Hub) Members() ([]cluster.Member, error) {
 	list, err := h.cluster.Members()
 	if state := *h.state.Load(); state != nil {
 		err = state
+	} else if stranger := h.publisher.stranger(); stranger != nil {
+		err = stranger
 	}
 	return list, err
 }
 
 // member says how this node is.
-func (h *Hub) member() Member {
-	return Member{
+func (h *Hub) member() cluster.Member {
+	return cluster.Member{
 		Name:        h.options.Node,
 		Version:     h.options.Version,
 		Address:     h.options.Address,

@@ -6,9 +6,10 @@ import (
 	"testing"
 
 	"tether/broker/memory"
+	"tether/cluster"
 )
 
-func memberNames(list []Member) (names []string) {
+func memberNames(list []cluster.Member) (names []string) {
 	for _, m := range list {
 		names = append(names, m.Name)
 	}
@@ -16,8 +17,8 @@ func memberNames(list []Member) (names []string) {
 }
 
 func TestEveryNodeKnowsTheMembers(t *testing.T) {
-	lists := make(chan []Member, 16)
-	hubs := several(t, 2, Options{Version: "v7", Address: "http://10.0.0.1:3000", OnMembers: func(list []Member) { lists <- list }})
+	lists := make(chan []cluster.Member, 16)
+	hubs := several(t, 2, Options{Version: "v7", Address: "http://10.0.0.1:3000", OnMembers: func(list []cluster.Member) { lists <- list }})
 	for complete := 0; complete < len(hubs); { // each is told once
 		if slices.Equal(memberNames(<-lists), []string{"node-0", "node-1"}) {
 			complete++
@@ -35,18 +36,18 @@ func TestEveryNodeKnowsTheMembers(t *testing.T) {
 }
 
 func TestADrainAndTheEndOfANodeAreToldAtOnce(t *testing.T) {
-	lists := make(chan []Member, 16)
+	lists := make(chan []cluster.Member, 16)
 	bus := memory.NewBus()
-	a := start(t, bus.Broker(), Options{Node: "a", OnMembers: func(list []Member) { lists <- list }})
+	a := start(t, bus.Broker(), Options{Node: "a", OnMembers: func(list []cluster.Member) { lists <- list }})
 	b, stop := startStoppable(t, bus.Broker(), Options{Node: "b"})
-	await := func(ok func([]Member) bool) {
+	await := func(ok func([]cluster.Member) bool) {
 		for list := range lists {
 			if ok(list) {
 				return
 			}
 		}
 	}
-	await(func(list []Member) bool { return len(list) == 2 })
+	await(func(list []cluster.Member) bool { return len(list) == 2 })
 	begun, release := make(chan struct{}), make(chan struct{})
 	b.Of("/").On("wait", func(context.Context, *Socket, *Message) error { // holds the drain up
 		close(begun)
@@ -58,9 +59,9 @@ func TestADrainAndTheEndOfANodeAreToldAtOnce(t *testing.T) {
 	<-begun
 	stopped := make(chan error)
 	go func() { stopped <- stop() }()
-	await(func(list []Member) bool { return len(list) == 2 && list[1].Draining })
+	await(func(list []cluster.Member) bool { return len(list) == 2 && list[1].Draining })
 	close(release)
-	await(func(list []Member) bool { return len(list) == 1 })
+	await(func(list []cluster.Member) bool { return len(list) == 1 })
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}

@@ -13,11 +13,16 @@ import (
 // the broker is there again; Leave undoes that. To join Everyone, or the socket itself, does nothing. The
 // error is ErrTarget for another socket, and for a target that names nobody.
 func (s *Socket) Join(ctx context.Context, rooms ...Target) error {
+	return s.joinRooms(ctx, stateParked, rooms)
+}
+
+// joinRooms is Join for a socket whose state is before limit.
+func (s *Socket) joinRooms(ctx context.Context, limit uint32, rooms []Target) error {
 	rooms = slices.DeleteFunc(slices.Clone(rooms), s.isFixed)
 	if slices.ContainsFunc(rooms, func(t Target) bool { return !t.joinable() }) {
 		return fmt.Errorf("hub: join: %w", ErrTarget)
 	}
-	_, err := s.join(ctx, 0, rooms...)
+	_, err := s.joinBefore(ctx, limit, 0, rooms)
 	return err
 }
 
@@ -29,22 +34,28 @@ func (s *Socket) isFixed(t Target) bool {
 // join makes the socket a member; since is not 0 for a registration. It reports whether one of the
 // memberships is new, or newly a registration.
 func (s *Socket) join(ctx context.Context, since int64, rooms ...Target) (fresh bool, err error) {
+	return s.joinBefore(ctx, stateParked, since, rooms)
+}
+
+// joinBefore is join for a socket whose state is before limit.
+func (s *Socket) joinBefore(ctx context.Context, limit uint32, since int64, rooms []Target) (fresh bool, err error) {
 	h := s.client.hub
 	joined := make([]membership, len(rooms))
 	s.mu.Lock()
 	for i, r := range rooms {
-		if s.gate.State() == stateGone {
+		if s.gate.State() >= limit {
 			err = ErrDisconnected
 			break
 		}
 		subject := s.ns.subject + r.name
 		at := s.placeLocked(subject)
 		if at < 0 {
-			if r != Everyone && s.joinedLocked() >= h.options.Limits.Rooms {
-				err = ErrTooManyRooms
+			if r != Everyone && r.kind != single && s.joinedLocked() >= h.options.Limits.Rooms {
+				err = errTooManyRooms
 				break
 			}
 			at = s.addLocked(h.interest.join(subject, s))
+			s.reroomedLocked()
 			fresh = true
 		}
 		if since != 0 && s.rooms[at].since == 0 {
@@ -61,6 +72,9 @@ func (s *Socket) join(ctx context.Context, since int64, rooms ...Target) (fresh 
 		if err := h.interest.wait(ctx, m); err != nil {
 			return fresh, err
 		}
+	}
+	if h.kept != nil {
+		return fresh, s.mark(ctx)
 	}
 	return fresh, nil
 }
@@ -121,6 +135,9 @@ func (s *Socket) joinedLocked() int {
 	if s.placeLocked(s.ns.subject) >= 0 { // the subject of Everyone
 		n--
 	}
+	if s.named { // the room that has the name of its ID
+		n--
+	}
 	return n
 }
 
@@ -134,21 +151,34 @@ func (s *Socket) in(r *room) bool {
 // Leave takes the socket out of rooms, and ends a registration. What was emitted before may still
 // arrive. Everyone, and the socket itself, cannot be left.
 func (s *Socket) Leave(rooms ...Target) {
+	s.tellRegistered(s.leaveRooms(stateParked, rooms)...)
+}
+
+// leaveRooms is Leave for a socket whose state is before limit. It returns those that it was in, if somebody wants
+// to be told.
+func (s *Socket) leaveRooms(limit uint32, rooms []Target) (left []Target) {
 	h := s.client.hub
+	told := h.registered.Load() != nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.State() == stateGone {
-		return
+	if s.gate.State() >= limit {
+		return nil
 	}
 	for _, r := range rooms {
 		if !r.joinable() {
 			continue
 		}
 		if i := s.placeLocked(s.ns.subject + r.name); i >= 0 {
+			if told {
+				left = append(left, r)
+			}
 			h.interest.leave(s.rooms[i])
 			s.removeLocked(i)
+			s.unmarkLocked(r)
+			s.reroomedLocked()
 		}
 	}
+	return left
 }
 
 // Rooms are the targets that the socket is among, except Everyone: itself first, then the rooms that it has
@@ -159,7 +189,7 @@ func (s *Socket) Rooms() []Target {
 	rooms := make([]Target, 1, len(s.rooms)+1)
 	rooms[0] = s.Target()
 	for i := range s.rooms {
-		if r := s.targetAt(i); r != Everyone {
+		if r := s.targetAt(i); r.joinable() {
 			rooms = append(rooms, r)
 		}
 	}

@@ -131,6 +131,18 @@ func (m *Message) pass(raw []byte) any {
 // WantsAck reports whether the client waits for an acknowledgement.
 func (m *Message) WantsAck() bool { return m.asks && m.event != "" }
 
+// noHandler is the message of a refusal that says so.
+const noHandler = "no handler for this event"
+
+// unhandled reports whether an answer says that there is no handler.
+func (m *Message) unhandled() bool {
+	var r struct{ Message string }
+	return len(m.args) == 2 && string(m.args[0]) == "null" && len(m.args[1]) <= maxRefusal && json.Unmarshal(m.args[1], &r) == nil && r.Message == noHandler
+}
+
+// maxRefusal is how long an answer may be, in bytes, that is looked at for that.
+const maxRefusal = 256
+
 // fail tells a client that waits for an answer what the application refuses, or what its mistake was. Of
 // other errors it is told nothing, so that it may try again. err may be nil.
 func (m *Message) fail(err error) {
@@ -145,7 +157,7 @@ func (m *Message) fail(err error) {
 	default:
 		return
 	}
-	if err := m.Ack(nil, refusalText(refusal)); err != nil && !errors.Is(err, ErrAcked) && !errors.Is(err, ErrDisconnected) {
+	if err := m.Ack(nil, refusalText(refusal)); err != nil && !errors.Is(err, errAcked) && !errors.Is(err, ErrDisconnected) {
 		m.socket.client.hub.log.Error("a refusal cannot be sent", "event", loggable(m.event, maxLoggedName), "error", err)
 	}
 }
@@ -154,17 +166,13 @@ func (m *Message) fail(err error) {
 func unfit(err error) string {
 	text := "arguments do not fit"
 	var wrong *json.UnmarshalTypeError
-	var why *misfit
-	switch {
-	case errors.As(err, &why):
-		text += ": " + why.Error()
-	case errors.As(err, &wrong) && wrong.Field != "":
+	if errors.As(err, &wrong) && wrong.Field != "" {
 		text += fmt.Sprintf(": %q cannot be a %s", wrong.Field, wrong.Value)
 	}
 	return text
 }
 
-// Ack answers the event. It does nothing if the client does not want an answer, and returns ErrAcked
+// Ack answers the event. It does nothing if the client does not want an answer, and returns an error
 // if it has had one. It may be called after the handler has returned.
 func (m *Message) Ack(args ...any) error {
 	if !m.WantsAck() {
@@ -176,7 +184,7 @@ func (m *Message) Ack(args ...any) error {
 		return err
 	}
 	if m.acked.Swap(true) {
-		return ErrAcked
+		return errAcked
 	}
 	p, err := e.packet(socketio.Packet{
 		Type: socketio.Ack, Namespace: m.socket.ns.name, ID: m.ackID, HasID: true,

@@ -33,11 +33,12 @@ type handlers struct {
 	connect    []hook
 	disconnect []func(*Socket, Reason)
 	failure    []func(*Socket, error)
+	lost       []func(*Socket, Reason)
 	useEvent   []Handler
 	on         map[string][]Handler
 	onAny      []Handler
 	outgoing   []func(s *Socket, event string, args []any)
-	serverSide map[string]ServerHandler
+	serverSide map[string]serverHandler
 }
 
 // hook decides about a socket that wants to connect.
@@ -105,6 +106,16 @@ func (n *Namespace) OnConnect(f func(ctx context.Context, s *Socket) error) {
 func (n *Namespace) OnDisconnect(f func(s *Socket, r Reason)) {
 	mustHandle("OnDisconnect", f == nil)
 	n.change(func(h *handlers) { h.disconnect = append(h.disconnect, f) })
+}
+
+// OnUnrecovered adds a hook that runs when it is certain that the client of a socket does not come back to it, see
+// [Recovery]: once for each socket that OnDisconnect has told of, after that, unless it came back, or would not have
+// whatever happens. The reason is "expired", "overflowed", "refused", which is also a disconnect by the server, "node
+// lost", "gap" of the broker, "question" if an acknowledgement was awaited when the connection was lost, or "unknown" if
+// the client named a position that it was never given.
+func (n *Namespace) OnUnrecovered(f func(s *Socket, r Reason)) {
+	mustHandle("OnUnrecovered", f == nil)
+	n.change(func(h *handlers) { h.lost = append(h.lost, f) })
 }
 
 // OnError adds a hook that is told, for each connected socket of a connection, of a packet of the client that
@@ -177,6 +188,7 @@ func (n *Namespace) change(f func(*handlers)) {
 		h.connect = slices.Clip(h.connect)
 		h.disconnect = slices.Clip(h.disconnect)
 		h.failure = slices.Clip(h.failure)
+		h.lost = slices.Clip(h.lost)
 		h.useEvent = slices.Clip(h.useEvent)
 		h.onAny = slices.Clip(h.onAny)
 		h.outgoing = slices.Clip(h.outgoing)
@@ -224,6 +236,13 @@ func (n *Namespace) disconnected(s *Socket, reason Reason) {
 	}
 }
 
+// unrecovered runs the hooks that are told that s does not come back; all of them, even if one panics.
+func (n *Namespace) unrecovered(s *Socket, reason Reason) {
+	for _, f := range n.handled().lost {
+		n.hook("unrecovered hook", s, func() { f(s, reason) })
+	}
+}
+
 // broken runs the error hooks for s; all of them, even if one panics.
 func (n *Namespace) broken(s *Socket, err error) {
 	for _, f := range n.handled().failure {
@@ -246,19 +265,31 @@ func (n *Namespace) hook(where string, s *Socket, f func()) {
 // dispatch runs the handlers of an event.
 func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
 	h := n.handled()
+	on := h.on[m.event]
+	if len(n.hub.options.Tracers) > 0 {
+		handling, ends := n.hub.handling(ctx, s, m, len(on) > 0)
+		err := n.run(handling, h, on, s, m)
+		for _, done := range ends {
+			done(err)
+		}
+		return
+	}
+	n.run(ctx, h, on, s, m)
+}
+
+// run runs the middleware and the handlers of an event, and returns the first error.
+func (n *Namespace) run(ctx context.Context, h *handlers, on []Handler, s *Socket, m *Message) (failure error) {
 	for _, f := range h.useEvent {
 		if err := call(ctx, f, s, m); err != nil {
 			n.hub.failed("event", m.event, s, err)
 			m.fail(err)
-			return
+			return err
 		}
 	}
-	on := h.on[m.event]
 	if len(on)+len(h.onAny) == 0 {
 		n.unhandled(s, m)
-		return
+		return nil
 	}
-	var failure error // the first
 	for _, list := range [][]Handler{h.onAny, on} {
 		for _, f := range list {
 			if err := call(ctx, f, s, m); err != nil {
@@ -268,6 +299,7 @@ func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
 		}
 	}
 	m.fail(failure)
+	return failure
 }
 
 // unhandled deals with an event that no handler is for.
@@ -275,7 +307,7 @@ func (n *Namespace) unhandled(s *Socket, m *Message) {
 	n.hub.counters.unhandled.Add(1)
 	n.hub.log.Debug("event without a handler", "event", loggable(m.event, maxLoggedName),
 		"namespace", loggable(n.name, maxLoggedName), "socket", s.ID())
-	m.fail(Refuse("no handler for this event", nil))
+	m.fail(Refuse(noHandler, nil))
 }
 
 func call(ctx context.Context, f Handler, s *Socket, m *Message) (err error) {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/broker/seal"
+	"tether/cluster"
 	"tether/internal/socketio"
 )
 
@@ -29,8 +31,13 @@ type Options struct {
 	// cluster. Default "tether".
 	Prefix string
 
-	// Events is the list of events that emitters and sockets of this hub may emit; the greeting need
-	// not be in it. Empty: any.
+	// Key keeps strangers who can use the same broker out of the cluster, which all hubs and emitters then need
+	// it for. The zero value is none: everybody who can publish at the broker is trusted, and can emit to any
+	// user.
+	Key seal.Keys
+
+	// Events is the list of events that emitters and sockets of this hub may emit; the greeting and ExpiryEvent
+	// need not be in it. Empty: any.
 	Events []string
 
 	// Logger gets what an operator should know. Client mistakes are logged at debug level only, and
@@ -52,11 +59,21 @@ type Options struct {
 	// each connection, and at most 10 s. Negative: all at once.
 	DrainWindow time.Duration
 
+	// ExpiryNotice is how long before the time of [Socket.ExpireAt] the client is told: with ExpiryEvent and
+	// {"expiresIn": 60}, the seconds that are left. Zero: it is not told.
+	ExpiryNotice time.Duration
+
+	// ExpiryEvent is that event. Default "/ops/token-expires".
+	ExpiryEvent string
+
 	// Greeting is what a socket gets when it is registered.
 	Greeting Greeting
 
 	// Devices bounds how many sockets a user may have.
 	Devices Devices
+
+	// Recovery lets clients come back that have lost their connection.
+	Recovery Recovery
 
 	// ForgetHandshake drops URL, query, headers and auth of a handshake once the connect hooks of a
 	// namespace have let the socket in: to save memory, and so that tokens are not kept. Afterwards
@@ -67,9 +84,12 @@ type Options struct {
 	// Limits of what a client may use.
 	Limits Limits
 
+	// Tracers are told of some of the events on their way. At most four; default none.
+	Tracers []Tracer
+
 	// Time is the wall clock, which may be set forwards and backwards at any moment: it decides when
-	// ExpireAt has come, orders the devices of a user, and dates handshakes. Durations are not measured
-	// by it. Nil: time.Now.
+	// ExpireAt has come, orders the devices of a user, dates handshakes, and with Key tells how old a message
+	// is. Durations are not measured by it. Nil: time.Now.
 	Time func() time.Time
 
 	// OnStart is called by Run once the broker is up. Its error ends Run. Nil: not called.
@@ -81,7 +101,7 @@ type Options struct {
 
 	// OnMembers is told the list of [Hub.Members] when a node has come or gone, or begun to drain: one call
 	// at a time, and perhaps one for several changes. It must return quickly. Nil: not called.
-	OnMembers func([]Member)
+	OnMembers func([]cluster.Member)
 }
 
 // Greeting is the event that a socket, and only it, gets when [Socket.Register] makes it one of a
@@ -97,32 +117,22 @@ type Greeting struct {
 // cannot count, and a word of every node), and two seconds when a node does not answer. When that happens,
 // more sockets than Max may stay; otherwise they may not, however registrations race.
 type Devices struct {
-	Max    int      // sockets of a user; 0: no limit
-	Exceed OnExceed // what happens to the one that is too many
+	Max int // sockets of a user; 0: no limit
+
+	// RefuseNew has Register return ErrTooManyDevices for the one that is too many. Otherwise the sockets that
+	// were registered first are disconnected: a phone that has changed its network comes back as a new socket,
+	// and the old one is the one that goes. A socket counts until the end of its connection has been noticed,
+	// which is after transport.Options.PingInterval and PingTimeout if the network failed: until then RefuseNew
+	// can refuse a phone for its own old socket, and the stock client does not try again.
+	RefuseNew bool
 }
-
-// OnExceed says which socket has to go when a user has too many.
-type OnExceed uint8
-
-// The choices of [Devices].
-const (
-	// EndOldest disconnects the sockets that were registered first. It is the default: a phone that has
-	// changed its network comes back as a new socket, and the old one is the one that goes.
-	EndOldest OnExceed = iota
-
-	// RefuseNew has Register return ErrTooManyDevices. A socket counts until the end of its connection has
-	// been noticed, which is after transport.Options.PingInterval and PingTimeout if the network failed: until
-	// then a phone that has changed its network can be refused for its own old socket, and the stock client does
-	// not try again.
-	RefuseNew
-)
 
 // Limits bounds what clients may use. A field that is zero has its default; a negative one is an error.
 type Limits struct {
 	// Namespaces of one connection, joined or joining; past it CONNECT is refused. Default 16.
 	Namespaces int
 
-	// Rooms of one socket beside its own; past it Join returns ErrTooManyRooms. Default 1024.
+	// Rooms of one socket beside its own; past it Join returns ErrTooMany. Default 1024.
 	Rooms int
 
 	// TotalHandshakeBytes is the memory of the handshakes of connections that are in no namespace, together,
@@ -159,7 +169,7 @@ type Limits struct {
 	// 4 KiB does not count. Default 256 MiB.
 	TotalAttachmentBytes int
 
-	// Acks that are awaited from one socket; past it EmitAck returns ErrTooManyAcks. Default 1024.
+	// Acks that are awaited from one socket; past it EmitAck returns ErrTooMany. Default 1024.
 	Acks int
 
 	// Events of one connection that have come and are not handled yet. At the limit nothing is read from
@@ -181,6 +191,7 @@ const (
 	defaultPrefix   = "tether"
 	defaultGreeting = "/ops/connection-success"
 	defaultWelcome  = "Successfully connected"
+	defaultExpiry   = "/ops/token-expires"
 )
 
 func (o Options) withDefaults() Options {
@@ -199,6 +210,9 @@ func (o Options) withDefaults() Options {
 	orDuration(&o.ConnectTimeout, 45*time.Second)
 	orDuration(&o.HookTimeout, 10*time.Second)
 	orDuration(&o.AttachmentTimeout, 10*time.Second)
+	if o.ExpiryEvent == "" {
+		o.ExpiryEvent = defaultExpiry
+	}
 	if o.Greeting.Event == "" {
 		o.Greeting.Event = defaultGreeting
 	}
@@ -222,6 +236,11 @@ func (o Options) withDefaults() Options {
 	orInt(&l.EventBytes, 1<<20)
 	orInt(&l.Held, 1024)
 	orInt(&l.HeldBytes, 1<<20)
+	r := &o.Recovery
+	orDuration(&r.Window, 2*time.Minute)
+	orInt(&r.SessionBytes, 1<<20)
+	orInt(&r.UserBytes, 4<<20)
+	orInt(&r.TotalBytes, 256<<20)
 	return o
 }
 
@@ -242,6 +261,7 @@ func (o *Options) check() error {
 	var wrong []error
 	for name, d := range map[string]time.Duration{
 		"ConnectTimeout": o.ConnectTimeout, "HookTimeout": o.HookTimeout, "AttachmentTimeout": o.AttachmentTimeout,
+		"ExpiryNotice": o.ExpiryNotice,
 	} {
 		if d < 0 {
 			wrong = append(wrong, fmt.Errorf("%s is %v: a time cannot be negative, 0 is the default", name, d))
@@ -259,12 +279,18 @@ func (o *Options) check() error {
 	if o.Devices.Max < 0 {
 		wrong = append(wrong, fmt.Errorf("Devices.Max is %d: a limit cannot be negative, 0 is none", o.Devices.Max))
 	}
-	if o.Devices.Exceed > RefuseNew {
-		wrong = append(wrong, fmt.Errorf("Devices.Exceed is %d: EndOldest or RefuseNew is possible", o.Devices.Exceed))
+	if o.Recovery.Log && !o.Recovery.On {
+		wrong = append(wrong, errors.New("Recovery.Log is set and Recovery.On is not"))
 	}
-	for _, event := range append(slices.Clone(o.Events), o.Greeting.Event) {
+	if err := checkTracers(o.Tracers); err != nil {
+		wrong = append(wrong, err)
+	}
+	if err := o.Key.Check(); err != nil {
+		wrong = append(wrong, fmt.Errorf("option Key: %w", err))
+	}
+	for _, event := range append(slices.Clone(o.Events), o.Greeting.Event, o.ExpiryEvent) {
 		if socketio.Reserved(event) {
-			wrong = append(wrong, fmt.Errorf("%w: %q", ErrReservedEvent, event))
+			wrong = append(wrong, fmt.Errorf("%w: its name is reserved: %q", ErrEvent, event))
 		}
 	}
 	if len(wrong) > 0 {

@@ -20,7 +20,6 @@ func TestOptionsOutOfRangeAreErrors(t *testing.T) {
 		"AttachmentTimeout is -1ns": {AttachmentTimeout: -1},
 		"Limits.Depth is 513":       {Limits: Limits{Depth: 513}},
 		"Devices.Max is -1":         {Devices: Devices{Max: -1}},
-		"Devices.Exceed is 2":       {Devices: Devices{Exceed: 2}},
 		`reserved: "disconnect"`:    {Events: []string{"a", "disconnect"}},
 		`reserved: "connect"`:       {Greeting: Greeting{Event: "connect"}},
 	} {
@@ -55,8 +54,6 @@ func TestAHandlerThatCannotBeCalledPanicsAtOnce(t *testing.T) {
 		"OnAny":         func() { n.OnAny(nil) },
 		"OnAnyOutgoing": func() { n.OnAnyOutgoing(nil) },
 		"Match":         func() { h.Match(nil) },
-		"Handle of x":   func() { NewEvent[int]("x").Handle(n, nil) },
-		"Handle of y":   func() { NewCall[int, int]("y").Handle(n, nil) },
 		`On("connect")`: func() { n.On("connect", func(context.Context, *Socket, *Message) error { return nil }) },
 	} {
 		said := func() (said any) {

@@ -13,7 +13,7 @@ const maxKey = 256
 // checkTerms reports whether an emitter may ask for t.
 func checkTerms(t *engine.Terms) error {
 	if !t.Overflow.Valid() || len(t.Key) > maxKey {
-		return ErrTerms
+		return errTerms
 	}
 	return nil
 }
@@ -22,7 +22,7 @@ func checkTerms(t *engine.Terms) error {
 // for a client that keeps up. A handler that has much to say to one client calls it before each event, or
 // now and then, instead of being cut off: an event of half of transport.Options.QueueBytes has room then,
 // if nobody else emits to the client meanwhile. The error is the context's, ErrDisconnected, or, in a
-// connect hook, ErrConnecting: what a hook emits leaves when it has returned, and half of what may be
+// connect hook, an error: what a hook emits leaves when it has returned, and half of what may be
 // held until then, Limits.Held and HeldBytes, is in use.
 func (s *Socket) Wait(ctx context.Context) error {
 	for {
@@ -43,7 +43,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	s.mu.Lock()
 	admission := s.admission
 	switch {
-	case s.gate.State() == stateGone:
+	case s.gate.State() >= stateParked:
 		s.mu.Unlock()
 		return nil, ErrDisconnected
 	case admission == nil:
@@ -58,7 +58,7 @@ func (s *Socket) behind(ctx context.Context) (<-chan struct{}, error) {
 	if s.gate.State() == stateConnecting && ctx.Value(hookKey{}) == any(s) {
 		limits := &s.client.hub.options.Limits
 		if 2*len(admission.held.list) >= limits.Held || 2*admission.held.bytes >= limits.HeldBytes {
-			return nil, ErrConnecting
+			return nil, errConnecting
 		}
 		return nil, nil
 	}
@@ -105,7 +105,7 @@ func (x *Sender) Latest(key string) *Sender {
 	return &c
 }
 
-// Emit is [Socket.Emit] on the sender's terms. The error may also be ErrTerms, and is ErrSlowConsumer
+// Emit is [Socket.Emit] on the sender's terms. The error is ErrSlowConsumer
 // for an event that was dropped.
 func (x *Sender) Emit(event string, args ...any) error {
 	t := x.terms

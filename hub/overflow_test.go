@@ -45,7 +45,7 @@ func TestTermsReachTheConnection(t *testing.T) {
 		"another node":         {emit(here.Emitter().Overflow(CloseSlow), Everyone), engine.Terms{Overflow: CloseSlow}},
 		"volatile":             {emit(here.Emitter().Latest("k").Volatile(), Everyone), engine.Terms{Key: "/,k", Volatile: true}},
 		"local":                {emit(there.Emitter().Latest("k").Local(), Everyone), engine.Terms{Key: "/,k"}},
-		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(AsConfigured), Room("room")), engine.Terms{}},
+		"undone":               {emit(worker.Latest("k").Overflow(DropOldest).Latest("").Overflow(engine.AsConfigured), Room("room")), engine.Terms{}},
 		"a union": {func() error {
 			_, err := worker.Latest("k").EmitUnion(t.Context(), []Target{Room("x"), Room("room")}, "e")
 			return err
@@ -69,8 +69,8 @@ func TestTermsReachTheConnection(t *testing.T) {
 		emit(worker.Latest(strings.Repeat("k", maxKey+1)), Room("room"))(), emit(worker.Overflow(DropOldest+1), Room("room"))(),
 		s.Latest(strings.Repeat("k", maxKey+1)).Emit("e"), s.Overflow(255).Emit("e"),
 	} {
-		if !errors.Is(err, ErrTerms) {
-			t.Errorf("got %v, want %v", err, ErrTerms)
+		if !errors.Is(err, errTerms) {
+			t.Errorf("got %v, want %v", err, errTerms)
 		}
 	}
 	p.wantNothing()
@@ -97,7 +97,7 @@ func TestAnswersAndTheProtocolsOwnPacketsMayNotBeDropped(t *testing.T) {
 
 func TestAnEventWithoutTermsIsTheSameBytesAsEver(t *testing.T) {
 	e := NewEmitter(deaf{}, EmitterOptions{})
-	for _, e := range []*Emitter{e, e.Overflow(DropNewest).Latest("x").Overflow(AsConfigured).Latest("")} {
+	for _, e := range []*Emitter{e, e.Overflow(DropNewest).Latest("x").Overflow(engine.AsConfigured).Latest("")} {
 		enc := newEncoder()
 		if err := enc.event("e", nil); err != nil {
 			t.Fatal(err)
@@ -252,7 +252,7 @@ func TestWaitWhileASocketIsConnecting(t *testing.T) {
 		return nil
 	})
 	p, s := connect(t, h)
-	for i, want := range []error{nil, nil, ErrConnecting} {
+	for i, want := range []error{nil, nil, errConnecting} {
 		if err := <-inHook; !errors.Is(err, want) {
 			t.Errorf("event %d: %v, want %v", i, err, want)
 		}

@@ -2,15 +2,15 @@ package hub
 
 import "tether/engine"
 
-// Overflow says what becomes of an event for a client whose queue is full: see [engine.Overflow].
+// Overflow says what becomes of an event for a client whose queue is full: see [engine.Overflow]. Zero leaves it to
+// transport.Options.Overflow.
 type Overflow = engine.Overflow
 
 // The policies of an event for a queue that is full. They are those of [engine.Overflow].
 const (
-	AsConfigured = engine.AsConfigured // what transport.Options.Overflow says
-	CloseSlow    = engine.CloseSlow    // the connection ends
-	DropNewest   = engine.DropNewest   // the event is dropped
-	DropOldest   = engine.DropOldest   // older events with this policy are dropped
+	CloseSlow  = engine.CloseSlow  // the connection ends
+	DropNewest = engine.DropNewest // the event is dropped
+	DropOldest = engine.DropOldest // older events with this policy are dropped
 )
 
 // Reason says why a socket ended, in the words of Socket.IO.

@@ -21,6 +21,7 @@ const (
 	topicAck
 	topicServerSide
 	topicDevices
+	topicSession
 )
 
 // pageBytes is about how large a page of an answer gets.
@@ -29,15 +30,11 @@ const pageBytes = 32 << 10
 // errTopic is what a node says that is older than the one that asks.
 var errTopic = errors.New("hub: this node does not know what is asked")
 
-// Missing is a node whose answer is not among the others, or not all of it, and why: see the errors of
-// package cluster.
-type Missing = cluster.Missing
-
 // Answers is what came of a question to all nodes that have something to say. All is called once, and the
 // others after it.
 type Answers[T any] struct {
-	asking *cluster.Asking
-	parse  func(node Member, page []byte, yield func(T) bool) (goOn bool)
+	asking *asking
+	parse  func(node cluster.Member, page []byte, yield func(T) bool) (goOn bool)
 	err    error
 }
 
@@ -56,14 +53,14 @@ func (a *Answers[T]) All(yield func(T) bool) {
 }
 
 // Missing are the nodes that have not answered, or not to the end.
-func (a *Answers[T]) Missing() []Missing {
+func (a *Answers[T]) Missing() []cluster.Missing {
 	if a.asking == nil {
 		return nil
 	}
 	return a.asking.Missing()
 }
 
-// Err is why the question could not be put: ErrTarget, ErrNamespace, ErrTooManyRooms, ErrNoHub, ErrNotRunning
+// Err is why the question could not be put: ErrTarget, ErrNamespace, ErrTooMany, ErrNotRunning
 // for an emitter whose Run does not run, or an error of the broker. A node that is missing is no error.
 func (a *Answers[T]) Err() error { return a.err }
 
@@ -93,9 +90,24 @@ func (e *Emitter) Run(ctx context.Context, up func()) error {
 
 // Members is [Hub.Members] for any process. It waits until this one has heard from all nodes, which takes an
 // emitter without a hub a second and a half at most after its Run has begun.
-func (e *Emitter) Members(ctx context.Context) ([]Member, error) {
+func (e *Emitter) Members(ctx context.Context) ([]cluster.Member, error) {
 	list, err := e.publisher.cluster.AwaitMembers(ctx)
+	if stranger := e.publisher.stranger(); stranger != nil {
+		return list, stranger
+	}
 	return list, questionError(err)
+}
+
+// Cluster is this process's part in the cluster, for packages that ask and answer questions of their own.
+func (e *Emitter) Cluster() *cluster.Node { return e.publisher.cluster }
+
+// Subject is where the broker carries what is for a target: the nodes that have sockets of it listen there. For
+// Cluster; it is "" for a target that is no room.
+func (e *Emitter) Subject(to Target) string {
+	if to.kind == nobody || to.kind == single {
+		return ""
+	}
+	return roomSubject(e.publisher.prefix, e.namespace, to)
 }
 
 // about says which sockets a question is about.
@@ -118,10 +130,10 @@ func (e *Emitter) about(to Target) ([]byte, error) {
 		return nil, ErrNamespace
 	case to == Target{} || slices.Contains(e.except, Target{}):
 		return nil, ErrTarget
-	case len(e.except) > MaxTargets:
-		return nil, ErrTooManyRooms
+	case len(e.except) > maxTargets:
+		return nil, errTooManyRooms
 	case e.local && e.publisher.hub == nil:
-		return nil, ErrNoHub
+		return nil, errNoHub
 	}
 	b := append(appendText(nil, e.namespace), byte(to.kind))
 	b = binary.AppendUvarint(appendText(b, to.name), uint64(len(e.except)))
@@ -142,7 +154,7 @@ func parseAbout(body []byte) (a about, ok bool) {
 		return a, false
 	}
 	a.namespace, a.to.name = string(namespace), string(name)
-	n, body, ok := cutUvarint(body, MaxTargets)
+	n, body, ok := cutUvarint(body, maxTargets)
 	for range n {
 		var except []byte
 		if except, body, ok = cutText(body); !ok {
@@ -155,21 +167,69 @@ func parseAbout(body []byte) (a about, ok bool) {
 }
 
 // ask asks the nodes that have sockets of a target.
-func (e *Emitter) ask(ctx context.Context, topic byte, to Target, once bool, rest []byte) (*cluster.Asking, error) {
+func (e *Emitter) ask(ctx context.Context, topic byte, to Target, once bool, rest []byte) (*asking, error) {
 	body, err := e.about(to)
 	if err != nil {
 		return nil, err
 	}
 	q := cluster.Question{Topic: topic, Body: append(body, rest...), Once: once}
+	q.Subject = roomSubject(e.publisher.prefix, e.namespace, to)
+	a := new(asking)
 	switch {
 	case e.local:
 		q.Subject = e.publisher.hub.subject
 	case to.kind == single:
+		if room := q; e.publisher.origin != 0 {
+			a.elsewhere = func() *cluster.Asking { return e.publisher.cluster.Ask(ctx, room) }
+		}
 		q.Subject = cluster.NodeSubject(e.publisher.prefix, to.name[:tagLength])
-	default:
-		q.Subject = roomSubject(e.publisher.prefix, e.namespace, to)
 	}
-	return e.publisher.cluster.Ask(ctx, q), nil
+	a.Asking = e.publisher.cluster.Ask(ctx, q)
+	return a, nil
+}
+
+// asking is a question to the nodes that have sockets of a target. A single socket may have moved to another node: if
+// the one that its ID names has nothing of it, the question goes to where the room of that name is.
+type asking struct {
+	*cluster.Asking
+	elsewhere func() *cluster.Asking // nil: it cannot have moved
+	first     *cluster.Asking        // what came before that; nil unless it was asked
+	found     bool                   // something, elsewhere
+}
+
+func (a *asking) Pages(yield func(tag string, page []byte) bool) {
+	found := false
+	for tag, page := range a.Asking.Pages {
+		if found = found || len(page) > 0; !yield(tag, page) {
+			return
+		}
+	}
+	if found || a.elsewhere == nil || a.Err() != nil {
+		return
+	}
+	a.first, a.Asking = a.Asking, a.elsewhere()
+	for tag, page := range a.Asking.Pages {
+		if a.found = a.found || len(page) > 0; !yield(tag, page) {
+			return
+		}
+	}
+}
+
+// Answered and Missing are those of the question that has found something, or of both.
+func (a *asking) Answered() []cluster.Member {
+	nodes := a.Asking.Answered()
+	if a.first != nil && !a.found {
+		nodes = append(a.first.Answered(), nodes...)
+	}
+	return nodes
+}
+
+func (a *asking) Missing() []cluster.Missing {
+	missing := a.Asking.Missing()
+	if a.first != nil && !a.found {
+		missing = append(slices.Clip(a.first.Missing()), missing...)
+	}
+	return missing
 }
 
 // answer answers a question of any node's.
@@ -180,6 +240,12 @@ func (h *Hub) answer(ctx context.Context, q *cluster.Request) (err error) {
 		return h.answerServerSide(ctx, q)
 	case topicDevices:
 		return h.answerDevices(ctx, q)
+	case topicSession:
+		return h.answerSession(ctx, q)
+	case topicFetch, topicJoin, topicLeave, topicDisconnect, topicAck:
+	default:
+		h.count(errEnvelopeNewer)
+		return errTopic
 	}
 	a, ok := parseAbout(q.Body)
 	if !ok {
@@ -191,16 +257,24 @@ func (h *Hub) answer(ctx context.Context, q *cluster.Request) (err error) {
 		return h.answerFetch(ctx, q, &a)
 	case topicJoin, topicLeave, topicDisconnect:
 		return h.answerChange(ctx, q, &a)
-	case topicAck:
-		return h.answerAck(ctx, q, &a)
 	}
-	h.count(errEnvelopeNewer)
-	return errTopic
+	return h.answerAck(ctx, q, &a)
 }
 
 // among yields the sockets of this node that a question is about. One that comes or goes meanwhile may or
 // may not be seen.
 func (h *Hub) among(a *about) iter.Seq[*Socket] {
+	return func(yield func(*Socket) bool) {
+		for s := range h.all(a) {
+			if !s.passedOn() && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// all is among, with the sockets of a room whose sessions another node has got.
+func (h *Hub) all(a *about) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		var x exceptions
 		everyone := roomSubject(h.options.Prefix, a.namespace, Everyone)
@@ -208,7 +282,8 @@ func (h *Hub) among(a *about) iter.Seq[*Socket] {
 			x.add(h, everyone, name)
 		}
 		if a.to.kind == single {
-			if s := h.socket(a.to.name); s != nil && s.ns.name == a.namespace && !x.has(s) {
+			// If another node has got its session that one is asked next.
+			if s := h.socket(a.to.name); s != nil && s.ns.name == a.namespace && !x.has(s) && !s.passedOn() {
 				yield(s)
 			}
 			return

@@ -112,6 +112,9 @@ func TestSocketsAreFoundOnAllNodes(t *testing.T) {
 	if got, want := ids(found(t, hubs[0].Emitter().Local(), Everyone, FetchOptions{})), idsOf(s[0], s[1]); !slices.Equal(got, want) {
 		t.Errorf("local: got %q, want %q", got, want)
 	}
+	if _, err := hubs[0].Emitter().Members(context.Background()); err != nil { // so that it knows their names
+		t.Fatal(err)
+	}
 	got := found(t, hubs[0].Emitter(), s[3].Target(), FetchOptions{Rooms: true, Data: true, Handshake: true})[0]
 	if got.Node.Name != "b" || got.Namespace != "/" || got.Transport != "websocket" || string(got.Data) != `{"age":7}` ||
 		!slices.Equal(got.Rooms, []Target{s[3].Target(), Room("r")}) || got.Handshake == nil || got.Handshake.Time.IsZero() {
@@ -136,8 +139,8 @@ func TestAWorkerThatDoesNotRunIsToldWhy(t *testing.T) {
 	}
 }
 
-// In force means: what is emitted as soon as the call has returned reaches those who have joined, and not
-// those who have left.
+// In force means: what is emitted as soon as the call has returned reaches the sockets that have joined, and not
+// those that have left.
 func TestAChangeIsInForceWhenItReturns(t *testing.T) {
 	hubs := several(t, 3, Options{})
 	peers, s := everywhere(t, hubs, 2)
@@ -182,22 +185,22 @@ func TestASocketThatHasNoRoomIsNotHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := h.Emitter().Join(t.Context(), Everyone, Room("b"))
-	if err != nil || c.Sockets != 0 || len(c.Nodes) != 0 || len(c.Missing) != 1 || c.Missing[0].Why.Error() != ErrTooManyRooms.Error() {
+	if err != nil || c.Sockets != 0 || len(c.Nodes) != 0 || len(c.Missing) != 1 || c.Missing[0].Why.Error() != errTooManyRooms.Error() {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
 
 func TestEachSocketOfARoomHasOneRecord(t *testing.T) {
 	hubs := several(t, 2, Options{Limits: Limits{Acks: 1}})
-	peers, s := everywhere(t, hubs, 3)
+	peers, s := everywhere(t, hubs, 4)
 	pending, stop := context.WithCancel(t.Context())
 	defer stop()
 	busy := make(chan error)
 	go func() { // ends with pending
-		_, err := s[4].EmitAck(pending, "before")
+		_, err := s[5].EmitAck(pending, "before")
 		busy <- err
 	}()
-	peers[4].want(`420["before"]`)
+	peers[5].want(`420["before"]`)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	answers := hubs[0].Emitter().EmitAck(ctx, Everyone, "question", 7, Binary{1, 2})
@@ -222,7 +225,7 @@ func TestEachSocketOfARoomHasOneRecord(t *testing.T) {
 		}
 	}()
 	for i, p := range peers {
-		if i == 4 {
+		if i == 5 {
 			continue
 		}
 		head := p.next()
@@ -231,13 +234,15 @@ func TestEachSocketOfARoomHasOneRecord(t *testing.T) {
 			t.Fatalf("got %s", head)
 		}
 		switch i {
-		case 0, 3:
+		case 0, 4:
 			p.say("61-" + id + fmt.Sprintf(`[%d,{"_placeholder":true,"num":0}]`, i))
 			if err := p.client.Binary([]byte{byte(i)}); err != nil {
 				t.Fatal(err)
 			}
 		case 1:
 			p.end(ReasonTransportClose)
+		case 3, 7:
+			p.say("3" + id + `[null,{"message":"no handler for this event"}]`)
 		}
 	}
 	<-answered
@@ -246,7 +251,9 @@ func TestEachSocketOfARoomHasOneRecord(t *testing.T) {
 	}
 	for i, want := range []string{
 		"node-0 0 [0]", "node-0 " + ErrDisconnected.Error(), "node-0 " + context.DeadlineExceeded.Error(),
-		"node-1 3 [3]", "node-1 " + ErrTooManyAcks.Error(), "node-1 " + context.DeadlineExceeded.Error(),
+		"node-0 " + ErrNoHandler.Error(),
+		"node-1 4 [4]", "node-1 " + errTooManyAcks.Error(), "node-1 " + context.DeadlineExceeded.Error(),
+		"node-1 " + ErrNoHandler.Error(),
 	} {
 		if got[s[i].ID()] != want {
 			t.Errorf("socket %d: got %q, want %q", i, got[s[i].ID()], want)

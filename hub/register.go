@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"tether/engine"
-	"tether/internal/socketio"
 )
 
 // Register makes the socket one of a user's: it is among those of User(userID) from then on, and is greeted,
@@ -14,7 +14,7 @@ import (
 // socket. To register twice is to register once.
 //
 // Call it from a connect hook: then a client that has been told that it is connected misses nothing.
-// An error, which wraps the context's or ErrDisconnected, or is ErrTarget for an empty ID, ErrTooManyRooms
+// An error, which wraps the context's or ErrDisconnected, or is ErrTarget for an empty ID, ErrTooMany
 // or ErrTooManyDevices, means that the socket is not registered.
 func (s *Socket) Register(ctx context.Context, userID string) error {
 	return s.RegisterAs(ctx, User(userID))
@@ -44,10 +44,61 @@ func (s *Socket) RegisterAs(ctx context.Context, to Target) error {
 		}
 		return err
 	}
+	if fresh {
+		s.tellRegistered(to)
+	}
 	if fresh && !h.options.Greeting.Off {
 		return s.greet()
 	}
 	return nil
+}
+
+// OnRegistered adds a function that is told that it may have changed whether a socket is a user's: it asks
+// [Socket.Registered], for it may be told late, or in another order than that in which things happened. It is told, too,
+// of the rooms of a socket when its client is told that it is connected, and of rooms that it leaves. When a socket has
+// ended it is told of each user, and then of the zero Target. It is called before Run. It must return quickly, and
+// must not call the broker.
+func (h *Hub) OnRegistered(f func(s *Socket, user Target)) {
+	var list []func(*Socket, Target)
+	if old := h.registered.Load(); old != nil {
+		list = slices.Clone(*old)
+	}
+	list = append(list, f)
+	h.registered.Store(&list)
+}
+
+// tellRegistered tells the functions of OnRegistered. No lock is held.
+func (s *Socket) tellRegistered(users ...Target) {
+	list := s.client.hub.registered.Load()
+	if list == nil {
+		return
+	}
+	for _, f := range *list {
+		for _, u := range users {
+			f(s, u)
+		}
+	}
+}
+
+// tellEnded is tellRegistered for a socket that has ended.
+func (s *Socket) tellEnded() {
+	if s.client.hub.registered.Load() != nil {
+		s.tellRegistered(append(s.Users(), Target{})...)
+	}
+}
+
+// Registered says since when the socket is a user's, if it is: a socket counts once its client has been told
+// that it is connected, and until it ends.
+func (s *Socket) Registered(user Target) (since time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.Connected() {
+		return since, false
+	}
+	if i := s.placeLocked(s.ns.subject + user.name); i >= 0 && s.rooms[i].since != 0 {
+		return time.Unix(0, s.rooms[i].since), true
+	}
+	return since, false
 }
 
 func (s *Socket) greet() error {
@@ -55,7 +106,7 @@ func (s *Socket) greet() error {
 	args := []any{struct {
 		Message string `json:"message"`
 	}{g.Message}}
-	return s.send(socketio.Packet{Type: socketio.Event}, g.Event, args, engine.Terms{})
+	return s.sendEvent(g.Event, args, engine.Terms{})
 }
 
 // Users are the users that the socket is registered for, with Register or RegisterAs: [Target.Name] is an

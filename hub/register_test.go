@@ -110,7 +110,7 @@ func (u unwilling) Subscribe(ctx context.Context, subjects ...string) []error {
 }
 
 func TestNewDevicesAreRefused(t *testing.T) {
-	hubs := several(t, 2, Options{Devices: Devices{Max: 2, Exceed: RefuseNew}})
+	hubs := several(t, 2, Options{Devices: Devices{Max: 2, RefuseNew: true}})
 	for _, h := range hubs {
 		h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error { return s.Register(ctx, "1") })
 	}
@@ -155,8 +155,8 @@ func TestTheOldestDevicesAreEnded(t *testing.T) {
 func TestRacingDevicesDoNotPassTheLimit(t *testing.T) {
 	for round := range 30 {
 		limit := 1 + round%3
-		exceed := OnExceed(round / 3 % 2)
-		hubs := several(t, 3, Options{Devices: Devices{Max: limit, Exceed: exceed}})
+		refuse := round/3%2 == 1
+		hubs := several(t, 3, Options{Devices: Devices{Max: limit, RefuseNew: refuse}})
 		var sockets []*Socket
 		for i := range 9 {
 			_, s := connect(t, hubs[i%3])
@@ -179,9 +179,9 @@ func TestRacingDevicesDoNotPassTheLimit(t *testing.T) {
 			}
 		}
 		if stay > limit {
-			t.Errorf("limit %d, exceed %d: %d devices stay", limit, exceed, stay)
+			t.Errorf("limit %d, refuse %v: %d devices stay", limit, refuse, stay)
 		}
-		if stay == 0 && exceed == EndOldest {
+		if stay == 0 && !refuse {
 			t.Error("no device stays")
 		}
 	}
@@ -211,7 +211,7 @@ func TestAnEvictionIsOnlyForTheOlder(t *testing.T) {
 		if got := h.devices.evict(s, room, c.stamp, c.id); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
-		if _, err := h.devices.decide(cs, Devices{1, EndOldest}); errors.Is(err, ErrTooManyDevices) != c.want {
+		if _, err := h.devices.decide(cs, Devices{Max: 1}); errors.Is(err, ErrTooManyDevices) != c.want {
 			t.Errorf("%s, and what it hears: %v", c.name, err)
 		}
 		h.devices.close(cs)
@@ -239,15 +239,15 @@ func TestAClaimThatIsThroughIsAhead(t *testing.T) {
 		err    error
 		out    []string
 	}{
-		{"alone", 5, nil, Devices{Max: 1, Exceed: RefuseNew}, nil, nil},
-		{"first of two", 5, map[string]claim{id(1): {6, false}}, Devices{Max: 1, Exceed: RefuseNew}, nil, nil},
-		{"second of two", 5, map[string]claim{id(1): {4, false}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
-		{"clock is behind", 5, map[string]claim{id(1): {9, true}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
-		{"clock is behind, and a third", 5, map[string]claim{id(1): {9, true}, id(2): {7, false}}, Devices{Max: 2, Exceed: RefuseNew}, ErrTooManyDevices, nil},
-		{"same stamp", 5, map[string]claim{id(1): {5, false}}, Devices{Max: 1, Exceed: RefuseNew}, ErrTooManyDevices, nil},
-		{"end the oldest", 5, map[string]claim{id(1): {9, true}, id(2): {3, true}}, Devices{2, EndOldest}, nil, []string{id(2)}},
-		{"newer ones race", 5, map[string]claim{id(1): {9, false}, id(2): {8, false}}, Devices{2, EndOldest}, ErrTooManyDevices, nil},
-		{"one that races is older, and one that is through", 5, map[string]claim{id(1): {4, false}, id(2): {7, true}}, Devices{1, EndOldest}, nil, []string{id(2), id(1)}},
+		{"alone", 5, nil, Devices{Max: 1, RefuseNew: true}, nil, nil},
+		{"first of two", 5, map[string]claim{id(1): {6, false}}, Devices{Max: 1, RefuseNew: true}, nil, nil},
+		{"second of two", 5, map[string]claim{id(1): {4, false}}, Devices{Max: 1, RefuseNew: true}, ErrTooManyDevices, nil},
+		{"clock is behind", 5, map[string]claim{id(1): {9, true}}, Devices{Max: 1, RefuseNew: true}, ErrTooManyDevices, nil},
+		{"clock is behind, and a third", 5, map[string]claim{id(1): {9, true}, id(2): {7, false}}, Devices{Max: 2, RefuseNew: true}, ErrTooManyDevices, nil},
+		{"same stamp", 5, map[string]claim{id(1): {5, false}}, Devices{Max: 1, RefuseNew: true}, ErrTooManyDevices, nil},
+		{"end the oldest", 5, map[string]claim{id(1): {9, true}, id(2): {3, true}}, Devices{Max: 2}, nil, []string{id(2)}},
+		{"newer ones race", 5, map[string]claim{id(1): {9, false}, id(2): {8, false}}, Devices{Max: 2}, ErrTooManyDevices, nil},
+		{"one that races is older, and one that is through", 5, map[string]claim{id(1): {4, false}, id(2): {7, true}}, Devices{Max: 1}, nil, []string{id(2), id(1)}},
 	} {
 		h := alone(t, Options{})
 		_, s := connect(t, h)

@@ -15,13 +15,13 @@ import (
 // SocketAck is what came of an event that one socket was to acknowledge.
 type SocketAck struct {
 	ID   string // of the socket
-	Node Member
+	Node cluster.Member
 
 	// Answer is what the client has answered with; nil with an error.
 	Answer *Message
 
 	// Err is ErrDisconnected for a socket that has left, context.DeadlineExceeded for one that has not
-	// answered in time, and ErrTooManyAcks or ErrSlowConsumer for one that did not get the event.
+	// answered in time, ErrNoHandler for one whose client says so, and ErrTooMany or ErrSlowConsumer for one that did not get the event.
 	Err error
 }
 
@@ -34,6 +34,12 @@ const (
 	pollMargin  = 250 * time.Millisecond // at most, by which clients have less time than the caller
 	pollGather  = 50 * time.Millisecond  // that answers wait for others
 	maxPollSize = 16 << 20               // bytes of answers that wait to be taken
+)
+
+// The flags of an event that is to be acknowledged.
+const (
+	pollVolatile byte = 1 << iota
+	pollMarks
 )
 
 // What a node says of a socket.
@@ -50,16 +56,26 @@ var errAckTooLarge = errors.New("hub: more answers are waiting than there is mem
 
 // EmitAck emits an event to each socket of a target, on all nodes, and yields one record for each: its answer,
 // or why there is none. Clients have until a tenth of the time, and at most a quarter of a second, before the
-// deadline of ctx, so that what is known of them is here by then; without a deadline it is 30 s. A client without a
-// handler for the event does not say so: it does not answer in time. Terms of the emitter count, a socket
+// deadline of ctx, so that what is known of them is here by then; without a deadline it is 30 s. A stock client without a
+// handler for the event does not say so: it does not answer in time. One that says it, as a hub does, gives
+// ErrNoHandler. Terms of the emitter count, a socket
 // gets the event once at most, and nothing is awaited any more when the context is done.
 func (e *Emitter) EmitAck(ctx context.Context, to Target, event string, args ...any) *Answers[SocketAck] {
-	body, err := e.pollBody(event, args)
+	var followed *emission
+	if len(e.publisher.tracers) > 0 {
+		followed = e.publisher.follow(ctx, e.namespace, []Target{to}, event)
+	}
+	body, err := e.pollBody(event, args, followed)
 	if err != nil {
+		followed.end(nil, err)
 		return &Answers[SocketAck]{err: err}
 	}
 	asking, err := e.ask(ctx, topicAck, to, true, body)
-	return &Answers[SocketAck]{asking: asking, err: err, parse: func(node Member, page []byte, yield func(SocketAck) bool) bool {
+	if err == nil {
+		err = e.logQuestion(ctx, to)
+	}
+	followed.end(nil, err)
+	return &Answers[SocketAck]{asking: asking, err: err, parse: func(node cluster.Member, page []byte, yield func(SocketAck) bool) bool {
 		for len(page) > 0 {
 			a, rest, ok := cutAck(page)
 			if !ok {
@@ -76,12 +92,13 @@ func (e *Emitter) EmitAck(ctx context.Context, to Target, event string, args ...
 
 // pollBody is the event on its way to the nodes:
 //
-//	byte     flags: 1 volatile
+//	byte     flags
 //	byte     policy
 //	text     key
+//	text     marks of tracers, as in an envelope; only with pollMarks
 //	text     payload
 //	         each attachment as a text
-func (e *Emitter) pollBody(event string, args []any) ([]byte, error) {
+func (e *Emitter) pollBody(event string, args []any, followed *emission) ([]byte, error) {
 	if err := e.publisher.check(event); err != nil {
 		return nil, err
 	}
@@ -95,9 +112,13 @@ func (e *Emitter) pollBody(event string, args []any) ([]byte, error) {
 	}
 	body := []byte{0, byte(e.terms.Overflow)}
 	if e.terms.Volatile {
-		body[0] = 1
+		body[0] = pollVolatile
 	}
 	body = appendText(body, e.terms.Key)
+	if followed != nil && len(followed.marks) > 0 {
+		body[0] |= pollMarks
+		body = appendText(body, string(followed.marks))
+	}
 	body = appendText(body, enc.buf.String())
 	for _, a := range enc.attachments {
 		body = appendText(body, string(a))
@@ -106,11 +127,12 @@ func (e *Emitter) pollBody(event string, args []any) ([]byte, error) {
 }
 
 // pollPacket is the packet of the event for the sockets of this node.
-func pollPacket(namespace string, id uint64, body []byte) (*engine.Packet, error) {
+func (h *Hub) pollPacket(namespace string, id uint64, body []byte) (*engine.Packet, error) {
 	if len(body) < 2 {
 		return nil, errEnvelopeMalformed
 	}
-	t := engine.Terms{Volatile: body[0] == 1, Overflow: engine.Overflow(body[1])}
+	f := body[0]
+	t := engine.Terms{Volatile: f&pollVolatile != 0, Overflow: engine.Overflow(body[1])}
 	if !t.Overflow.Valid() {
 		t.Overflow = engine.AsConfigured
 	}
@@ -120,6 +142,12 @@ func pollPacket(namespace string, id uint64, body []byte) (*engine.Packet, error
 	}
 	if len(key) > 0 {
 		t.Key = scopedKey(namespace, string(key))
+	}
+	var marks []byte
+	if f&pollMarks != 0 {
+		if marks, body, ok = cutText(body); !ok || len(marks) > maxMarks {
+			return nil, errEnvelopeMalformed
+		}
 	}
 	payload, body, ok := cutText(body)
 	if !ok {
@@ -135,12 +163,17 @@ func pollPacket(namespace string, id uint64, body []byte) (*engine.Packet, error
 		}
 		enc.attachments = append(enc.attachments, a)
 	}
-	return enc.packet(socketio.Packet{Type: socketio.Event, Namespace: namespace, ID: id, HasID: true}, t)
+	p, err := enc.packet(socketio.Packet{Type: socketio.Event, Namespace: namespace, ID: id, HasID: true}, t)
+	if err == nil && len(marks) > 0 {
+		h.follow(p, marks, namespace)
+	}
+	return p, err
 }
 
 // poll is one event whose answers are awaited from many sockets of this node.
 type poll struct {
-	id uint64
+	id     uint64
+	packet *engine.Packet
 
 	mu      sync.Mutex
 	waiting map[*Socket]struct{} // guarded by mu
@@ -149,19 +182,28 @@ type poll struct {
 }
 
 func (h *Hub) answerAck(ctx context.Context, q *cluster.Request, a *about) error {
-	p := &poll{id: pollIDs + h.polls.Add(1), waiting: make(map[*Socket]struct{}), news: make(chan struct{}, 1)}
-	packet, err := pollPacket(a.namespace, p.id, a.rest)
+	id := pollIDs + h.polls.Add(1)
+	packet, err := h.pollPacket(a.namespace, id, a.rest)
 	if err != nil {
 		return err
 	}
+	p := &poll{id: id, packet: packet, waiting: make(map[*Socket]struct{}), news: make(chan struct{}, 1)}
 	deadline, _ := ctx.Deadline()
 	left := time.Until(deadline)
 	late := time.NewTimer(left - min(left/10, pollMargin))
 	defer late.Stop()
 	defer p.end(ackLate)
+	sockets := 0
 	for s := range h.among(a) {
-		p.put(s, packet)
+		switch state := s.gate.State(); {
+		case state < stateParked:
+			sockets++
+			p.put(ctx, s)
+		case state == stateParked && !packet.Volatile():
+			s.lapse(lossQuestion) // it has missed an event that no log keeps
+		}
 	}
+	packet.Routed(sockets)
 	for {
 		records, waits := p.take()
 		for len(records) > 0 {
@@ -206,30 +248,46 @@ func pageEnd(records []byte) int {
 }
 
 // put sends the event to a socket.
-func (p *poll) put(s *Socket, packet *engine.Packet) {
+func (p *poll) put(ctx context.Context, s *Socket) {
 	p.mu.Lock()
 	p.waiting[s] = struct{}{}
 	p.mu.Unlock()
 	if err := s.awaitAs(p.id, awaited{poll: p}); err != nil {
+		s.refused(p.packet, err)
 		p.settle(s, ackOf(err), nil)
 		return
 	}
-	if err := s.push(packet); err != nil {
+	s.saveRisk(ctx)
+	if err := s.push(p.packet); err != nil {
 		s.unawait(p.id)
+		s.refused(p.packet, err)
 		p.settle(s, ackOf(err), nil)
 	} else if h := s.client.hub; h.watched.Load() {
-		h.watchOne(s, packet)
+		h.watchOne(s, p.packet)
 	}
 }
 
 func ackOf(err error) byte {
 	switch {
-	case errors.Is(err, ErrTooManyAcks):
+	case errors.Is(err, errTooManyAcks):
 		return ackTooMany
 	case errors.Is(err, ErrSlowConsumer):
 		return ackSlow
 	}
 	return ackGone
+}
+
+// outcomeOf is what watchers are told of an answer; 0: nothing, or they know.
+func outcomeOf(what byte) engine.Outcome {
+	switch what {
+	case ackValue:
+		return engine.Acknowledged
+	case ackLate:
+		return engine.Unanswered
+	case ackTooMany:
+		return engine.TooMany
+	}
+	return 0
 }
 
 // settle makes the record of a socket, unless it has one.
@@ -240,6 +298,9 @@ func (p *poll) settle(s *Socket, what byte, m *Message) {
 		return
 	}
 	delete(p.waiting, s)
+	if o := outcomeOf(what); o != 0 {
+		p.packet.Became(s.conn, o)
+	}
 	if m != nil && len(p.records) > maxPollSize {
 		what, m = ackTooLarge, nil
 	}
@@ -250,7 +311,7 @@ func (p *poll) settle(s *Socket, what byte, m *Message) {
 	}
 }
 
-// end makes the records of all who are waited for.
+// end makes the records of all sockets that are waited for.
 func (p *poll) end(what byte) {
 	p.mu.Lock()
 	left := make([]*Socket, 0, len(p.waiting))
@@ -305,10 +366,13 @@ func cutAck(page []byte) (a SocketAck, rest []byte, ok bool) {
 		if a.Answer.args, page, ok = cutTexts(page); ok {
 			a.Answer.attachments, page, ok = cutTexts(page)
 		}
+		if ok && a.Answer.unhandled() {
+			a.Answer, a.Err = nil, ErrNoHandler
+		}
 	case ackLate:
 		a.Err = context.DeadlineExceeded
 	case ackTooMany:
-		a.Err = ErrTooManyAcks
+		a.Err = errTooManyAcks
 	case ackSlow:
 		a.Err = ErrSlowConsumer
 	case ackTooLarge:

@@ -266,9 +266,9 @@ func TestAnEmitterNeedsNoHub(t *testing.T) {
 		"undeclared": second(e.Emit(t.Context(), Everyone, "y")),
 		"local":      second(e.Local().Emit(t.Context(), Everyone, "x")),
 		"namespace":  second(e.In("/a,b").Emit(t.Context(), Everyone, "x")),
-		"rooms":      second(e.Except(make([]Target, MaxTargets+1)...).Emit(t.Context(), Everyone, "x")),
+		"rooms":      second(e.Except(make([]Target, maxTargets+1)...).Emit(t.Context(), Everyone, "x")),
 	} {
-		want := map[string]error{"undeclared": ErrUndeclaredEvent, "local": ErrNoHub, "namespace": ErrNamespace, "rooms": ErrTooManyRooms}[name]
+		want := map[string]error{"undeclared": ErrEvent, "local": errNoHub, "namespace": ErrNamespace, "rooms": errTooManyRooms}[name]
 		if !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -38,7 +38,8 @@ var errFrozen = errors.New("hub: this process was frozen")
 // Options.HookTimeout; the subscriptions end. A connection is closed when the broker no longer counts this
 // node for rooms that nobody else here is in, and when what it was counted for has arrived; that is waited
 // for three seconds at most. Run returns no later than DrainWindow, HookTimeout and five seconds after ctx
-// is done, with an error if handlers are still running then.
+// is done, with an error if handlers are still running then. With Options.Recovery it stays for up to eight seconds more,
+// until other nodes have the sessions of its clients.
 func (h *Hub) Run(ctx context.Context) error {
 	if h.started.Swap(true) {
 		return errors.New("hub: run called twice")
@@ -52,6 +53,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { h.interest.run(inner) })
 	wg.Go(func() { h.sweeper(inner) })
+	if h.options.Recovery.On {
+		wg.Go(func() { h.forwarder(inner) })
+	}
+	if h.kept != nil {
+		wg.Go(func() { h.recorder(inner) })
+	}
 	belonging, leave := context.WithCancel(inner)
 	left := make(chan struct{})
 	wg.Go(func() {
@@ -71,13 +78,15 @@ func (h *Hub) Run(ctx context.Context) error {
 			err = h.brokerEnded(err)
 		}
 	}
-	window, limit := h.drainWindow(), withdrawLimit
+	window, limit, linger := h.drainWindow(), withdrawLimit, h.lingers
 	if err != nil {
-		window, limit = 0, 0
+		window, limit, linger = 0, 0, 0
 	}
 	h.draining.Store(true)
 	h.cluster.Announce()
 	h.drain(window, limit)
+	h.linger(min(linger, h.options.Recovery.Window))
+	h.endParked()
 	patience, cancel := context.WithTimeout(inner, h.options.HookTimeout)
 	h.work.Close()
 	if waited := h.work.WaitFor(patience); waited != nil && err == nil {
@@ -87,6 +96,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.endHandlers()
 	leave()
 	<-left // the others have been told
+	h.retire(err)
 	stop()
 	wg.Wait()
 	gone := ErrNotRunning
@@ -157,6 +167,7 @@ func (h *Hub) gap(g broker.Gap) {
 		subjects = len(g.Subjects)
 	}
 	h.log.Warn("messages may have been missed", "from", g.From, "to", g.To, "subjects", subjects, "cause", g.Cause)
+	h.cutSessions(g.From, g.Subjects)
 	if h.options.OnGap != nil {
 		h.options.OnGap(g)
 	}

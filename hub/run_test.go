@@ -380,7 +380,7 @@ func TestASocketExpires(t *testing.T) {
 		if !kept.Connected() || len(q.packets) > 0 {
 			t.Error("a socket without an expiry has expired")
 		}
-		if len(h.expiring.heap) > 0 {
+		if len(h.expiry.ends.heap) > 0 {
 			t.Error("a socket that is gone is waited for")
 		}
 	})

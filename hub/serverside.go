@@ -10,25 +10,23 @@ import (
 	"tether/internal/socketio"
 )
 
-// ServerHandler handles an event that another process of the cluster has sent with [Emitter.ServerSideEmit] or
-// [Emitter.ServerSideEmitAck]. What it returns is encoded as JSON, and is the answer of this node. Ctx ends when
-// nobody waits for the answer any more.
-type ServerHandler = func(ctx context.Context, m *Message) (answer any, err error)
+type serverHandler = func(ctx context.Context, m *Message) (answer any, err error)
 
 // NodeAnswer is what one node has answered.
 type NodeAnswer struct {
-	Node  Member
+	Node  cluster.Member
 	Value json.RawMessage
 }
 
 // errNoServerHandler is why a node is missing that does not handle an event.
 var errNoServerHandler = errors.New("hub: this node has no handler for the event")
 
-// OnServerSide handles an event between servers: not one of clients. An event has one handler, the last
-// one that was given.
-func (n *Namespace) OnServerSide(event string, f ServerHandler) {
+// OnServerSide handles an event that another process of the cluster has sent with [Emitter.ServerSideEmit] or
+// [Emitter.ServerSideEmitAck]: not one of clients. What f returns is encoded as JSON, and is the answer of this node.
+// Ctx ends when nobody waits for the answer any more. An event has one handler, the last one that was given.
+func (n *Namespace) OnServerSide(event string, f func(ctx context.Context, m *Message) (answer any, err error)) {
 	n.change(func(h *handlers) {
-		on := make(map[string]ServerHandler, len(h.serverSide)+1)
+		on := make(map[string]serverHandler, len(h.serverSide)+1)
 		for name, f := range h.serverSide {
 			on[name] = f
 		}
@@ -40,7 +38,7 @@ func (n *Namespace) OnServerSide(event string, f ServerHandler) {
 // ServerSideEmit runs the handlers of OnServerSide of the emitter's namespace on all other nodes, or with an
 // emitter without a hub on all nodes. It returns when they have begun, with the nodes of which that is not
 // known.
-func (e *Emitter) ServerSideEmit(ctx context.Context, event string, args ...any) ([]Missing, error) {
+func (e *Emitter) ServerSideEmit(ctx context.Context, event string, args ...any) ([]cluster.Missing, error) {
 	answers := e.askServers(ctx, 0, event, args)
 	for range answers.All { // there are none
 	}
@@ -68,8 +66,8 @@ func (e *Emitter) askServers(ctx context.Context, wantsAnswer byte, event string
 		Once:   true,
 	}
 	return &Answers[NodeAnswer]{
-		asking: e.publisher.cluster.Ask(ctx, q),
-		parse: func(node Member, page []byte, yield func(NodeAnswer) bool) bool {
+		asking: &asking{Asking: e.publisher.cluster.Ask(ctx, q)},
+		parse: func(node cluster.Member, page []byte, yield func(NodeAnswer) bool) bool {
 			return yield(NodeAnswer{node, page})
 		},
 	}
@@ -128,7 +126,7 @@ func (h *Hub) answerServerSide(ctx context.Context, q *cluster.Request) error {
 }
 
 // serverHandler is nil if there is none.
-func (h *Hub) serverHandler(namespace, event string) ServerHandler {
+func (h *Hub) serverHandler(namespace, event string) serverHandler {
 	h.mu.Lock()
 	n := h.fixed[namespace]
 	if n == nil {

@@ -1,10 +1,10 @@
 package hub
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"sync"
-	"time"
 
 	"tether/engine"
 	"tether/internal/socketio"
@@ -19,6 +19,7 @@ type Socket struct {
 	place uint32            // immutable; in the hub's roster, and in the ID
 	nonce [randomBytes]byte // immutable; in the ID
 
+	named    bool // immutable once others know the socket; the ID is that of another node, see guests
 	answered bool // guarded by mu; CONNECT has been answered, or will not be
 
 	ns     *Namespace // immutable
@@ -42,6 +43,7 @@ type extra struct {
 
 // rare is what hardly any socket has. The fields are guarded by the socket's mu.
 type rare struct {
+	session  *session       // of a client that may come back; nil if it may not
 	answered chan struct{}  // closed when CONNECT has been answered; nil unless somebody waits for it
 	refused  []refused      // to be sent then
 	places   map[string]int // where in rooms the room with a subject is; nil while there are few
@@ -67,11 +69,18 @@ const (
 	stateConnecting uint32 = iota // the hooks run
 	stateWelcome                  // the client has been told that it is connected; packets are still held
 	stateConnected
-	stateGone = engine.Ended
+	stateLogged // connected; what is sent goes into the log of the socket's session
+	stateParked // the client is gone, and may come back
+	stateMoved  // the client has come back: the session has another socket
+	stateGone   = engine.Ended
 )
 
-// newSocket returns a socket with a place and an ID. It is called by the caller of Text.
-func (c *client) newSocket(ns *Namespace, auth string) *Socket {
+// connected reports whether a socket in this state has been told that it is connected, and is not gone.
+func connected(state uint32) bool { return state >= stateWelcome && state <= stateLogged }
+
+// newSocket returns a socket with a place and an ID, or if late is true without: its client may have one. It is
+// called by the caller of Text.
+func (c *client) newSocket(ns *Namespace, auth string, late bool) *Socket {
 	s := &c.first
 	if c.begun {
 		s = &Socket{conn: c.first.conn}
@@ -81,16 +90,29 @@ func (c *client) newSocket(ns *Namespace, auth string) *Socket {
 	if auth != "" {
 		s.extra = &extra{auth: auth}
 	}
-	rand.Read(s.nonce[:])
-	s.place = c.hub.sockets.reserve()
-	c.hub.sockets.put(s.place, s)
+	if late {
+		s.place = noPlace
+	} else {
+		s.enroll()
+	}
 	return s
+}
+
+// enroll gives the socket a place and an ID. Nobody knows it before.
+func (s *Socket) enroll() {
+	rand.Read(s.nonce[:])
+	h := s.client.hub
+	s.place = h.sockets.reserve()
+	h.sockets.put(s.place, s)
 }
 
 // ID is the socket's public ID: 20 characters, different for each socket.
 func (s *Socket) ID() string { return string(s.appendID(make([]byte, 0, idLength))) }
 
 func (s *Socket) appendID(dst []byte) []byte {
+	if s.named {
+		return append(dst, s.extra.rare.session.id...) // these do not change any more
+	}
 	return appendID(dst, s.client.hub.tag, s.place, s.nonce)
 }
 
@@ -110,8 +132,7 @@ func (s *Socket) Transport() string { return s.conn.Transport() }
 
 // Connected reports whether the client has been told that it is connected, and is not gone.
 func (s *Socket) Connected() bool {
-	state := s.gate.State()
-	return state == stateWelcome || state == stateConnected
+	return connected(s.gate.State())
 }
 
 // Handshake is what the client said when it connected. It is put together for each call.
@@ -143,17 +164,26 @@ func (s *Socket) SetData(v any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.extraLocked().data = v
+	s.changedLocked()
 }
 
 // Emit sends an event to this socket. Before the client has been told that it is connected, the event
 // waits. Args are encoded as encoding/json does, except that a json.RawMessage stays as it is, HTML is
 // not escaped, and binary leaves as attachments: see [Binary]. The error is ErrDisconnected,
-// ErrReservedEvent, ErrUndeclaredEvent, one of encoding/json, or the transport's.
+// ErrEvent, one of encoding/json, or the transport's.
 func (s *Socket) Emit(event string, args ...any) error { return s.emit(event, args, engine.Terms{}) }
 
 func (s *Socket) emit(event string, args []any, t engine.Terms) error {
 	if err := s.client.hub.publisher.check(event); err != nil {
 		return err
+	}
+	return s.sendEvent(event, args, t)
+}
+
+// sendEvent sends an event, in the order of all that have a place if the socket's session may outlive this node.
+func (s *Socket) sendEvent(event string, args []any, t engine.Terms) error {
+	if s.client.hub.kept != nil && s.sessionOf() != nil {
+		return s.sendPlaced(event, args, t)
 	}
 	return s.send(socketio.Packet{Type: socketio.Event}, event, args, t)
 }
@@ -175,38 +205,35 @@ func (s *Socket) send(head socketio.Packet, event string, args []any, t engine.T
 }
 
 // push hands a packet to the connection, or keeps it while the socket is connecting.
-func (s *Socket) push(p *engine.Packet) error {
+func (s *Socket) push(p *engine.Packet) error { return s.pushFrom(p, origin{}) }
+
+// origin tells an event from all others, if from is not 0.
+type origin struct {
+	from, number uint64
+	subject      string
+	place        uint64 // of the event among all others; 0: that is not known
+}
+
+// pushFrom is push for an event that was published.
+func (s *Socket) pushFrom(p *engine.Packet, from origin) error {
 	switch s.gate.State() {
 	case stateConnected:
 		return s.conn.Send(p, &s.gate)
 	case stateGone:
 		return ErrDisconnected
 	}
-	return s.hold(p)
+	return s.hold(p, from)
 }
 
 // Broadcast returns an emitter of the socket's namespace that leaves this socket out.
 func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Target()) }
 
-// ExpireAt disconnects the socket at t, as Disconnect(false) does: when its token expires, say. The
-// time is kept to a quarter of a second. It is one of the wall clock: when that is set, the expiry comes
-// earlier or later. The last call counts; the zero time means never.
-func (s *Socket) ExpireAt(t time.Time) {
-	h := s.client.hub
-	if t.IsZero() {
-		h.expiring.unset(s)
-		return
-	}
-	h.expiring.set(s, t.Round(0)) // without the monotonic reading that t may have
-	if s.gate.State() == stateGone {
-		h.expiring.unset(s)
-	}
-}
-
 // Disconnect tells the client that the server has disconnected it: the socket.io client does not come
 // back by itself. The connection stays for its other namespaces, or with closeConnection is closed,
-// with all its sockets, once the client has been told. A socket that is still connecting is refused.
+// with all its sockets, once the client has been told. A socket that is still connecting is refused. One whose
+// client may come back, see [Recovery], does not come back.
 func (s *Socket) Disconnect(closeConnection bool) {
+	s = s.current()
 	s.kick()
 	if !closeConnection {
 		return
@@ -218,7 +245,10 @@ func (s *Socket) Disconnect(closeConnection bool) {
 }
 
 // Drop closes the connection without telling the client, as a lost network would: it comes back.
-func (s *Socket) Drop() { s.conn.Close(ReasonServerClose) }
+func (s *Socket) Drop() {
+	s.client.hub.counters.shed.Add(1)
+	s.conn.Close(ReasonServerClose)
+}
 
 // kick disconnects the socket by the server's will. A client that is just being told that it is
 // connected is told after that, by welcome.
@@ -227,12 +257,16 @@ func (s *Socket) kick() {
 	if was == stateGone {
 		return
 	}
+	defer s.unrecovered(true)
+	if was == stateParked {
+		return
+	}
 	s.client.forget(s, was, true)
 	switch was {
 	case stateConnecting:
 		s.client.refuse(s.ns.name, refusedKicked, nil)
 		return
-	case stateConnected:
+	case stateConnected, stateLogged:
 		s.sendDisconnect()
 		s.client.departed()
 	}
@@ -254,25 +288,31 @@ func (s *Socket) leave(reason Reason) {
 	if was == stateGone {
 		return
 	}
-	s.client.forget(s, was, false)
-	if was != stateConnecting {
+	if was != stateParked {
+		s.client.forget(s, was, false)
+	}
+	if connected(was) {
 		s.client.enqueue(task{socket: s, reason: reason})
 	}
+	s.unrecovered(false)
 }
 
 // end takes the socket out of everything, except that Rooms still knows its rooms, and that the caller has
 // the client forget it. It returns the state that it was in. Only the first call does anything; others
 // return stateGone. If something is to be sent yet, which is DISCONNECT for one that was kicked,
 // client.departed has to be called when that is done.
-func (s *Socket) end(kicked bool) (was uint32) {
+func (s *Socket) end(kicked bool) (was uint32) { return s.endBefore(stateMoved, kicked) }
+
+// endBefore is end for a socket whose state is before limit.
+func (s *Socket) endBefore(limit uint32, kicked bool) (was uint32) {
 	h := s.client.hub
 	s.mu.Lock()
 	was = s.gate.State()
-	if was == stateGone {
+	if was >= limit {
 		s.mu.Unlock()
-		return was
+		return stateGone
 	}
-	if was == stateWelcome || was == stateConnected && kicked {
+	if was == stateWelcome || connected(was) && kicked {
 		s.client.departs()
 	}
 	s.gate.Set(stateGone)
@@ -285,6 +325,10 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	if s.extra != nil {
 		acks, s.extra.acks = s.extra.acks, nil
 	}
+	v := s.sessionLocked()
+	if v != nil && (kicked || v.away) && v.holder.Load() == s {
+		h.lapsed.add(v.secret[:], cmp.Or(v.why, lossRefused)) // before the client can come back, and ask
+	}
 	s.mu.Unlock()
 
 	for _, m := range s.rooms { // nobody changes them now
@@ -294,11 +338,24 @@ func (s *Socket) end(kicked bool) (was uint32) {
 	if admission != nil {
 		admission.cancel()
 	}
-	if was != stateConnecting {
+	if connected(was) {
 		s.ns.connected.Add(-1)
 	}
-	h.sockets.remove(s.place)
-	h.expiring.unset(s)
+	s.tellEnded()
+	if v != nil {
+		h.parked.unset(s)
+		if was != stateWelcome || !kicked { // what was emitted before is still being sent
+			v.log.Close()
+		}
+		h.remembered.unset(s)
+	}
+	if s.named {
+		h.guests.remove(s, v)
+	}
+	if s.place != noPlace {
+		h.sockets.remove(s.place)
+	}
+	h.expiry.unset(s)
 	h.release(s.ns)
 	return was
 }

@@ -1,6 +1,9 @@
 package hub
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Target says which sockets of a namespace a call is for, on whatever nodes they are: those of a [User],
 // those in a [Room], one socket ([SocketID]), or [Everyone]. Two targets are equal if they name the same.
@@ -106,4 +109,13 @@ func targetOf(name string) Target {
 
 func roomSubject(prefix, namespace string, t Target) string {
 	return prefix + ":" + namespace + "," + t.name
+}
+
+func distinct(targets []Target) []Target {
+	seen := make(map[Target]bool, len(targets))
+	return slices.DeleteFunc(slices.Clone(targets), func(t Target) bool {
+		was := seen[t]
+		seen[t] = true
+		return was
+	})
 }

@@ -88,7 +88,7 @@ func (s *Socket) answer() {
 	if answered := s.extra.rare.answered; answered != nil {
 		close(answered)
 	}
-	if s.extra.rare.answered = nil; s.extra.rare.places == nil {
+	if s.extra.rare.answered = nil; s.extra.rare.places == nil && s.extra.rare.session == nil {
 		s.extra.rare = nil
 	}
 }

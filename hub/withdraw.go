@@ -54,8 +54,11 @@ func (s *Socket) withdraw() (done bool) {
 	h := s.client.hub
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.State() != stateConnected {
+	if state := s.gate.State(); state != stateConnected && state != stateLogged {
 		return true
+	}
+	if s.sessionLocked() != nil {
+		return true // it stays, and another node takes it over
 	}
 	done = true
 	for i := range s.rooms {

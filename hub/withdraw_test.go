@@ -117,7 +117,7 @@ func TestADrainIsSpreadAlsoBesideAHookThatHangs(t *testing.T) {
 	})
 }
 
-// A room is there for its withdrawn members, and for who comes after them.
+// A room is there for its withdrawn members, and for those that come after them.
 func TestWithdrawnMembersOfARoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := alone(t, Options{})
@@ -149,7 +149,9 @@ func TestWithdrawnMembersOfARoom(t *testing.T) {
 		if err := all[0].Join(ctx, Room("other")); err != nil { // it may still do so
 			t.Error(err)
 		}
-		if all[0].client.withdraw(false) {
+		all[0].client.withdraw(false)
+		synctest.Wait()
+		if other := h.index.lookup(all[0].ns.subject + ":other"); !all[0].client.withdraw(false) || other == nil || other.subscribed {
 			t.Error("what was joined later is not withdrawn")
 		}
 		_, late := connect(t, h)

@@ -18,8 +18,9 @@ const maxInbox = 1 << 16
 // takes it.
 type Client struct {
 	t         testing.TB
-	conn      *conn
+	conn      *conn // of the test's goroutine
 	namespace string
+	auth      any
 	answer    chan packet // to CONNECT; one
 
 	mu      sync.Mutex
@@ -28,6 +29,7 @@ type Client struct {
 	answers map[uint64]*Answer // guarded by mu; that are awaited
 	asked   uint64             // guarded by mu; the ID of the next question
 	reason  hub.Reason         // guarded by mu; why it has ended, "" until then
+	session session            // guarded by mu; of a client that may come back
 	news    chan struct{}      // guarded by mu; closed and replaced when something above changes
 }
 
@@ -39,22 +41,28 @@ func (k *conn) join(namespace string, auth any) *Client {
 		namespace = "/" + namespace
 	}
 	c := &Client{
-		t: t, conn: k, namespace: namespace,
+		t: t, conn: k, namespace: namespace, auth: auth,
 		answer: make(chan packet, 1), answers: make(map[uint64]*Answer), news: make(chan struct{}),
 	}
+	c.open(k, auth)
+	return c
+}
+
+// open sends CONNECT on a connection.
+func (c *Client) open(k *conn, auth any) {
+	c.t.Helper()
 	k.mu.Lock()
-	k.clients[namespace] = c
+	k.clients[c.namespace] = c
 	k.mu.Unlock()
-	text := string(socketio.AppendHeader(nil, socketio.Packet{Type: socketio.Connect, Namespace: namespace}))
+	text := string(socketio.AppendHeader(nil, socketio.Packet{Type: socketio.Connect, Namespace: c.namespace}))
 	if auth != nil {
 		data, err := json.Marshal(auth)
 		if err != nil {
-			t.Fatalf("hubtest: auth: %v", err)
+			c.t.Fatalf("hubtest: auth: %v", err)
 		}
 		text += string(data)
 	}
 	k.say(text)
-	return c
 }
 
 // connected returns c once the hub has let it in.
@@ -114,9 +122,10 @@ func (c *Client) take(in packet) {
 	defer c.mu.Unlock()
 	switch in.Type {
 	case socketio.Connect:
-		var open struct{ Sid string }
+		var open struct{ Sid, Pid string }
 		json.Unmarshal(in.Data, &open)
 		c.id = open.Sid
+		c.session.connected(open.Pid)
 		c.answer <- in
 	case socketio.ConnectError:
 		c.answer <- in
@@ -126,6 +135,9 @@ func (c *Client) take(in packet) {
 		if len(c.inbox) == maxInbox {
 			c.t.Errorf("hubtest: more than %d events wait for the test to take them", maxInbox)
 			return
+		}
+		if !in.HasID {
+			in.args = c.session.position(in.args)
 		}
 		c.inbox = append(c.inbox, &Event{Name: string(in.Event), client: c, args: in.args, id: in.ID, asks: in.HasID})
 	case socketio.Ack, socketio.BinaryAck:

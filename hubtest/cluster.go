@@ -11,6 +11,7 @@ import (
 	"tether/broker"
 	"tether/hub"
 	"tether/internal/simbroker"
+	"tether/presence"
 )
 
 // Patience is how long everything that a test expects may take, on the clock of its bubble if there is one.
@@ -30,6 +31,8 @@ type Cluster struct {
 	bubble  bool           // the test runs in one
 	wg      sync.WaitGroup // of all goroutines; end waits for it
 	nodes   []*Node
+
+	presence changes
 }
 
 // Start runs one node: it is NewCluster and Node.
@@ -62,6 +65,13 @@ func (c *Cluster) Node(setup Setup) *Node {
 		c.t.Fatalf("hubtest: the set-up failed: %v", err)
 	}
 	n.Hub = h
+	if p := presence.Of(h); p != nil {
+		p.Watch(func(e presence.Event) {
+			if !n.dead.Load() {
+				c.presence.add(e)
+			}
+		})
+	}
 	ctx, cancel := context.WithCancel(context.Background()) // end cancels it
 	n.cancel = cancel
 	c.nodes = append(c.nodes, n)

@@ -94,14 +94,50 @@ func (k *conn) Send(p *engine.Packet, from *engine.Gate) error {
 	case k.reason != "" || from.Shut():
 		return engine.ErrDisconnected
 	case k.lost:
-		return nil // it is on its way
+		p.Became(k, engine.Written) // it is on its way
+		return nil
 	case !k.stuck:
 		k.deliverLocked(p)
 		return nil
 	case p.Volatile():
+		p.Became(k, engine.NotReady)
 		return nil
 	}
 	return k.queueLocked(p.Keep())
+}
+
+func (k *conn) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.reason != "" || from.Shut() {
+		return engine.ErrDisconnected
+	}
+	if k.lost || !k.stuck {
+		if !log.Add(e, from) {
+			return engine.ErrDisconnected
+		}
+		if k.lost {
+			e.Became(k, engine.Written)
+		} else {
+			k.deliverLocked(&e.Packet)
+		}
+		return nil
+	}
+	if e.Volatile() {
+		e.Became(k, engine.NotReady)
+		return nil
+	}
+	if err := k.queueLocked(&e.Packet); err != nil {
+		if k.reason != "" {
+			return engine.ErrDisconnected
+		}
+		return err
+	}
+	if !log.Add(e, from) {
+		k.dropLocked(func(p *engine.Packet) bool { return p == &e.Packet })
+		return engine.ErrDisconnected
+	}
+	return nil
 }
 
 // deliverLocked hands a packet to the client that it is for.
@@ -114,27 +150,46 @@ func (k *conn) deliverLocked(p *engine.Packet) {
 	if c := k.clients[in.Namespace]; c != nil {
 		c.take(in)
 	}
+	p.Became(k, engine.Written)
 }
 
-// queueLocked is what a transport does for a client that reads nothing.
+// queueLocked is what a transport does for a client that reads nothing: a packet makes room for itself, of those
+// that may be dropped for others, and of the one that it replaces.
 func (k *conn) queueLocked(p *engine.Packet) error {
-	if key := p.Key(); key != "" {
-		k.dropLocked(func(o *engine.Packet) bool { return o.Key() == key })
-	}
-	if p.Overflow() == engine.DropOldest || p.Control() {
-		for k.size+p.Size() > k.limit && k.dropOldestLocked() {
+	old := slices.IndexFunc(k.queue, func(o *engine.Packet) bool { return p.Key() != "" && o.Key() == p.Key() })
+	left := 0 // bytes that stay whatever comes
+	for i, o := range k.queue {
+		if i != old && !yields(o) {
+			left += o.Size()
 		}
 	}
-	if k.size+p.Size() <= k.limit || p.Control() {
-		k.queue = append(k.queue, p)
-		k.size += p.Size()
-		return nil
-	}
-	if o := p.Overflow(); o != engine.DropOldest && o != engine.DropNewest {
+	switch {
+	case left == 0 || left+p.Size() <= k.limit:
+		if old >= 0 {
+			k.queue[old].Became(k, engine.Replaced)
+			k.queue = slices.Delete(k.queue, old, old+1)
+			k.dropLocked(func(*engine.Packet) bool { return false })
+		}
+		for len(k.queue) > 0 && k.size+p.Size() > k.limit {
+			k.dropOldestLocked()
+		}
+	case p.Control() && k.size+p.Size() <= k.limit+k.limit/4:
+	case p.Control() || p.Overflow() != engine.DropOldest && p.Overflow() != engine.DropNewest:
+		p.Became(k, engine.TooSlow)
 		k.closeLocked(engine.ReasonServerClose)
+		return engine.ErrSlowConsumer
+	default:
+		p.Became(k, engine.DroppedNewest)
+		return engine.ErrSlowConsumer
 	}
-	return engine.ErrSlowConsumer
+	p.Became(k, engine.Queued)
+	k.queue = append(k.queue, p)
+	k.size += p.Size()
+	return nil
 }
+
+// yields reports whether a packet may be dropped for another.
+func yields(p *engine.Packet) bool { return !p.Control() && p.Overflow() == engine.DropOldest }
 
 // dropLocked drops packets that wait.
 func (k *conn) dropLocked(which func(*engine.Packet) bool) {
@@ -145,15 +200,17 @@ func (k *conn) dropLocked(which func(*engine.Packet) bool) {
 	}
 }
 
-// dropOldestLocked drops the oldest packet that may be dropped for others, and reports whether there was one.
-func (k *conn) dropOldestLocked() bool {
+// dropOldestLocked drops the oldest packet that may be dropped for others. There must be one.
+func (k *conn) dropOldestLocked() {
 	dropped := false
 	k.dropLocked(func(o *engine.Packet) bool {
-		first := !dropped && !o.Control() && o.Overflow() == engine.DropOldest
+		first := !dropped && yields(o)
+		if first {
+			o.Became(k, engine.DroppedOldest)
+		}
 		dropped = dropped || first
 		return first
 	})
-	return dropped
 }
 
 func (k *conn) Behind() (<-chan struct{}, error) {
@@ -181,6 +238,9 @@ func (k *conn) closeLocked(reason engine.Reason) {
 		return
 	}
 	k.reason = reason
+	for _, p := range k.queue {
+		p.Became(k, engine.Lost)
+	}
 	k.queue, k.size = nil, 0
 	k.caughtUpLocked()
 	close(k.ending)

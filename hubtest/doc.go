@@ -26,5 +26,5 @@
 // which the nearest event differs. All calls that can fail the test are for its own goroutine, as t.Fatal is.
 //
 // Nodes and their links fail when they are told to: see [Node.Kill], [Node.Silence], [Node.Cut],
-// [Cluster.StopBroker], [Client.Vanish] and [Client.StopReading].
+// [Cluster.StopBroker], [Client.Vanish] and [Client.StopReading]. A client comes back with [Client.ComeBack], on any node.
 package hubtest

@@ -10,14 +10,15 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/event"
 	"tether/hub"
 	"tether/hubtest"
 )
 
 // The events of a small chat.
 var (
-	say  = hub.NewCall[line, receipt]("say")
-	said = hub.NewEvent[line]("said")
+	say  = event.NewCall[line, receipt]("say")
+	said = event.New[line]("said")
 )
 
 type line struct {

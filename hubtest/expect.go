@@ -48,6 +48,12 @@ func (e *Event) Answer(args ...any) {
 	e.client.send(socketio.Packet{Type: socketio.Ack, ID: e.id, HasID: true}, e.Name, args)
 }
 
+// NoHandler answers as a client does that has no handler for the event, and says so: see [hub.ErrNoHandler].
+func (e *Event) NoHandler() {
+	e.client.t.Helper()
+	e.Answer(nil, refusal{Message: "no handler for this event"})
+}
+
 // String is the event as it is shown in failures.
 func (e *Event) String() string { return show(e.Name, e.args) }
 

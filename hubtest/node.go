@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tether/hub"
@@ -23,6 +24,7 @@ type Node struct {
 	ended   chan struct{} // closed when Run has returned
 	err     error         // of Run; written before ended is closed
 	killed  bool          // owned by the test
+	dead    atomic.Bool   // killed: what it tells is not heard
 
 	mu    sync.Mutex
 	conns []*conn // guarded by mu; open
@@ -108,6 +110,7 @@ func (n *Node) Drain() {
 // broker its subscriptions. What is left of it is in this process; so its disconnect hooks still run.
 func (n *Node) Kill() {
 	n.killed = true
+	n.dead.Store(true)
 	n.link.Kill()
 	for _, k := range n.open() {
 		k.Close(hub.ReasonTransportError)

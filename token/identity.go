@@ -1,6 +1,8 @@
 package token
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"math"
@@ -16,6 +18,8 @@ var ErrExpired = errors.New("token: expired")
 type Identity struct {
 	User    string
 	Expires time.Time // the zero Time: never
+	ID      string    // of the token: its jti; "": it has none
+	Issued  time.Time // its iat; the zero Time: it does not say
 }
 
 // Expired reports whether the identity is over at now.
@@ -25,7 +29,7 @@ func (id Identity) Expired(now time.Time) bool {
 
 // SealUser seals a token for the user that is good for ttl, rounded up to a second. With ttl 0 it
 // never expires, and holds nothing but the ID as a JSON string, which is what a Psychic application
-// seals; otherwise it holds {"user_id":…,"exp":…}, exp in seconds since 1970.
+// seals; otherwise it holds {"user_id":…,"exp":…,"iat":…,"jti":…}, times in seconds since 1970.
 func (k *Keyring) SealUser(user string, ttl time.Duration) (string, error) {
 	switch {
 	case !validUser(user):
@@ -35,20 +39,26 @@ func (k *Keyring) SealUser(user string, ttl time.Duration) (string, error) {
 	case ttl == 0:
 		return k.Seal(user)
 	}
-	end := time.Now().Add(ttl)
+	now := time.Now()
+	end := now.Add(ttl)
 	exp := end.Unix()
 	if end.Nanosecond() > 0 {
 		exp++
 	}
+	var id [9]byte
+	rand.Read(id[:])
 	return k.Seal(struct {
-		User    string `json:"user_id"`
-		Expires int64  `json:"exp"`
-	}{user, exp})
+		User    string  `json:"user_id"`
+		Expires int64   `json:"exp"`
+		Issued  float64 `json:"iat"` // in milliseconds, so that a token is not older than what was revoked before it
+		ID      string  `json:"jti"`
+	}{user, exp, float64(now.UnixMilli()) / 1000, base64.RawURLEncoding.EncodeToString(id[:])})
 }
 
 // OpenUser opens a token that holds a user's ID, as SealUser and Psychic applications make it: a
 // JSON string, a number (whose text becomes the ID as it stands), or an object with the ID in the
-// first of user_id, id and sub that it has, and, if it expires, with exp in seconds since 1970.
+// first of user_id, id and sub that it has, and, if it expires, with exp in seconds since 1970. It may
+// have iat, likewise, and jti, a text; what is none of that is as if it were missing.
 // The error is ErrInvalid or ErrExpired.
 func (k *Keyring) OpenUser(tok string) (Identity, error) {
 	return k.OpenUserAt(tok, time.Now())
@@ -94,6 +104,12 @@ func identity(plain []byte) (Identity, bool) {
 			return Identity{}, false
 		}
 	}
+	if raw, ok := members["iat"]; ok {
+		if issued, ok := expiry(raw); ok {
+			id.Issued = issued
+		}
+	}
+	_ = json.Unmarshal(members["jti"], &id.ID) // it stays empty
 	return id, true
 }
 

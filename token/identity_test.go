@@ -35,6 +35,8 @@ func TestTheUserOfAToken(t *testing.T) {
 		`{"sub":"s","id":"i"}`:               {User: "i"},
 		`{"id":"i","exp":2000}`:              {User: "i", Expires: at(2000, 0)},
 		`{"id":"i","exp":2000.5}`:            {User: "i", Expires: at(2000, 5e8)},
+		`{"id":"i","iat":1000.5,"jti":"x"}`:  {User: "i", Issued: at(1000, 5e8), ID: "x"},
+		`{"id":"i","iat":"1000","jti":7}`:    {User: "i"},
 		`{"id":"i","exp":253402300799}`:      {User: "i", Expires: at(253402300799, 0)},
 		` {"id" : "i"} `:                     {User: "i"},
 	} {

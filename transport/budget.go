@@ -20,7 +20,10 @@ type ranks struct {
 	classes [32]ring // guarded by mu
 }
 
-type ring struct{ first, last *rank }
+type ring struct {
+	first, last *rank
+	n           int
+}
 
 // rank is a session's place. Its fields are guarded by ranks.mu, and class by the session's lock too.
 type rank struct {
@@ -39,6 +42,7 @@ func (rs *ranks) move(r *rank, class uint8) {
 		return
 	}
 	c := &rs.classes[class]
+	c.n++
 	if r.prev = c.last; r.prev == nil {
 		c.first = r
 	} else {
@@ -49,6 +53,7 @@ func (rs *ranks) move(r *rank, class uint8) {
 
 func (rs *ranks) unlinkLocked(r *rank) {
 	c := &rs.classes[r.class]
+	c.n--
 	if r.prev == nil {
 		c.first = r.next
 	} else {
@@ -72,6 +77,19 @@ func (rs *ranks) largest() (*session, uint8) {
 		}
 	}
 	return nil, 0
+}
+
+// summary is how many sessions have a rank, and the fewest bytes that the first of them holds.
+func (rs *ranks) summary() (n int, longest int64) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for i := 1; i < len(rs.classes); i++ {
+		if c := &rs.classes[i]; c.n > 0 {
+			n += c.n
+			longest = smallBytes << (i - 1)
+		}
+	}
+	return n, longest
 }
 
 // stall is what a session holds that is being written and was not taken at once.

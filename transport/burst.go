@@ -20,6 +20,8 @@ type burst struct {
 	to     atomic.Pointer[session] // whom it was for
 	writes atomic.Int32            // by Sends of this burst; not counted much further than burstWrites
 	queues atomic.Bool             // one client got two in a row
+
+	bytes atomic.Uint64 // written so far, by anybody; here because each write of a Send has this line anyway
 }
 
 const (

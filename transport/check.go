@@ -22,7 +22,7 @@ func (o Options) check() error {
 		name  string
 		value time.Duration
 	}{
-		{"PingInterval", o.PingInterval}, {"PingTimeout", o.PingTimeout}, {"UpgradeTimeout", o.UpgradeTimeout},
+		{"PingInterval", o.PingInterval}, {"PingTimeout", o.PingTimeout}, {"UpgradeTimeout", o.UpgradeTimeout}, {"UpgradeWait", o.UpgradeWait},
 		{"WriteTimeout", o.WriteTimeout}, {"MessageTimeout", o.MessageTimeout},
 	} {
 		if d.value != 0 && (d.value < time.Millisecond || d.value > 24*time.Hour) {
@@ -55,6 +55,9 @@ func (o Options) check() error {
 	}
 	if o.Cookie != (Cookie{}) && !isToken(o.Cookie.Name) {
 		fail("Cookie", "%q is not the name of a cookie; \"io\" is one", o.Cookie.Name)
+	}
+	if o.Relay != nil && !validID(o.Relay.Node()) {
+		fail("Relay", "the node is called %q; it must be 1 to 128 letters, digits and -._~", o.Relay.Node())
 	}
 	o.CORS.check(fail)
 	return errors.Join(wrong...)

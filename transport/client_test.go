@@ -20,10 +20,12 @@ import (
 	"time"
 
 	"tether/engine"
+	"tether/internal/long"
 )
 
 // TestMain fails when goroutines are left after all tests: every handler ends what it began.
 func TestMain(m *testing.M) {
+	long.Parallel(4)
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()

@@ -93,7 +93,8 @@ type teardown struct {
 	carrier carrier  // to be aborted, or nil
 	probe   *websocket
 	post    *post
-	keep    bool // the session is found until its client has heard of the end
+	fresh   *fresh // nil, or it was until now
+	keep    bool   // the session is found until its client has heard of the end
 	tell    bool
 }
 
@@ -107,7 +108,8 @@ func (s *session) endLocked(reason engine.Reason) teardown {
 	s.rankLocked()
 	s.queue.clear(s.h)
 	s.writtenLocked()
-	x.pongs = nil
+	x.pongs, x.logs = nil, nil
+	s.lostLocked()
 	s.h.wheel.remove(s)
 	if x.gone != nil {
 		close(x.gone)
@@ -117,6 +119,10 @@ func (s *session) endLocked(reason engine.Reason) teardown {
 	if s.poll != nil {
 		e.probe, s.poll.probe = s.poll.probe, nil
 		e.post = s.poll.post
+		if f := s.poll.fresh; f != nil && !f.settling {
+			f.timer.Stop()
+			e.fresh, s.poll.fresh = f, nil
+		}
 		s.poll.wakeUp()
 	}
 	if !s.delivering {
@@ -140,6 +146,9 @@ func (e teardown) do() {
 	}
 	if e.post != nil {
 		e.post.cut()
+	}
+	if e.fresh != nil {
+		e.s.h.incomplete.Drop(&e.fresh.share)
 	}
 	if e.tell {
 		go e.s.tell() // the handler waits for it: sessions

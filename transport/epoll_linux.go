@@ -90,7 +90,7 @@ func duplicate(c *net.TCPConn) (fd int, err error) {
 // begin implements [adopted].
 func (c *epoll) begin(early []byte) {
 	if len(early) > 0 {
-		c.in = c.newReadState()
+		c.in = c.s.h.reads.get()
 		c.in.buf = append(c.in.buf, early...)
 	} else if c.rest(false) {
 		return
@@ -119,7 +119,7 @@ func (c *epoll) abort() {
 			in = c.in
 		}
 		c.s.mu.Unlock()
-		c.forget(in)
+		in.forget(c.s.h)
 	}
 	c.release()
 }
@@ -157,6 +157,7 @@ func (c *epoll) tryWrite(b []byte) (int, error) {
 	}
 	n, err := tryWrite(int(c.fd), b)
 	c.release()
+	c.s.h.burst.bytes.Add(uint64(max(n, 0)))
 	return n, err
 }
 

@@ -26,6 +26,7 @@ import (
 
 // TestEverythingOverEpoll runs all tests of the package again in a process whose servers use epoll.
 func TestEverythingOverEpoll(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(onEpoll) != "" {
 		t.Skip("this is that process")
 	}

@@ -27,8 +27,35 @@ const (
 
 // round is what one write takes from a session.
 type round struct {
-	final  bool           // a close frame is the last of it
-	packet *engine.Packet // whose frames the bytes are, compressed or not; nil for a copy
+	final   bool           // a close frame is the last of it
+	watched bool           // one of the packets is: see session.roundWritten
+	packet  *engine.Packet // whose frames the bytes are, compressed or not; nil for a copy
+	oldest  int64          // when the oldest event of those with a time was emitted, as Handler.now; 0: there is none
+}
+
+// note notes when the event of p was emitted, and whether somebody is to be told that it was written.
+func (r *round) note(h *Handler, p *engine.Packet) {
+	if !p.Noted() {
+		return
+	}
+	r.watched = r.watched || p.Watched()
+	at, ok := p.Emitted()
+	if !ok {
+		return
+	}
+	if at := int64(at.Sub(h.started)); r.oldest == 0 || at < r.oldest {
+		r.oldest = at
+	}
+}
+
+// report tells OnWritten, and watchers, of a round that was written.
+func (s *session) report(r *round) {
+	if r.watched {
+		s.roundWritten()
+	}
+	if r.oldest != 0 && s.h.o.OnWritten != nil {
+		s.h.o.OnWritten(s, time.Duration(s.h.now()-r.oldest))
+	}
 }
 
 // writer gathers what a session has to say into one piece of memory. It is reused.
@@ -61,7 +88,10 @@ func (w *writer) take(s *session) (b []byte, r round, own bool) {
 		if gathered > 0 && gathered+size > roundBytes {
 			break
 		}
-		w.packets = append(w.packets, s.queue.pop(s.h))
+		p := s.queue.pop(s.h)
+		r.note(s.h, p)
+		s.takenLocked(p)
+		w.packets = append(w.packets, p)
 		gathered += size
 	}
 	s.lessLocked()
@@ -100,6 +130,7 @@ func (w *writer) trim() {
 // wrote accounts for a round that was written, and reports whether there is more. If not, it has given
 // the writing flag back.
 func (s *session) wrote(r round) (more bool) {
+	s.report(&r)
 	s.mu.Lock()
 	s.writtenLocked()
 	if !r.final || s.state == stateEnded {
@@ -137,9 +168,15 @@ func (s *session) writeNow(c carrier, p *engine.Packet) {
 		if p.Lent() {
 			rest, r = bytes.Clone(rest), round{}
 		}
+		r.note(s.h, p)
 		s.unwritten(rest, r)
 		c.drain(rest, r)
 		return
+	}
+	if p.Noted() {
+		var r round
+		r.note(s.h, p)
+		s.report(&r)
 	}
 	s.mu.Lock()
 	if s.pendingLocked() {
@@ -191,7 +228,7 @@ func (h *Handler) flush(s *session) {
 	if s.flush(w) {
 		h.flushers.push(s)
 	}
-	h.recycle(w)
+	h.keep(w)
 	h.burst.wrote()
 }
 
@@ -202,7 +239,7 @@ func (h *Handler) writer() *writer {
 	return new(writer)
 }
 
-func (h *Handler) recycle(w *writer) {
+func (h *Handler) keep(w *writer) {
 	w.trim()
 	h.writers.Put(w)
 }

@@ -14,6 +14,7 @@ package transport
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
@@ -33,20 +34,20 @@ import (
 // Handler serves Engine.IO. Close ends it.
 //
 // The order of the locks: a session's, then one of wheel.mu, flushers.mu and ranks.mu. All others are taken
-// alone: mu, those of workers, poller, buffers and budgets, and that of a post. None is held while a receiver, an
+// alone: mu, those of workers, poller, readStates and budgets, and that of a post. None is held while a receiver, an
 // option's function or the end of a budget's share is called, nor for a system call or a channel that waits.
 type Handler struct {
 	o       Options
 	server  engine.Server
 	started time.Time
-	library *library // the WebSocket library's part
+	node    string // that is in the IDs of sessions; "" without a relay
 
 	wheel    wheel
 	flushers flushers
 	workers  workers
 	poller   poller
 	backlogs sync.Pool // of *backlog
-	buffers  buffers   // for reading
+	reads    readStates
 	writers  sync.Pool // of *writer, for goroutines that wait for a client
 	slow     slowConsumers
 
@@ -57,12 +58,15 @@ type Handler struct {
 
 	burst    burst
 	mistakes mistakes
+	opened   atomic.Uint64 // sessions so far
+	received atomic.Uint64 // bytes of messages so far
 
 	mu           sync.Mutex
-	sessions     registry       // guarded by mu
-	closed       bool           // guarded by mu: no more sessions
-	sessionsLeft sync.WaitGroup // until their receivers were told; added to under mu
-	conns        group.Group    // WebSocket connections and goroutines of theirs; closed when no session is left
+	sessions     registry          // guarded by mu
+	arrivals     map[*session]bool // guarded by mu; see arrival
+	closed       bool              // guarded by mu: no more sessions
+	sessionsLeft sync.WaitGroup    // until their receivers were told; added to under mu
+	conns        group.Group       // WebSocket connections and goroutines of theirs; closed when no session is left
 }
 
 // NewHandler serves Engine.IO for a server, which gets every new session: a hub, say, or an
@@ -79,12 +83,17 @@ func NewHandler(server engine.Server, o Options) (*Handler, error) {
 		server:  server,
 		started: time.Now(),
 	}
-	h.library = newLibrary(h.o)
-	h.incomplete.Limit = h.o.InboundBytes
+	if h.o.Relay != nil {
+		h.node, h.arrivals = h.o.Relay.Node(), make(map[*session]bool)
+	}
+	h.incomplete.Limit = h.o.UnfinishedBytes
 	h.wheel.init(min(h.o.PingInterval, h.o.PingTimeout), max(h.o.PingInterval, h.o.PingTimeout), h.now)
 	h.flushers.init(runtime.GOMAXPROCS(0))
 	h.burst.now = h.now
 	h.workers.keep = 4 * runtime.GOMAXPROCS(0)
+	if h.o.Relay != nil {
+		h.o.Relay.Serve(http.HandlerFunc(h.servePassed))
+	}
 	return h, nil
 }
 
@@ -127,63 +136,71 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	transport := q.Get("transport")
 	upgrade := wantsUpgrade(r, transport)
-	s, refused := h.verify(r, upgrade, transport, q.Get("sid"), q.Get("EIO"))
+	s, node, refused := h.verify(r, upgrade, transport, q.Get("sid"), q.Get("EIO"))
 	switch {
 	case refused != nil:
 		h.refuse(w, r, refused, upgrade)
+	case node != "":
+		h.pass(w, r, node, upgrade)
 	case upgrade:
 		h.serveUpgrade(w, r, s, transport == WebSocket)
 	case s == nil:
 		h.openPolling(w, r)
 	default:
-		s.servePolling(w, r)
+		s.servePolling(w, r, false)
 	}
 }
 
 // verify makes the checks of the reference server, in its order, and those of ours where they do not
-// disturb it. It returns the session that the request names, nil for a handshake.
-func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio string) (*session, *refusal) {
+// disturb it. It returns the session that the request names, or the node that has it; neither for a handshake.
+func (h *Handler) verify(r *http.Request, upgrade bool, transport, sid, eio string) (*session, string, *refusal) {
 	origin := r.Header.Get("Origin")
 	switch {
 	case !slices.Contains(h.o.Transports, transport):
-		return nil, errUnknownTransport.because("transport", transport)
+		return nil, "", errUnknownTransport.because("transport", transport)
 	case doubled(r.Header):
-		return nil, errBadRequest.because("name", "DOUBLED_HEADER")
+		return nil, "", errBadRequest.because("name", "DOUBLED_HEADER")
 	case !validHeader(origin):
-		return nil, errBadRequest.because("name", "INVALID_ORIGIN", "origin", origin)
+		return nil, "", errBadRequest.because("name", "INVALID_ORIGIN", "origin", origin)
 	case !h.o.CORS.serves(r):
-		return nil, errForbidden.because("origin", origin)
+		return nil, "", errForbidden.because("origin", origin)
 	case sid != "":
 		return h.verifySession(upgrade, transport, sid, eio)
 	case r.Method != http.MethodGet:
-		return nil, errMethod.because("method", r.Method)
+		return nil, "", errMethod.because("method", r.Method)
 	case transport == WebSocket && !upgrade:
-		return nil, errBadRequest.because("name", "TRANSPORT_HANDSHAKE_ERROR")
+		return nil, "", errBadRequest.because("name", "TRANSPORT_HANDSHAKE_ERROR")
 	}
 	if h.o.Allow != nil {
 		if err := h.o.Allow(r); err != nil {
-			return nil, (&refusal{status: http.StatusForbidden, code: errForbidden.code, message: err.Error()}).because("message", err.Error())
+			return nil, "", (&refusal{status: http.StatusForbidden, code: errForbidden.code, message: err.Error()}).because("message", err.Error())
 		}
 	}
 	if eio != "4" {
-		return nil, errProtocol.because("protocol", eio)
+		return nil, "", errProtocol.because("protocol", eio)
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
 // verifySession is verify for a request that names a session.
-func (h *Handler) verifySession(upgrade bool, transport, sid, eio string) (*session, *refusal) {
-	s := h.session(sid)
-	if s == nil || s.overdue() {
-		return nil, errUnknownSession.because("sid", sid)
+func (h *Handler) verifySession(upgrade bool, transport, sid, eio string) (s *session, node string, _ *refusal) {
+	s = h.session(sid)
+	if s == nil {
+		node = h.nodeOf(sid)
+	}
+	switch {
+	case node != "":
+		return nil, node, nil
+	case s == nil || s.overdue():
+		return nil, "", errUnknownSession.because("sid", sid)
 	}
 	if eio != "4" {
-		return nil, errBadRequest.because("name", "UNSUPPORTED_PROTOCOL_VERSION", "protocol", eio)
+		return nil, "", errBadRequest.because("name", "UNSUPPORTED_PROTOCOL_VERSION", "protocol", eio)
 	}
-	if was := s.Transport(); !upgrade && was != transport {
-		return nil, errBadRequest.because("name", "TRANSPORT_MISMATCH", "transport", transport, "previousTransport", was)
+	if was := s.Transport(); !upgrade && (was != transport || was != Polling) { // a WebSocket takes no requests
+		return nil, "", errBadRequest.because("name", "TRANSPORT_MISMATCH", "transport", transport, "previousTransport", was)
 	}
-	return s, nil
+	return s, "", nil
 }
 
 func validHeader(s string) bool {
@@ -196,11 +213,12 @@ func validHeader(s string) bool {
 }
 
 func (h *Handler) session(sid string) *session {
-	key, ok := parseID(sid)
+	own, node := h.cutID(sid)
+	key, ok := parseID(own)
 	if h.o.GenerateID != nil {
 		key, ok = nameID(sid), true
 	}
-	if !ok {
+	if !ok || node != h.node {
 		return nil
 	}
 	h.mu.Lock()
@@ -214,9 +232,14 @@ func (h *Handler) open(s *session, r *http.Request) *refusal {
 	if err := s.identify(r); err != nil {
 		return errBadRequest.because("name", "ID_GENERATION_ERROR", "error", err.Error())
 	}
+	return h.admit(s, r)
+}
+
+// admit has the server and the registry take a session that has its ID.
+func (h *Handler) admit(s *session, r *http.Request) *refusal {
 	h.mu.Lock()
 	switch {
-	case h.o.GenerateID != nil && h.sessions.find(s.id) != nil:
+	case h.sessions.find(s.id) != nil:
 		h.mu.Unlock()
 		return errBadRequest.because("name", "ID_GENERATION_ERROR", "error", "there is a session with this ID")
 	case h.closed:
@@ -231,6 +254,9 @@ func (h *Handler) open(s *session, r *http.Request) *refusal {
 	h.mu.Unlock()
 
 	refused := h.attach(s, r)
+	if refused == nil {
+		h.opened.Add(1)
+	}
 	if refused != nil {
 		h.forget(s)
 		h.sessionsLeft.Done()
@@ -248,7 +274,7 @@ func (s *session) identify(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !validID(name) {
+	if name += s.h.node; !validID(name) || name == s.h.node {
 		return errors.New("the ID is not 1 to 128 letters, digits and -._~")
 	}
 	s.id, s.extra = nameID(name), &extra{name: name}
@@ -315,9 +341,13 @@ func (h *Handler) Close() error {
 	h.mu.Lock()
 	h.closed = true
 	all := h.sessions.all()
+	arrivals := slices.Collect(maps.Keys(h.arrivals))
 	h.mu.Unlock()
 	for _, s := range all {
 		s.leave()
+	}
+	for _, s := range arrivals {
+		s.fail(engine.ReasonShutdown)
 	}
 	h.sessionsLeft.Wait()
 	h.conns.Close()
@@ -345,6 +375,7 @@ func (s *session) leave() {
 // session goes on.
 func (h *Handler) receive(j job) bool {
 	data := j.data
+	h.received.Add(uint64(len(data)))
 	if j.compressed {
 		var err error
 		if data, err = inflate(data, h.o.MaxPayload); err == nil && j.text && !utf8.Valid(data) {

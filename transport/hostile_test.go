@@ -20,7 +20,7 @@ import (
 	"tether/internal/socketio"
 )
 
-// hostilePackets close the connection of whoever sends them, at whatever stage, each for itself: the
+// hostilePackets close the connection of the client that sends them, at whatever stage, each for itself: the
 // last of a list does.
 var hostilePackets = map[string][]string{
 	"nothing":                          {"4"},
@@ -406,6 +406,7 @@ func readOne(c *wsClient, compression bool) (string, error) {
 
 // TestPanicsAreLoggedWithoutWhatTheyHold: the value of a panic may be what a client has sent.
 func TestPanicsAreLoggedWithoutWhatTheyHold(t *testing.T) {
+	t.Parallel()
 	var log lockedBuffer
 	ended := make(chan engine.Reason, 1)
 	s := serveWith(t, func(_ engine.Conn, r *http.Request) (engine.Receiver, error) {

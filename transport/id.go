@@ -26,6 +26,25 @@ func parseID(s string) (d id, ok bool) {
 	return d, err == nil && n == len(d) // line breaks are ignored, and make it shorter
 }
 
+// cutID takes an ID apart: what is the session's own, and the node that has made it, which is "" without a relay.
+func (h *Handler) cutID(sid string) (own, node string) {
+	at := max(len(sid)-len(h.node), 0)
+	return sid[:at], sid[at:]
+}
+
+// nodeOf is the other node that has made an ID, "" if there is none.
+func (h *Handler) nodeOf(sid string) string {
+	own, node := h.cutID(sid)
+	_, ok := parseID(own)
+	if h.o.GenerateID != nil {
+		ok = own != ""
+	}
+	if !ok || node == h.node || !validID(sid) {
+		return ""
+	}
+	return node
+}
+
 // maxIDText is the length of the longest ID that Options.GenerateID may make.
 const maxIDText = 128
 

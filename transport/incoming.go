@@ -42,6 +42,7 @@ func (s *session) control(text []byte) bool {
 		asked := s.state == stateOpen && s.awaiting
 		if asked { // one that nobody asked for postpones nothing
 			s.awaiting, s.ping = false, false
+			s.confirmLogsLocked()
 			s.setDueLocked(s.h.now() + int64(s.h.o.PingInterval))
 		}
 		s.mu.Unlock()

@@ -44,12 +44,13 @@ var halves = map[string]func(s *server) *echo{
 }
 
 func TestTheBudgetOfHalfMessages(t *testing.T) {
+	t.Parallel()
 	const budget = 500_000
 	for name, half := range halves {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, Options{InboundBytes: budget, MessageTimeout: time.Hour})
+			s := serve(t, Options{UnfinishedBytes: budget, MessageTimeout: time.Hour})
 			var all []*echo
-			held := func() int { return s.h.Stats().Inbound }
+			held := func() int { return s.h.Stats().Unfinished }
 			for len(all) < 30 {
 				all = append(all, half(s))
 				// The next one begins when this one has been counted, which says which of them began first. The
@@ -68,7 +69,7 @@ func TestTheBudgetOfHalfMessages(t *testing.T) {
 					t.Errorf("closed for %q", got)
 				}
 			}
-			c := s.websocket() // who completes a message is served
+			c := s.websocket() // a client that completes a message is served
 			e := s.session()
 			text := "4" + strings.Repeat("x", 100_000)
 			c.send(text)

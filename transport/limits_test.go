@@ -291,7 +291,7 @@ func TestLimitOfConnections(t *testing.T) {
 			t.Fatalf("got %d, want 503", c.head.StatusCode)
 		}
 		a.post("4a")
-		a.want("4a") // who is there is served
+		a.want("4a") // clients that are there are served
 		b.send("4b")
 		b.wantText("4b")
 		if first == Polling {

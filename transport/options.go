@@ -63,6 +63,17 @@ type Options struct {
 	// gets 400. Default: 15 random bytes in base64.
 	GenerateID func(*http.Request) (string, error)
 
+	// Relay passes requests of polling clients on to the nodes that have their sessions, so that no proxy has to
+	// send all requests of a client to one node: relay.New makes one. The tag of the node is part of the IDs
+	// of sessions then. Default: a request with the ID of a session on another node gets 400.
+	Relay Relay
+
+	// UpgradeWait is how long a session with a Relay is ready to go to another node, if that is where the WebSocket
+	// comes to which its client upgrades: from the client's first message on, which is kept so long. A client that is
+	// far away is given four times as long as that message took, up to 2 s. Later the upgrade is refused, and the
+	// client stays on polling. Default 300 ms.
+	UpgradeWait time.Duration
+
 	// OnHeaders may add headers to every answer, and OnHandshake to those that open a session, on both
 	// transports. Default: nil.
 	OnHeaders, OnHandshake func(http.Header, *http.Request)
@@ -87,10 +98,10 @@ type Options struct {
 	// connection ends. Default [engine.CloseSlow].
 	Overflow engine.Overflow
 
-	// InboundBytes limits the unfinished messages, and bodies of polling requests, of all clients together,
+	// UnfinishedBytes limits the unfinished messages, and bodies of polling requests, of all clients together,
 	// in bytes of buffers. Past it, the connections whose messages began first are closed. A message of which
 	// less than 4 KiB have come does not count. Default 256 MiB; negative: no limit.
-	InboundBytes int
+	UnfinishedBytes int
 
 	// KernelBuffer is the size in bytes of the kernel's two buffers of a WebSocket connection, for sending
 	// and for receiving. Linux uses up to twice as much memory. Without a limit, a client that does not read
@@ -128,6 +139,12 @@ type Options struct {
 	// Linux, over TLS, and where descriptors run out. Default false.
 	Epoll bool
 
+	// OnWritten is told how long an event was on its way from its emit, on whatever node, until the connection
+	// took it: of the events that carry the time of their emit, which of those that package hub emits is one in
+	// 64, and of several in one write the oldest. It is negative if the clock of the emitting node is ahead.
+	// It must return quickly. Nil: not called.
+	OnWritten func(c engine.Conn, took time.Duration)
+
 	// Logger receives what an operator must see: panics of the receiver, and now and then how many clients
 	// have read too slowly. Default: slog.Default().
 	Logger *slog.Logger
@@ -141,6 +158,7 @@ func (o Options) withDefaults() Options {
 	orDuration(&o.PingInterval, 25*time.Second)
 	orDuration(&o.PingTimeout, 20*time.Second)
 	orDuration(&o.UpgradeTimeout, 10*time.Second)
+	orDuration(&o.UpgradeWait, 300*time.Millisecond)
 	orDuration(&o.WriteTimeout, 5*time.Second)
 	orDuration(&o.MessageTimeout, 10*time.Second)
 	if o.ControlRate == 0 {
@@ -152,8 +170,8 @@ func (o Options) withDefaults() Options {
 	if o.QueueBytes == 0 {
 		o.QueueBytes = 1 << 20
 	}
-	if o.InboundBytes == 0 {
-		o.InboundBytes = 256 << 20
+	if o.UnfinishedBytes == 0 {
+		o.UnfinishedBytes = 256 << 20
 	}
 	if o.KernelBuffer == 0 {
 		o.KernelBuffer = kernelSize

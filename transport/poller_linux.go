@@ -18,8 +18,6 @@ import (
 // removes it. An event is a hint to try, so one that is late, and reaches the next connection with the
 // same descriptor, does no harm.
 type poller struct {
-	reads sync.Pool // of *readState
-
 	mu    sync.Mutex
 	file  *os.File // guarded by mu: the epoll instance; nil before the first connection
 	fd    int      // guarded by mu: of file

@@ -46,6 +46,12 @@ type poll struct {
 	probed  bool          // probe was answered
 	came    chan struct{} // closed when a GET waits; nil unless somebody waits for that
 	noops   uint8         // GETs that a noop has answered since then
+	noop    bool          // the GET that waits is to be answered with one
+	name    string        // of the last GET that was answered with something, "" if the client gave it none
+	from    string        // where it came from; "": through another node
+
+	fresh   *fresh   // nil for most
+	arrival *arrival // nil for most; immutable
 }
 
 // waitsLocked notes that a GET waits.
@@ -94,16 +100,28 @@ func (h *Handler) openPolling(w http.ResponseWriter, r *http.Request) {
 		http.SetCookie(w, h.o.Cookie.with(s.ID()))
 	}
 	h.opens(w, r)
+	s.refresh(r)
 	s.start(nil)
 	if !h.writePayload(w, r, []byte(h.handshake(s.ID(), h.upgrades()))) {
 		s.fail(engine.ReasonTransportError)
 	}
 }
 
-func (s *session) servePolling(w http.ResponseWriter, r *http.Request) {
+// noop answers the GET that waits, if one does.
+func (s *session) noop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.poll != nil && s.poll.waiting {
+		s.poll.noop = true
+		s.poll.wakeUp()
+	}
+}
+
+// servePolling answers a request, which may have been passed on by another node.
+func (s *session) servePolling(w http.ResponseWriter, r *http.Request, passed bool) {
 	switch r.Method {
 	case http.MethodGet:
-		s.servePoll(w, r)
+		s.servePoll(w, r, passed)
 	case http.MethodPost:
 		s.servePost(w, r)
 	default:
@@ -111,10 +129,16 @@ func (s *session) servePolling(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// servePoll answers a GET, once there is something for the client.
-func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
+// servePoll answers a GET, once there is something for the client. Browsers and proxies send one again whose answer was lost
+// with its connection, or with a node that it went through: clients give each a name of its own. What was in the answer
+// is gone, so the session ends.
+func (s *session) servePoll(w http.ResponseWriter, r *http.Request, passed bool) {
+	name, from := r.URL.Query().Get("t"), r.RemoteAddr
+	if passed {
+		from = ""
+	}
 	s.mu.Lock()
-	if s.poll.waiting {
+	if s.poll.waiting || name != "" && name == s.poll.name && (from == "" || from != s.poll.from) {
 		end := s.endLocked(engine.ReasonTransportError)
 		s.mu.Unlock()
 		end.do()
@@ -128,6 +152,9 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		s.h.refuse(w, r, errBadRequest.because("name", "TRANSPORT_MISMATCH", "transport", Polling, "previousTransport", WebSocket), false)
 		return
 	}
+	if !noop {
+		s.poll.name, s.poll.from = name, from
+	}
 	body, rd := s.takePayload(noop) // unlocks
 	if at == stateEnded {
 		s.h.forget(s) // it was kept for this GET
@@ -137,6 +164,7 @@ func (s *session) servePoll(w http.ResponseWriter, r *http.Request) {
 		s.fail(engine.ReasonTransportError)
 		return
 	}
+	s.report(&rd)
 	s.mu.Lock()
 	s.writtenLocked()
 	var end teardown
@@ -173,7 +201,11 @@ func (s *session) awaitLocked(gone <-chan struct{}) (noop bool) {
 			s.fail(engine.ReasonTransportError)
 		}
 		s.mu.Lock()
-		s.poll.waiting = false
+		let := s.poll.noop
+		s.poll.waiting, s.poll.noop = false, false
+		if let && !s.pollableLocked() {
+			return true
+		}
 		if noop = noop && s.poll.probed && !s.pollableLocked(); noop {
 			s.poll.noops++
 			return true
@@ -210,6 +242,8 @@ func (s *session) takePayload(noop bool) ([]byte, round) {
 				break
 			}
 			p := s.queue.pop(s.h)
+			rd.note(s.h, p)
+			s.takenLocked(p)
 			packets = append(packets, p)
 		}
 		s.lessLocked()
@@ -267,6 +301,7 @@ func (h *Handler) writeBody(w http.ResponseWriter, body []byte) bool {
 		if _, err := w.Write(body[:n]); err != nil {
 			return false
 		}
+		h.burst.bytes.Add(uint64(n))
 		body = body[n:]
 	}
 	if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {

@@ -232,6 +232,37 @@ func TestUpgradesThatMakeNoSenseAreClosedAfterTheHandshake(t *testing.T) {
 	first.wantText("4still")
 }
 
+// TestASessionOnWebSocketTakesNoRequests, whatever they say that they are, and is none the worse for them.
+func TestASessionOnWebSocketTakesNoRequests(t *testing.T) {
+	for name, carrier := range map[string]Options{"portable": {}, "epoll": {Epoll: true}} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, carrier)
+			born := s.websocket()
+			ids := []string{s.session().c.ID()}
+			polled := s.polling()
+			upgraded := s.upgrade("EIO=4&transport=websocket&sid="+polled.sid, "")
+			upgraded.send("2probe")
+			upgraded.wantText("3probe")
+			upgraded.send("5")
+			upgraded.send("4on")
+			upgraded.wantText("4on")
+			for _, sid := range append(ids, polled.sid) {
+				for _, transport := range []string{WebSocket, Polling} {
+					for _, method := range []string{"GET", "POST", "PROBE", "MOVE", "STAY", "END"} {
+						if status, _, body := s.do(method, "EIO=4&transport="+transport+"&sid="+sid, "4x"); status != 400 || body != `{"code":3,"message":"Bad request"}` {
+							t.Errorf("%s as %s: got %d %q", method, transport, status, body)
+						}
+					}
+				}
+			}
+			for _, ws := range []*wsClient{born, upgraded} {
+				ws.send("4still")
+				ws.wantText("4still")
+			}
+		})
+	}
+}
+
 func TestASecondGETEndsTheSession(t *testing.T) {
 	s := serve(t, Options{})
 	c := s.polling()
@@ -248,6 +279,37 @@ func TestASecondGETEndsTheSession(t *testing.T) {
 		t.Fatalf("closed for %q", got)
 	}
 	c.wantEnd()
+}
+
+// A GET that is sent again, because its connection was reset, would take what comes behind the answer that was lost. One that
+// comes on the same connection is another one, whatever the client calls it.
+func TestAGETThatIsSentAgainEndsTheSession(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	plain := c.base
+	for _, x := range []struct {
+		name     string
+		moves    bool // it comes on another connection than the last
+		refused  bool
+		nameless bool
+	}{{name: "a"}, {name: "a"}, {name: "b", moves: true}, {nameless: true, moves: true}, {nameless: true, moves: true}, {name: "c"}, {name: "c", moves: true, refused: true}} {
+		if c.base = plain + "&t=" + x.name; x.nameless {
+			c.base = plain
+		}
+		if x.moves {
+			c.http.CloseIdleConnections()
+		}
+		if !x.refused {
+			e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4x")), nil)
+			c.want("4x")
+		} else if status, body := c.get(); status != 400 || body != "" {
+			t.Fatalf("a GET that was sent again got %d %q", status, body)
+		}
+	}
+	if got := receive(t, e.closed); got != engine.ReasonTransportError {
+		t.Fatalf("closed for %q", got)
+	}
 }
 
 // waitFor waits until the session of e is as the test needs it.
@@ -325,6 +387,7 @@ func TestAPOSTOfTheLargestSizeIsServed(t *testing.T) {
 }
 
 func TestAPOSTWithoutALengthIsLimitedToo(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Options{MaxPayload: 1000})
 	c := s.polling()
 	e := s.session()
@@ -373,6 +436,7 @@ func TestAPOSTEndsWithItsSession(t *testing.T) {
 
 // TestAPOSTThatWasRefusedEndsItsConnection has the rest of a body that is too large not come.
 func TestAPOSTThatWasRefusedEndsItsConnection(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Options{MaxPayload: 1000, MessageTimeout: 50 * time.Millisecond})
 	c := s.polling()
 	conn := s.dial()

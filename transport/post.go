@@ -91,6 +91,26 @@ func (c *counted) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
+// readBody reads the body of a POST, within the limits and counted in share. The status is that of the answer if
+// it is not http.StatusOK: then the session has to end.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, p *post, share *budget.Share) (*bytes.Buffer, int) {
+	if r.ContentLength > int64(h.o.MaxPayload) {
+		p.spare()
+		return nil, http.StatusRequestEntityTooLarge
+	}
+	held := func(bytes int) { h.incomplete.Hold(share, bytes) }
+	body := new(bytes.Buffer)
+	_, err := io.Copy(body, &counted{r: http.MaxBytesReader(w, r.Body, int64(h.o.MaxPayload)), post: p, body: body, hold: held})
+	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+		p.spare()
+		return nil, http.StatusRequestEntityTooLarge
+	}
+	if err != nil || !p.done() {
+		return nil, http.StatusBadRequest
+	}
+	return body, http.StatusOK
+}
+
 // servePost takes the packets of a POST.
 func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
@@ -132,27 +152,19 @@ func (s *session) servePost(w http.ResponseWriter, r *http.Request) {
 
 // receivePost reads the body and delivers its packets. It returns the status of the answer.
 func (s *session) receivePost(w http.ResponseWriter, r *http.Request, p *post) int {
-	if r.ContentLength > int64(s.h.o.MaxPayload) {
-		p.spare()
-		s.fail(engine.ReasonTransportError)
-		return http.StatusRequestEntityTooLarge
-	}
 	share := &budget.Share{End: func() {
 		p.cut()
 		s.fail(engine.ReasonTransportError)
 	}}
-	held := func(bytes int) { s.h.incomplete.Hold(share, bytes) }
 	defer s.h.incomplete.Drop(share)
-	var body bytes.Buffer
-	_, err := io.Copy(&body, &counted{r: http.MaxBytesReader(w, r.Body, int64(s.h.o.MaxPayload)), post: p, body: &body, hold: held})
-	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-		p.spare()
+	body, status := s.h.readBody(w, r, p, share)
+	if status != http.StatusOK {
 		s.fail(engine.ReasonTransportError)
-		return http.StatusRequestEntityTooLarge
+		return status
 	}
-	if err != nil || !p.done() {
-		s.fail(engine.ReasonTransportError)
-		return http.StatusBadRequest
+	s.h.received.Add(uint64(body.Len()))
+	if s.keep(body.Bytes()) {
+		return http.StatusOK
 	}
 	for p, err := range socketio.Payload(body.Bytes()) {
 		switch {

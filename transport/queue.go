@@ -173,11 +173,10 @@ func (q *queue) yielding(h *Handler) (bytes int, all bool) {
 	return bytes, all
 }
 
-// yield drops the oldest packet that may be dropped. There must be one.
-func (q *queue) yield(h *Handler) {
+// yield drops the oldest packet that may be dropped, and returns it. There must be one.
+func (q *queue) yield(h *Handler) *engine.Packet {
 	if h.yields(q.first) {
-		q.pop(h)
-		return
+		return q.pop(h)
 	}
 	b := q.more
 	b.oldest = max(b.oldest, b.head)
@@ -188,6 +187,7 @@ func (q *queue) yield(h *Handler) {
 	q.size -= h.weight(p)
 	q.unlist(b.oldest, h)
 	p.Release(&h.queued)
+	return p
 }
 
 // clear drops everything.

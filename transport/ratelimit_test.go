@@ -138,6 +138,7 @@ func TestABrowserNeverNoticesTheBudget(t *testing.T) {
 }
 
 func TestMessagesAreReadAtTheirRate(t *testing.T) {
+	t.Parallel()
 	inBubble(t, Options{MessageRate: 10}, func(t *testing.T, h *Handler, last func() *echo) {
 		c := pipe(t, h, "EIO=4&transport=websocket")
 		start := time.Now()

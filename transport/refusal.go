@@ -26,6 +26,7 @@ var (
 
 	errFull     = &refusal{status: http.StatusServiceUnavailable, code: -1, message: "Too many connections"}
 	errDraining = &refusal{status: http.StatusServiceUnavailable, code: -1, message: "Shutting down"}
+	errRelay    = &refusal{status: http.StatusBadGateway, code: -1, message: "The node of this session does not answer"}
 	errInternal = &refusal{status: http.StatusInternalServerError, code: -1, message: "Internal server error"}
 
 	errVersion   = &refusal{status: http.StatusUpgradeRequired, code: -1, message: "Unsupported WebSocket version"}

@@ -365,6 +365,7 @@ func rfcSizes() (all []rfcCase) {
 }
 
 // carriers runs f with a server on each carrier, and finds that nothing is left of it.
+// A test that calls it is not parallel: the goroutines of the whole process are counted.
 func carriers(t *testing.T, o Options, f func(t *testing.T, s *server)) {
 	t.Helper()
 	if os.Getenv(onEpoll) != "" {

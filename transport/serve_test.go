@@ -146,6 +146,7 @@ func TestServeSendsTheClientsAwayAndFinishesRequests(t *testing.T) {
 }
 
 func TestServeGoesOnForTheDelay(t *testing.T) {
+	t.Parallel()
 	s := serveHub(t, hub.Options{DrainWindow: -1}, transport.ServeOptions{Delay: time.Hour})
 	s.cancel()
 	s.open()

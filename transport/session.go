@@ -2,7 +2,9 @@ package transport
 
 import (
 	"math"
+	"slices"
 	"sync"
+	"time"
 
 	"tether/engine"
 )
@@ -53,11 +55,13 @@ type session struct {
 // extra is what few sessions have. It is guarded by the session's lock.
 type extra struct {
 	pongs             []byte        // frames that answer WebSocket pings and wait to be written; nil for none
-	name              string        // the ID; empty for one of ours
+	name              string        // the ID; empty for one that this node has made by itself
 	gone              chan struct{} // closed at the end; nil unless somebody waits for it
 	control, messages limiter       // of what is no message, and of messages
 	rank              *rank         // nil until the session has one
+	logs              []*engine.Log // of what was sent, see SendLogged
 	stall             stall
+	watched           []watched // nil while nobody is told what becomes of a packet
 
 	room   chan struct{} // closed when there is room in the queue, or at the end; nil unless somebody waits for it
 	reason engine.Reason // of the end; set with state
@@ -113,12 +117,15 @@ type carrier interface {
 }
 
 func (s *session) ID() string {
-	if s.h.o.GenerateID == nil {
+	if s.h.o.GenerateID == nil && s.h.node == "" {
 		return s.id.String()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.extra.name
+	if s.extra != nil && s.extra.name != "" {
+		return s.extra.name
+	}
+	return s.id.String() + s.h.node
 }
 
 func (s *session) Transport() string {
@@ -132,28 +139,39 @@ func (s *session) Transport() string {
 
 // Send implements [engine.Conn]. A packet for an idle connection is written at once, or queued so that the
 // packets of a burst share their writes: see burst.
-func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
+func (s *session) Send(p *engine.Packet, from *engine.Gate) error { return s.send(p, from, nil, nil) }
+
+// SendLogged implements [engine.Conn].
+func (s *session) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	return s.send(&e.Packet, from, e, log)
+}
+
+// send is Send, or SendLogged if log is not nil.
+func (s *session) send(p *engine.Packet, from *engine.Gate, e *engine.Entry, log *engine.Log) error {
 	if left := s.h.flushers.alone.Load(); left != nil && left != s {
 		s.h.flushLeft(left)
 	}
 	size := p.Size()
 	s.mu.Lock()
-	if s.state != stateOpen {
-		s.mu.Unlock()
-		return engine.ErrDisconnected
-	}
-	if from.Shut() {
+	if s.state != stateOpen || from.Shut() {
 		s.mu.Unlock()
 		return engine.ErrDisconnected
 	}
 	if p.Volatile() && !s.readyLocked() {
 		s.mu.Unlock()
+		s.h.slow.volatile.Add(1)
+		p.Became(s, engine.NotReady)
 		return nil
 	}
 	c := s.carrier
 	now := c != nil && !s.writing && !p.More() && c.direct() && s.h.burst.direct(s)
 	if now && s.queue.empty() {
+		if log != nil && !s.logLocked(e, from, log) {
+			s.mu.Unlock()
+			return engine.ErrDisconnected
+		}
 		s.writing = true
+		s.watchLocked(p, true)
 		s.mu.Unlock()
 		s.writeNow(c, p)
 		return nil
@@ -161,30 +179,73 @@ func (s *session) Send(p *engine.Packet, from *engine.Gate) error {
 	if !s.queue.empty() && (s.queue.size+size > s.h.o.QueueBytes || p.Key() != "") {
 		fits, end := s.admitLocked(p, size)
 		if !fits {
+			err := s.refusalLocked(log)
 			s.mu.Unlock()
 			end.do()
-			return engine.ErrSlowConsumer
+			return err
 		}
 	}
+	if log != nil && !s.logLocked(e, from, log) {
+		s.mu.Unlock()
+		return engine.ErrDisconnected
+	}
 	s.queue.push(p.KeepAlone(), s.h)
+	s.watchLocked(p, false)
 	much := s.queue.size >= smallBytes || large(p)
 	if much {
 		s.rankLocked()
 	}
-	switch {
-	case now: // behind what was left for more
-		s.writing = true
-	case !p.More():
+	if s.writing = s.writing || now; !now && !p.More() {
 		s.scheduleWriteLocked()
 	}
 	s.mu.Unlock()
-	if now {
+	if now { // behind what was left for more
 		s.h.flush(s)
 	}
 	if much {
 		s.h.relieve()
 	}
 	return nil
+}
+
+// refusalLocked is the error for a packet that has no place in the queue. A log has it if the session is over.
+func (s *session) refusalLocked(log *engine.Log) error {
+	if s.state != stateOpen && log != nil {
+		return engine.ErrDisconnected
+	}
+	return engine.ErrSlowConsumer
+}
+
+// logLocked adds to a log what takes its place in the order, and reports whether it could be.
+func (s *session) logLocked(e *engine.Entry, from *engine.Gate, log *engine.Log) bool {
+	if !log.Add(e, from) {
+		return false
+	}
+	if x := s.extraLocked(); !slices.Contains(x.logs, log) {
+		x.logs = append(x.logs, log)
+	}
+	return true
+}
+
+// markLogsLocked is called when a ping is to be written. It leaves before what is queued, so the pong proves
+// nothing while anything is.
+func (s *session) markLogsLocked() {
+	if s.extra == nil || !s.queue.empty() {
+		return
+	}
+	for _, log := range s.extra.logs {
+		log.Mark(time.Now())
+	}
+}
+
+// confirmLogsLocked is called when the pong has come.
+func (s *session) confirmLogsLocked() {
+	if s.extra == nil {
+		return
+	}
+	for _, log := range s.extra.logs {
+		log.Confirm(time.Now())
+	}
 }
 
 // readyLocked reports whether a packet would be written now, wire protocol section 2.5.
@@ -294,7 +355,7 @@ func (s *session) tick() {
 		}
 		return
 	case now >= write: // a slow consumer
-		end := s.tooSlowLocked()
+		end := s.tooSlowLocked(&s.h.slow.still)
 		s.mu.Unlock()
 		end.do()
 		return
@@ -315,6 +376,7 @@ func (s *session) tick() {
 		return
 	case !s.awaiting:
 		s.ping, s.awaiting = true, true
+		s.markLogsLocked()
 		s.setDueLocked(max(s.due, now-int64(s.h.o.PingTimeout/8)) + int64(s.h.o.PingTimeout)) // what the wheel is late by is not added
 		s.scheduleWriteLocked()
 	case (s.delivering || s.paused) && now-s.since < int64(s.h.o.PingInterval+s.h.o.PingTimeout):

@@ -13,11 +13,15 @@ const slowLogInterval = 10 * time.Second
 
 // slowConsumers counts what becomes of packets for clients that read too slowly.
 type slowConsumers struct {
-	dropped, replaced, closed atomic.Uint64
+	newest, oldest, replaced, volatile atomic.Uint64 // packets
+	full, still, total                 atomic.Uint64 // sessions: their queue was full, they took nothing, all queues were
 
 	told                    atomic.Int64 // when the log was written, in nanoseconds of Handler.now; 0: never
 	toldDropped, toldClosed atomic.Uint64
 }
+
+func (s *slowConsumers) dropped() uint64 { return s.newest.Load() + s.oldest.Load() }
+func (s *slowConsumers) closed() uint64  { return s.full.Load() + s.still.Load() + s.total.Load() }
 
 // admitLocked makes room for p, of size bytes, behind what waits, or reports that there is none.
 func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
@@ -32,11 +36,13 @@ func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
 	if all || q.size+size-gain <= limit {
 		if old != nil {
 			q.cut(old, h)
+			s.becameLocked(old, engine.Replaced)
 			h.slow.replaced.Add(1)
 		}
 		for !q.empty() && q.size+size > limit {
-			q.yield(h)
-			h.tellDropped()
+			s.becameLocked(q.yield(h), engine.DroppedOldest)
+			h.slow.oldest.Add(1)
+			h.tellSlow(s)
 		}
 		return true, teardown{}
 	}
@@ -44,9 +50,12 @@ func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
 	case p.Control() && q.size+size <= limit+limit/4:
 		return true, teardown{}
 	case p.Control() || h.policy(p) == engine.CloseSlow:
-		return false, s.tooSlowLocked()
+		p.Became(s, engine.TooSlow)
+		return false, s.tooSlowLocked(&h.slow.full)
 	}
-	h.tellDropped()
+	p.Became(s, engine.DroppedNewest)
+	h.slow.newest.Add(1)
+	h.tellSlow(s)
 	return false, teardown{}
 }
 
@@ -83,10 +92,10 @@ func (s *session) roomLocked() {
 	}
 }
 
-// tooSlowLocked ends the session of a client that does not read what is sent to it.
-func (s *session) tooSlowLocked() teardown {
-	s.h.slow.closed.Add(1)
-	s.h.tellSlow()
+// tooSlowLocked ends the session of a client that does not read what is sent to it, and counts it.
+func (s *session) tooSlowLocked(as *atomic.Uint64) teardown {
+	as.Add(1)
+	s.h.tellSlow(s)
 	return s.endLocked(engine.ReasonServerClose)
 }
 
@@ -96,7 +105,7 @@ func (s *session) tooSlow() {
 		s.mu.Unlock()
 		return
 	}
-	end := s.tooSlowLocked()
+	end := s.tooSlowLocked(&s.h.slow.still)
 	s.mu.Unlock()
 	end.do()
 }
@@ -109,26 +118,22 @@ func (s *session) relieve(class uint8) {
 		s.mu.Unlock()
 		return
 	}
-	end := s.tooSlowLocked()
+	end := s.tooSlowLocked(&s.h.slow.total)
 	s.mu.Unlock()
 	end.do()
 }
 
-func (h *Handler) tellDropped() {
-	h.slow.dropped.Add(1)
-	h.tellSlow()
-}
-
 // tellSlow writes to the log, now and then, how many clients were closed, and packets dropped, since
-// the last time.
-func (h *Handler) tellSlow() {
+// the last time, and names the one that it happens to now. The caller may hold the lock of s.
+func (h *Handler) tellSlow(s *session) {
 	now, told := h.now(), h.slow.told.Load()
 	if told != 0 && now-told < int64(slowLogInterval) || !h.slow.told.CompareAndSwap(told, now) {
 		return
 	}
 	h.conns.Go(func() { // a sender does not wait for a log
-		closed, dropped := h.slow.closed.Load(), h.slow.dropped.Load()
+		closed, dropped := h.slow.closed(), h.slow.dropped()
 		h.o.Logger.Warn("transport: queues of clients were full: they read too slowly, or were sent more at once than QueueBytes",
+			slog.String("connection", engine.PublicID(s.ID())),
 			slog.Int("queue_bytes", h.o.QueueBytes),
 			slog.Uint64("closed", closed-h.slow.toldClosed.Swap(closed)),
 			slog.Uint64("dropped", dropped-h.slow.toldDropped.Swap(dropped)))
@@ -138,25 +143,51 @@ func (h *Handler) tellSlow() {
 // Stats are figures of a [Handler]. Those under "now" go up and down, the others count since it was made.
 type Stats struct {
 	// Now.
-	Sessions int
-	Queued   int64 // bytes that wait for clients: Options.TotalQueueBytes
-	Inbound  int   // bytes of messages that are not complete: Options.InboundBytes
+	Sessions   int
+	Queued     int64 // bytes that wait for clients: Options.TotalQueueBytes
+	Unfinished int   // bytes of messages that are not complete: Options.UnfinishedBytes
+	Behind     int   // sessions for which 4 KiB or more wait
+	Longest    int64 // bytes that wait for the session with the most, rounded down to a power of two; 0 below 4 KiB
 
 	// Clients that read too slowly.
-	Dropped  uint64 // packets that were dropped because a queue was full
-	Replaced uint64 // packets that were replaced by a newer one with the same key
-	Slow     uint64 // sessions that ended because of it, or because all queues together were full
+	Dropped       uint64 // packets that were dropped because a queue was full
+	DroppedNewest uint64 // of Dropped, those that came last
+	DroppedOldest uint64 // of Dropped, those that waited and were dropped for a newer one
+	Replaced      uint64 // packets that were replaced by a newer one with the same key
+	Volatile      uint64 // volatile packets that were not sent, because the client was not ready
+	Slow          uint64 // sessions that ended because of it, or because all queues together were full
+	SlowQueue     uint64 // of Slow, those whose own queue was full
+	SlowWrites    uint64 // of Slow, those that took nothing for Options.WriteTimeout
+	SlowTotal     uint64 // of Slow, those that ended because of Options.TotalQueueBytes
+
+	Opened   uint64 // sessions
+	BytesOut uint64 // of WebSocket frames and of answers to polling, as they are written: heartbeats too, compressed
+	BytesIn  uint64 // of WebSocket messages and of bodies, as they have come
 }
 
 // Stats reads all figures. They are not of one moment.
 func (h *Handler) Stats() Stats {
-	inbound, _ := h.incomplete.Held()
+	unfinished, _ := h.incomplete.Held()
+	behind, longest := h.ranks.summary()
 	return Stats{
-		Sessions: h.Len(),
-		Queued:   h.queued.Load(),
-		Inbound:  inbound,
-		Dropped:  h.slow.dropped.Load(),
-		Replaced: h.slow.replaced.Load(),
-		Slow:     h.slow.closed.Load(),
+		Sessions:   h.Len(),
+		Queued:     h.queued.Load(),
+		Unfinished: unfinished,
+		Behind:     behind,
+		Longest:    longest,
+
+		Dropped:       h.slow.dropped(),
+		DroppedNewest: h.slow.newest.Load(),
+		DroppedOldest: h.slow.oldest.Load(),
+		Replaced:      h.slow.replaced.Load(),
+		Volatile:      h.slow.volatile.Load(),
+		Slow:          h.slow.closed(),
+		SlowQueue:     h.slow.full.Load(),
+		SlowWrites:    h.slow.still.Load(),
+		SlowTotal:     h.slow.total.Load(),
+
+		Opened:   h.opened.Load(),
+		BytesOut: h.burst.bytes.Load(),
+		BytesIn:  h.received.Load(),
 	}
 }

@@ -1,10 +1,11 @@
 package transport
 
 import (
-	"net"
 	"net/http"
 	"strings"
 	"time"
+
+	"tether/engine"
 )
 
 // serveUpgrade answers a request that wants WebSocket and has passed verify. known says that the
@@ -53,11 +54,11 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		s.start(c)
-		c.begin(ws.in)
+		c.begin(ws.early())
 		ws.release()
 		return
 	}
-	reader, err := ws.prepare(h)
+	err := ws.prepare()
 	if err == nil {
 		err = h.answer(ws, ws, answer)
 	}
@@ -68,7 +69,7 @@ func (h *Handler) openWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	h.conns.Begin() // before Close can wait: the session is not told yet
 	s.start(ws)
-	ws.serve(h, reader)
+	ws.serve(h)
 }
 
 // answer answers a handshake over ws. c is what is going to carry the session.
@@ -93,22 +94,30 @@ type adopted interface {
 
 // serveProbe connects WebSocket to a session on polling, wire protocol section 1.7.
 func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session) {
+	if s.poll != nil {
+		s.settle()
+	}
+	h.startProbe(w, r, s)
+}
+
+// startProbe reads from the WebSocket of a client that may go over to it. It reports false if that cannot be.
+func (h *Handler) startProbe(w http.ResponseWriter, r *http.Request, s *session) bool {
 	ws := &websocket{s: s, probing: true}
 	answer := h.hijack(w, r, ws)
 	if answer == nil {
-		return
+		return false
 	}
-	reader, err := ws.prepare(h)
+	err := ws.prepare()
 	if err == nil {
 		err = ws.writeWithin(answer, h.o.WriteTimeout)
 	}
 	if err != nil {
 		ws.Conn.Close()
-		return
+		return false
 	}
 	ws.Conn.SetReadDeadline(time.Now().Add(h.o.UpgradeTimeout))
 	s.mu.Lock()
-	ok := h.upgrades() && s.state == stateOpen && s.poll != nil && s.carrier == nil && s.poll.probe == nil
+	ok := h.upgrades() && s.state == stateOpen && s.poll != nil && s.carrier == nil && s.poll.probe == nil && s.poll.fresh == nil
 	if ok {
 		s.poll.probe = ws
 		h.conns.Begin() // before Close can wait: the session is not told yet
@@ -117,9 +126,10 @@ func (h *Handler) serveProbe(w http.ResponseWriter, r *http.Request, s *session)
 	if !ok {
 		ws.refuse(h, 0)
 		ws.Conn.Close()
-		return
+		return false
 	}
-	ws.serve(h, reader)
+	ws.serve(h)
+	return true
 }
 
 // probe handles a message on a connection that the session is to be upgraded to.
@@ -139,6 +149,35 @@ func (w *websocket) probe(text bool, data []byte) {
 
 // move makes w the session's carrier, or one that adopts its connection. It returns why reading stops.
 func (w *websocket) move() error {
+	a := w.s.poll.arrival
+	if a != nil {
+		coming := &arriving{w.s, make(chan bool)}
+		w.s.h.workers.hand(coming)
+		if !<-coming.ok {
+			return errStopped
+		}
+	}
+	switch err := w.carry(); {
+	case a == nil:
+		return err
+	case err != nil && err != errMoved:
+		w.s.fail(engine.ReasonTransportError)
+		return err
+	}
+	for _, p := range packets(a.kept) { // before what the client sends here
+		if w.receive(job{s: w.s, text: true, data: p}); w.end != nil {
+			break
+		}
+	}
+	a.kept = nil
+	if w.moved != nil {
+		return errMoved
+	}
+	return w.end
+}
+
+// carry is move for a session that is here.
+func (w *websocket) carry() error {
 	w.moved = w.s.h.adopt(w.s, w)
 	if w.moved == nil {
 		if !w.s.upgrade(w, w) {
@@ -215,12 +254,8 @@ func (h *Handler) hijack(w http.ResponseWriter, r *http.Request, ws *websocket) 
 	ws.tune(h.o.KernelBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // what the client sent without waiting for the answer
 		early, _ := rw.Reader.Peek(n)
-		if n <= bufferSize {
-			ws.in = h.buffers.get()[:n]
-		} else {
-			ws.in = make([]byte, n)
-		}
-		copy(ws.in, early)
+		ws.in = h.reads.get()
+		ws.in.buf = append(ws.in.buf, early...)
 	}
 	if h.o.Compress {
 		if extension := negotiate(r.Header); extension != "" {
@@ -250,5 +285,3 @@ func (w *websocket) tune(size int) {
 		c.SetWriteBuffer(size)
 	}
 }
-
-var _ net.Conn = (*websocket)(nil)

@@ -2,19 +2,17 @@ package transport
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"tether/engine"
-	"tether/internal/budget"
 )
 
 const (
-	headSize   = 16       // bytes that are read at first, into memory that the connection has anyway
-	bufferSize = 4 << 10  // of a pooled buffer, taken when there is more
+	headSize   = 16       // bytes that are read at first where reading waits
 	drainChunk = 32 << 10 // what a client must take within WriteTimeout
 	kernelSize = 64 << 10 // of the kernel's buffers, in each direction
 
@@ -24,8 +22,7 @@ const (
 )
 
 // websocket is the portable WebSocket carrier: one goroutine reads, on a stack of its own that began
-// after the handshake. To the library it is the [net.Conn] of its connection: Read hands over whole
-// frames that have been checked, and after the handshake Write and Close do nothing.
+// after the handshake.
 type websocket struct {
 	descriptor        // of Conn, to write without waiting
 	tries      bool   // there is a descriptor
@@ -37,20 +34,14 @@ type websocket struct {
 
 	raw   syscall.RawConn       // to read without waiting; nil where that is not possible
 	fetch func(fd uintptr) bool // reads without waiting; nil when raw is
+	first *[headSize]byte       // what is read to at first; nil when raw is not
 
 	// Owned by the reader.
-	in    []byte // bytes that came and were not handed over; nil while there are none
-	at    int    // in[:at] were handed over
-	ready int    // of in[at:], what belongs to a frame that may be handed over
-	need  int    // size of the frame at in[at:], 0 while it is not known
-	check frameCheck
-	timer uint8  // of the message that has begun
-	code  uint16 // of the client's close frame
-	end   error  // why reading stopped
-
-	share *budget.Share // nil until a message is worth counting
-
-	moved adopted // owned by the reader: what goes on with the connection; nil for most
+	in    *readState // nil while there is nothing
+	timer uint8      // of the message that has begun
+	code  uint16     // of the client's close frame
+	end   error      // why reading stopped
+	moved adopted    // what goes on with the connection; nil for most
 }
 
 // newConnection returns a session that begins on WebSocket, and the connection of its handshake. On epoll
@@ -82,52 +73,188 @@ var (
 	errStopped = errors.New("transport: reading has stopped")
 )
 
-// prepare makes w ready to be a session's carrier, and returns what reads from it.
-func (w *websocket) prepare(h *Handler) (*libraryConn, error) {
-	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
-		raw, err := c.SyscallConn()
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { w.fd = int32(fd) })
-		}
-		if err != nil {
-			return nil, err
-		}
-		w.raw, w.fetch, w.tries = raw, w.fetcher(), true
+// prepare makes w ready to be a session's carrier.
+func (w *websocket) prepare() error {
+	c, ok := w.Conn.(syscall.Conn)
+	if !ok || !canTry {
+		w.first = new([headSize]byte)
+		return nil
 	}
-	return h.library.accept(w)
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { w.fd = int32(fd) })
+	}
+	w.raw, w.fetch, w.tries = raw, w.fetcher(), true
+	return err
 }
 
 // serve starts the reader: the goroutine that reads from the connection until it ends. What it calls
 // on the way to a read that waits has small frames, and everything that takes more stack is left to
 // others: see workers. The runtime gives a goroutine the stack that goroutines have used on average,
 // and this one is most of them.
-func (w *websocket) serve(h *Handler, c *libraryConn) {
+func (w *websocket) serve(h *Handler) {
 	go func() { // Handler.Close waits for it: conns
 		defer w.served(h)
-		h.library.read(c)
+		for w.handle(); w.end == nil; w.handle() {
+			w.setTimer()
+			w.fill()
+		}
 	}()
+}
+
+// fill waits until something comes, and reads it. While nothing comes the connection holds no memory.
+func (w *websocket) fill() {
+	if w.raw != nil {
+		if err := w.raw.Read(w.fetch); err != nil && w.end == nil {
+			w.end = err
+		}
+		return
+	}
+	b := w.first[:]
+	if w.in != nil {
+		b = w.in.room()
+	}
+	n, err := w.Conn.Read(b)
+	if n == 0 {
+		w.end = err
+		return
+	}
+	if w.in == nil {
+		w.in = w.s.h.reads.get()
+		copy(w.in.room(), b[:n])
+	}
+	w.in.buf = w.in.buf[:len(w.in.buf)+n]
+}
+
+// fetcher returns fetch, which reads what has come, when something has. A connection that waits for
+// its first byte has no buffer: one is taken for every attempt.
+func (w *websocket) fetcher() func(fd uintptr) bool {
+	return func(fd uintptr) bool {
+		if w.in == nil {
+			w.in = w.s.h.reads.get()
+		}
+		b := w.in.room()
+		n, err := tryRead(fd, b)
+		for interrupted(err) {
+			n, err = tryRead(fd, b)
+		}
+		if n > 0 {
+			w.in.buf = w.in.buf[:len(w.in.buf)+n]
+			return true
+		}
+		if !w.in.begun() {
+			w.release()
+		}
+		if wouldBlock(err) {
+			return false
+		}
+		if w.end = err; err == nil {
+			w.end = io.EOF
+		}
+		return true
+	}
+}
+
+// handle deals with the messages that are whole.
+//
+//go:noinline
+func (w *websocket) handle() {
+	for in := w.in; in != nil && w.end == nil; in.whole = false {
+		if w.end = in.next(w.s, w.format, w); w.end != nil {
+			w.code = in.code
+			return
+		}
+		if !in.whole {
+			if !in.begun() {
+				w.release()
+			}
+			return
+		}
+		if w.timer == timerOn {
+			w.timer = timerOld
+		}
+		switch {
+		case w.probing && in.check.compressed:
+			w.end = errStopped
+		case w.probing:
+			w.probe(in.text, in.data)
+		default:
+			w.receive(job{s: w.s, text: in.text, compressed: in.check.compressed, data: in.data})
+		}
+	}
+}
+
+// receive leaves a message to a worker, and waits for it.
+func (w *websocket) receive(j job) {
+	worker := w.s.h.workers.get()
+	worker.job = j
+	worker.jobs <- struct{}{}
+	if !<-worker.ok {
+		w.end = errStopped
+	}
+	w.s.h.workers.put(worker)
+}
+
+// setTimer sets or clears the read deadline, before a read that may wait, and tells the budget what has come.
+func (w *websocket) setTimer() {
+	begun := w.in != nil
+	if begun {
+		w.in.note(w.s)
+	}
+	switch {
+	case w.probing: // the upgrade has a deadline of its own
+	case begun && w.timer != timerOn:
+		w.timer = timerOn
+		w.setReadDeadline(time.Now().Add(w.s.h.o.MessageTimeout))
+	case !begun && w.timer != timerOff:
+		w.timer = timerOff
+		w.setReadDeadline(time.Time{})
+	}
+}
+
+// setReadDeadline leaves the deadline alone once finish may have set it.
+func (w *websocket) setReadDeadline(t time.Time) {
+	if w.s == nil {
+		return
+	}
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if w.s.state != stateEnded && !w.probing {
+		w.Conn.SetReadDeadline(t)
+	}
+}
+
+// early is what has come before a reader was there for it.
+func (w *websocket) early() []byte {
+	if w.in == nil {
+		return nil
+	}
+	return w.in.buf[w.in.at:]
+}
+
+// release gives back what has come.
+func (w *websocket) release() {
+	if w.in != nil {
+		w.s.h.recycle(w.in)
+		w.in = nil
+	}
 }
 
 // served is deferred by the reader.
 func (w *websocket) served(h *Handler) {
-	if w.share != nil {
-		h.incomplete.Drop(w.share)
-	}
 	if v := recover(); v != nil {
 		h.panicked(v)
 		w.end = faultInternal
 	}
 	if w.end == errMoved {
 		w.Conn.Close() // a copy of its descriptor goes on
-		w.moved.begin(w.in[w.at:])
+		w.moved.begin(w.early())
 		w.release()
 		h.conns.End()
 		return
 	}
-	if w.end == nil { // the library has its own view
-		w.end = faultProtocol
-	}
 	w.left(h)
+	w.release()
 	w.abort()
 	h.conns.End()
 }
@@ -137,6 +264,9 @@ func (w *websocket) left(h *Handler) {
 	var f fault
 	if w.probing {
 		w.s.dropProbe(w)
+		if w.s.poll.arrival != nil {
+			h.departed(w.s)
+		}
 		if errors.As(w.end, &f) {
 			w.code = uint16(f)
 		}
@@ -169,67 +299,24 @@ func (w *websocket) refuse(h *Handler, code uint16) {
 // discard reads what still comes until the connection ends, which is at the latest when a close
 // would have had to complete, or a moment after finish.
 func (w *websocket) discard(h *Handler) {
-	w.release()
 	w.setReadDeadline(time.Now().Add(h.o.WriteTimeout + lingerTime))
-	b := h.buffers.get()
-	defer h.buffers.put(b)
+	in := h.reads.get()
+	defer h.reads.put(in)
 	for {
-		if _, err := w.Conn.Read(b[:]); err != nil {
+		if _, err := w.Conn.Read(in.room()); err != nil {
 			return
 		}
 	}
 }
 
-// received is called by the library with every message. data is only lent. received returns the worker
-// that is to be told of it, and given back to settled; nil when there is nothing for the session.
-//
-//go:noinline
-func (w *websocket) received(text bool, data []byte) *worker {
-	switch compressed := w.check.compressed; {
-	case w.end != nil:
-	case text && !compressed && !utf8.Valid(data):
-		w.end = faultEncoding
-	case w.probing && compressed:
-		w.end = errStopped
-	case w.probing:
-		w.probe(text, data)
-	default:
-		worker := w.s.h.workers.get()
-		worker.job = job{s: w.s, text: text, compressed: compressed, data: data}
-		return worker
-	}
-	return nil
-}
-
-// settled notes whether the session goes on after what worker did.
-//
-//go:noinline
-func (w *websocket) settled(worker *worker, ok bool) {
-	w.s.h.workers.put(worker)
-	if !ok {
-		w.end = errStopped
-	}
-}
-
-// pinged is called by the library with every ping.
-func (w *websocket) pinged(payload []byte) {
+// pinged implements [pinger].
+func (w *websocket) pinged(payload []byte) error {
 	if w.probing {
-		if err := w.writeWithin(appendPongFrame(nil, payload), w.s.h.o.WriteTimeout); err != nil {
-			w.end = err
-		}
-		return
+		return w.writeWithin(appendPongFrame(nil, payload), w.s.h.o.WriteTimeout)
 	}
 	w.s.pinged(payload)
+	return nil
 }
-
-// Write does nothing: the library has nothing to say to the client.
-func (w *websocket) Write(p []byte) (int, error) { return len(p), nil }
-
-// Close does nothing: the reader closes the connection when it ends.
-func (w *websocket) Close() error { return nil }
-
-// SetDeadline does nothing: deadlines are this side's.
-func (w *websocket) SetDeadline(time.Time) error { return nil }
 
 func (w *websocket) direct() bool    { return w.tries }
 func (w *websocket) formats() format { return w.format }
@@ -255,6 +342,7 @@ func (w *websocket) tryWrite(b []byte) (int, error) {
 	}
 	n, err := tryWrite(int(w.fd), b)
 	w.done()
+	w.s.h.burst.bytes.Add(uint64(max(n, 0)))
 	return n, err
 }
 
@@ -292,6 +380,7 @@ func (w *websocket) drainAll(rest []byte, r round) {
 				}
 				return
 			}
+			s.h.burst.bytes.Add(uint64(n))
 			rest = rest[n:]
 		}
 		if !s.wrote(r) {
@@ -302,7 +391,7 @@ func (w *websocket) drainAll(rest []byte, r round) {
 		}
 		s.unwritten(rest, r)
 	}
-	s.h.recycle(out)
+	s.h.keep(out)
 }
 
 // writeWithin writes b within d. No deadline is left behind.

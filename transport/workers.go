@@ -1,12 +1,6 @@
 package transport
 
-import (
-	"sync"
-	"time"
-)
-
-// retireAfter is how long a worker stays idle before it ends, at least; twice that at most.
-const retireAfter = time.Second
+import "sync"
 
 // workers call the receivers of WebSocket sessions. A goroutine that reads from a connection parses
 // nothing and calls nobody, so that its stack stays as small as it began: an idle connection costs a
@@ -17,10 +11,8 @@ type workers struct {
 	keep int // idle ones
 
 	mu      sync.Mutex
-	idle    []*worker   // guarded by mu: the one that worked last is the last
-	spare   int         // guarded by mu: so many were idle all the time since the last retire
-	retires *time.Timer // guarded by mu: calls retire, while any are idle; else nil
-	stopped bool        // guarded by mu
+	idle    []*worker // guarded by mu: the one that worked last is the last
+	stopped bool      // guarded by mu
 
 	done sync.WaitGroup
 }
@@ -52,7 +44,6 @@ func (ws *workers) get() *worker {
 	}
 	w := ws.idle[n-1]
 	ws.idle = ws.idle[:n-1]
-	ws.spare = min(ws.spare, n-1)
 	ws.mu.Unlock()
 	return w
 }
@@ -81,38 +72,11 @@ func (ws *workers) put(w *worker) {
 	keep := !ws.stopped && len(ws.idle) < ws.keep
 	if keep {
 		ws.idle = append(ws.idle, w)
-		if ws.retires == nil {
-			ws.done.Add(1) // retire, or stop
-			ws.retires = time.AfterFunc(retireAfter, ws.retire)
-		}
 	}
 	ws.mu.Unlock()
 	if !keep {
 		close(w.jobs)
 	}
-}
-
-// retire ends the workers that nobody has needed since it was last called.
-func (ws *workers) retire() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if ws.stopped {
-		ws.done.Done()
-		return
-	}
-	for _, w := range ws.idle[:ws.spare] {
-		close(w.jobs)
-	}
-	n := copy(ws.idle, ws.idle[ws.spare:])
-	clear(ws.idle[n:])
-	ws.idle = ws.idle[:n]
-	ws.spare = n
-	if n == 0 {
-		ws.retires = nil
-		ws.done.Done()
-		return
-	}
-	ws.retires.Reset(retireAfter)
 }
 
 func (ws *workers) run(w *worker) {
@@ -138,9 +102,6 @@ func (ws *workers) stop() {
 		close(w.jobs)
 	}
 	ws.idle = nil
-	if ws.retires != nil && ws.retires.Stop() {
-		ws.done.Done() // else retire says so
-	}
 	ws.mu.Unlock()
 	ws.done.Wait()
 }

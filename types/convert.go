@@ -172,7 +172,7 @@ func eventComments(file *ast.File, comments map[string]string) {
 	}
 }
 
-// eventName is the name in an expression that declares an event, hub.NewEvent[T]("name").Strict() say.
+// eventName is the name in an expression that declares an event, event.New[T]("name").Strict() say.
 func eventName(e ast.Expr) string {
 	name := ""
 	ast.Inspect(e, func(n ast.Node) bool {

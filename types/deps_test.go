@@ -6,7 +6,7 @@ import (
 	"tether/internal/deptest"
 )
 
-// guts is large: whoever serves or emits must not get it.
+// guts is large: a program that serves or emits must not get it.
 func TestNobodyElseNeedsWhatTypesNeeds(t *testing.T) {
 	for _, pkg := range []string{"tether/hub", "tether/transport", "tether/hubtest", "tether/cmd/tether"} {
 		deptest.Forbid(t, pkg, map[string]string{

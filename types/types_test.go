@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/event"
 	"tether/hub"
 	"tether/internal/long"
 	"tether/types/internal/sample"
@@ -14,10 +15,10 @@ func TestTypesThatNeedNoSourcesAreWrittenAtOnce(t *testing.T) {
 	var b strings.Builder
 	err := Write(&b, Events{
 		Server: List{
-			hub.NewEvent[time.Time]("now"), hub.NewEvent[[]*int]("numbers"), hub.NewEvent[map[string][]any]("anything"),
-			hub.NewEvent[struct{}]("nothing"), hub.NewEvent[hub.Binary]("bytes"), hub.NewCall[string, bool]("ask"),
+			event.New[time.Time]("now"), event.New[[]*int]("numbers"), event.New[map[string][]any]("anything"),
+			event.New[struct{}]("nothing"), event.New[hub.Binary]("bytes"), event.NewCall[string, bool]("ask"),
 		},
-		Client: List{hub.NewCall[string, float64]("count the \"words\"")},
+		Client: List{event.NewCall[string, float64]("count the \"words\"")},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package brokertest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -239,6 +238,34 @@ func testLent(t *testing.T, h Harness) {
 	}
 }
 
+// carry publishes data on "s" until it arrives. On a machine that is too slow for it, it lies in a gap.
+func carry(t *testing.T, h Harness, n *node, p broker.Broker, data string) {
+	t.Helper()
+	last := func() string { // with the lock held
+		got := n.got["s"]
+		if len(got) == 0 {
+			return "nothing"
+		}
+		return got[len(got)-1]
+	}
+	for gaps := 0; ; gaps = n.gapCount() {
+		reach := publish(t, p, "s", data)
+		arrived := false
+		n.await(fmt.Sprintf("%d bytes, or a gap", len(data)), func() bool {
+			arrived = last() == data
+			return arrived || len(n.gaps) > gaps
+		})
+		if arrived {
+			if gaps == 0 {
+				wantReach(t, h, reach, 1)
+			}
+			return
+		}
+		t.Logf("%d bytes lie in a gap", len(data))
+		awaitDelivery(t, n, p, "s") // it is back
+	}
+}
+
 func testPayloads(t *testing.T, h Harness) {
 	n, p := start(t, h), publisher(t, h)
 	n.subscribe("s")
@@ -249,21 +276,13 @@ func testPayloads(t *testing.T, h Harness) {
 		sizes = append(sizes, 8<<20)
 	}
 	r := rand.NewChaCha8([32]byte{1})
-	var want [][]byte
 	for _, size := range sizes {
 		if h.MaxData > 0 && size > h.MaxData {
 			continue
 		}
 		data := make([]byte, size)
 		r.Read(data)
-		want = append(want, data)
-		wantReach(t, h, publish(t, p, "s", string(data)), 1)
-	}
-	n.awaitCount(len(want))
-	for i, got := range n.received("s") {
-		if !bytes.Equal([]byte(got), want[i]) {
-			t.Errorf("%d bytes arrived changed, as %d", len(want[i]), len(got))
-		}
+		carry(t, h, n, p, string(data))
 	}
 	if h.MaxData == 0 {
 		return
@@ -275,8 +294,10 @@ func testPayloads(t *testing.T, h Harness) {
 	if !errors.Is(err, broker.ErrTooLarge) || len(reach) != 3 || reach[1].Bound != broker.Unknown {
 		t.Fatalf("one too large: got %v, %v", reach, err)
 	}
-	wantReach(t, h, reach[0], 1)
-	wantReach(t, h, reach[2], 1)
+	if n.gapCount() == 0 {
+		wantReach(t, h, reach[0], 1)
+		wantReach(t, h, reach[2], 1)
+	}
 	n.awaitData("s", "after")
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/internal/long"
 )
 
 // node is a running broker and what it was told.
@@ -176,6 +177,12 @@ func (n *node) awaitData(subject, data string) {
 	})
 }
 
+func (n *node) gapCount() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.gaps)
+}
+
 // received returns the data that arrived on a subject.
 func (n *node) received(subject string) []string {
 	n.mu.Lock()
@@ -258,7 +265,7 @@ func await(tb testing.TB, b broker.Broker, subject string, ok func(broker.Receip
 			tb.Logf("nobody was counted after %v", time.Since(begin).Round(time.Millisecond))
 			return
 		}
-		if time.Since(begin) > deathTime {
+		if time.Since(begin) > long.Limit(deathTime) {
 			tb.Errorf("after %v the receipt is still %+v, %v", time.Since(begin), reach, err)
 			return
 		}

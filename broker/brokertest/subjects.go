@@ -54,44 +54,19 @@ func testHostileSubjects(t *testing.T, h Harness) {
 	nodes[0].subscribe("the end")
 	nodes[1].subscribe("the end")
 	p := publisher(t, h)
-	for i, s := range names {
-		want := 0
-		if owner(i) != nil {
-			want = 1
-		}
-		if reach := publish(t, p, s, s); reach.Nobody() != (want == 0) {
-			t.Errorf("%.60q: the receipt is %+v, want %d nodes", s, reach, want)
-		}
-	}
 	var msgs []broker.Message
-	for _, s := range names {
+	for i, s := range names {
 		msgs = append(msgs, broker.Message{Subject: s, Data: []byte(s)})
+		if reach := publish(t, p, s, s); reach.Nobody() != (owner(i) == nil) {
+			t.Errorf("%.60q: the receipt is %+v; is it subscribed: %v", s, reach, owner(i) != nil)
+		}
 	}
 	if _, err := p.Publish(context.Background(), msgs...); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, p, "the end", "")
-	for i, s := range names {
-		if n := owner(i); n != nil {
-			n.await("two messages on a hostile subject", func() bool { return len(n.got[s]) == 2 })
-		}
-	}
 	for _, n := range nodes {
-		n.awaitData("the end", "")
-		n.mu.Lock()
-		for s, got := range n.got {
-			for _, data := range got {
-				if s != "the end" && data != s {
-					t.Errorf("%.60q arrived on %.60q", data, s)
-				}
-			}
-		}
-		for i, s := range names {
-			if owner(i) != n && len(n.got[s]) > 0 {
-				t.Errorf("%.60q arrived where it is not subscribed", s)
-			}
-		}
-		n.mu.Unlock()
+		n.awaitHostile(names, func(i int) bool { return owner(i) == n })
 	}
 
 	for i, s := range names {
@@ -100,6 +75,32 @@ func testHostileSubjects(t *testing.T, h Harness) {
 			if reach := publish(t, p, s, s); !reach.Nobody() {
 				t.Errorf("%.60q, unsubscribed: the receipt is %+v", s, reach)
 			}
+		}
+	}
+}
+
+// awaitHostile waits until two messages have come on each subject that the node has, and the end, and checks that
+// nothing else has.
+func (n *node) awaitHostile(names []string, has func(i int) bool) {
+	n.tb.Helper()
+	for i, s := range names {
+		if has(i) {
+			n.await("two messages on a hostile subject", func() bool { return len(n.got[s]) == 2 })
+		}
+	}
+	n.awaitData("the end", "")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s, got := range n.got {
+		for _, data := range got {
+			if s != "the end" && data != s {
+				n.tb.Errorf("%.60q arrived on %.60q", data, s)
+			}
+		}
+	}
+	for i, s := range names {
+		if !has(i) && len(n.got[s]) > 0 {
+			n.tb.Errorf("%.60q arrived where it is not subscribed", s)
 		}
 	}
 }

@@ -3,7 +3,9 @@
 package brokertest
 
 import (
-	"runtime"
+	"context"
+	"fmt"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
@@ -53,17 +55,22 @@ const (
 	deathTime = 7 * time.Second
 )
 
-// Run runs the suite.
+// Run runs the suite. Other tests may run at the same time.
 func Run(t *testing.T, h Harness) {
 	for _, group := range [][]test{basics, order, subjects, calls, questions, failures} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
+				// What the test starts has its label, and what that starts too.
+				pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(label, t.Name())))
 				t.Cleanup(func() { awaitNoGoroutines(t) })
 				c.run(t, h)
 			})
 		}
 	}
 }
+
+// label is the name of the label of a test's goroutines.
+const label = "brokertest"
 
 type test struct {
 	name string
@@ -74,7 +81,7 @@ type test struct {
 func awaitNoGoroutines(t *testing.T) {
 	deadline := time.Now().Add(patience)
 	for {
-		left := driverGoroutines()
+		left := driverGoroutines(t.Name())
 		if left == "" {
 			return
 		}
@@ -86,12 +93,15 @@ func awaitNoGoroutines(t *testing.T) {
 	}
 }
 
-// driverGoroutines returns the stack of a goroutine that runs code of a broker and is not the suite's.
-func driverGoroutines() string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	for g := range strings.SplitSeq(string(buf), "\n\n") {
-		if strings.Contains(g, "/broker/") && !strings.Contains(g, "/brokertest") && !strings.Contains(g, "testing.tRunner") {
+// driverGoroutines returns the stack of a goroutine that a test has started, and that runs code of a broker and
+// is not the suite's.
+func driverGoroutines(test string) string {
+	var profile strings.Builder
+	pprof.Lookup("goroutine").WriteTo(&profile, 1)
+	mark := fmt.Sprintf("%q:%q", label, test)
+	for g := range strings.SplitSeq(profile.String(), "\n\n") {
+		if strings.Contains(g, mark) && strings.Contains(g, "/broker/") && !strings.Contains(g, "/brokertest") &&
+			!strings.Contains(g, "testing.tRunner") {
 			return g
 		}
 	}

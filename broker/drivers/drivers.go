@@ -5,7 +5,9 @@ package drivers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
+	"slices"
 	"sync"
 
 	"tether/broker"
@@ -40,14 +42,26 @@ type buses struct {
 }
 
 func (b *buses) open(_ context.Context, u *url.URL) (broker.Broker, error) {
-	if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Opaque != "" {
-		return nil, errors.New("memory: a URL is memory://NAME and no more")
+	query, err := url.ParseQuery(u.RawQuery)
+	for key := range query {
+		if !slices.Contains(broker.LogKeys(), key) || len(query[key]) > 1 {
+			err = errors.New("unknown key")
+		}
+	}
+	if err != nil || u.User != nil || u.Path != "" || u.Opaque != "" {
+		return nil, errors.New("memory: a URL is memory://NAME and no more, but for log=5m, log_length and log_bytes behind a question mark")
+	}
+	keep, err := broker.ParseLog(query.Get)
+	if err != nil {
+		return nil, fmt.Errorf("memory: %w", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	bus, ok := b.named[u.Host]
 	if !ok {
-		bus = memory.NewBus()
+		if bus = memory.NewBus(); keep.Age > 0 {
+			bus = memory.NewLoggedBus(keep)
+		}
 		b.named[u.Host] = bus
 	}
 	return bus.Broker(), nil

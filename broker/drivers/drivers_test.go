@@ -114,7 +114,7 @@ func TestCheckFindsWhatIsWrongWithAURLAndConnectsToNobody(t *testing.T) {
 	}()
 	here := ln.Addr().String()
 	for _, url := range []string{
-		"memory://", "memory://a", "redis://me:hunter2@" + here, "redis+sentinel://" + here + "/main", "redis+cluster://" + here,
+		"memory://", "memory://a", "memory://b?log=1m&log_length=7", "redis://h?log=1m&log_bytes=100", "redis://me:hunter2@" + here, "redis+sentinel://" + here + "/main", "redis+cluster://" + here,
 		"rediss://" + here, "nats://" + here, "tls://" + here, "redis://127.0.0.1:1", "nats://no.such.host.invalid", "redis:///no/such/socket",
 	} {
 		if err := drivers.Mux().Check(url); err != nil {
@@ -128,6 +128,10 @@ func TestCheckFindsWhatIsWrongWithAURLAndConnectsToNobody(t *testing.T) {
 		"redis://me:hunter2@" + here + "/7": "no databases",
 		"redis://me:hunter2@h?hunter=1":     `unknown key "hunter"`,
 		"redis://h:99999":                   "65535",
+		"redis://h?log=5":                   "5m is right",
+		"memory://h?log=1s":                 "5m is right",
+		"memory://h?log_length=3":           "needs log",
+		"redis://h?log=5m&log_length=-1":    "positive",
 		"redis+sentinel://me:hunter2@h":     "name of the master",
 		"rediss://h?ca=/no/such/file":       "/no/such/file",
 		"nats://me:hunter2@":                "has no name",

@@ -3,7 +3,7 @@
 // There are no goroutines and no serialisation in between. [broker.Broker.Publish] calls Deliver of
 // each subscribed peer itself and returns when they have returned; only when another goroutine is
 // already delivering on that subject does it leave its message in that goroutine's queue, in order,
-// and return at once. So a peer whose Deliver is slow slows those who publish to it on that subject,
+// and return at once. So a peer whose Deliver is slow slows the emitters that publish to it on that subject,
 // and nobody else. At most 1,024 messages wait for one peer and subject (2,048 while they are being
 // handed over); with more, Publish waits, and its context is honoured.
 //
@@ -27,6 +27,7 @@ const (
 type Bus struct {
 	seed   maphash.Seed
 	shards [shards]shard
+	log    *log // nil: there is none
 }
 
 // shard is a part of the subject table, with the state of its subscriptions.
@@ -42,7 +43,15 @@ func NewBus() *Bus {
 	return &Bus{seed: maphash.MakeSeed()}
 }
 
-// Broker returns a new peer on the bus: one node, with its own subscriptions. Whoever calls it closes
+// NewLoggedBus returns a bus that keeps a log, see [broker.Logger]: it carries one message at a time. It lives no longer
+// than the process, so it is for tests, and for nodes that share a process.
+func NewLoggedBus(o broker.LogOptions) *Bus {
+	b := NewBus()
+	b.log = newLog(o.WithDefaults())
+	return b
+}
+
+// Broker returns a new peer on the bus: one node, with its own subscriptions. The caller closes
 // the peer.
 func (b *Bus) Broker() broker.Broker {
 	return &peer{
@@ -134,7 +143,7 @@ func (sh *shard) endAll(p *peer) (idle []<-chan struct{}) {
 func (sh *shard) endLocked(s *subscription) (idle <-chan struct{}) {
 	s.ended = true
 	if s.lane != nil {
-		s.lane.wake() // who waits for room is not taken any more
+		s.lane.wake() // messages that wait for room are not taken any more
 	}
 	if !s.busy {
 		sh.unlinkLocked(s)

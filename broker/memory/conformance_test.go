@@ -16,3 +16,15 @@ func harness() brokertest.Harness {
 func TestBrokerContract(t *testing.T) { brokertest.Run(t, harness()) }
 
 func BenchmarkBroker(b *testing.B) { brokertest.Benchmark(b, harness()) }
+
+func TestLogContract(t *testing.T) {
+	buses := make(map[broker.LogOptions]*memory.Bus)
+	brokertest.RunLog(t, func(_ *testing.T, o broker.LogOptions) broker.Broker {
+		if buses[o] == nil {
+			if buses[o] = memory.NewLoggedBus(o); o.Age == 0 {
+				buses[o] = memory.NewBus()
+			}
+		}
+		return buses[o].Broker()
+	})
+}

@@ -38,7 +38,7 @@ func (p *peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 	for i := range msgs {
 		err := p.ready(ctx)
 		if err == nil {
-			reach[i].Nodes, err = p.pass(ctx, &msgs[i])
+			reach[i].Nodes, err = p.publish(ctx, msgs[i])
 		}
 		if err != nil {
 			for j := i; j < len(reach); j++ {
@@ -59,32 +59,51 @@ func (p *peer) ready(ctx context.Context) error {
 	}
 }
 
-// pass passes a message on to all who have subscribed to it.
+// publish is pass, in the order of the log if there is one.
+func (p *peer) publish(ctx context.Context, m broker.Message) (nodes int, err error) {
+	l := p.bus.log
+	if l == nil {
+		return p.pass(ctx, &m)
+	}
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-p.closed:
+		return 0, broker.ErrClosed
+	}
+	defer func() { <-l.turn }()
+	m.Place = l.add(m)
+	m.Log = ""
+	return p.pass(ctx, &m)
+}
+
+// Log implements [broker.Logger].
+func (p *peer) Log() (broker.Log, error) {
+	if p.bus.log == nil {
+		return nil, broker.ErrNoLog
+	}
+	return p.bus.log, nil
+}
+
+// pass passes a message on to all subscribers.
 func (p *peer) pass(ctx context.Context, m *broker.Message) (nodes int, err error) {
 	hash := p.bus.hash(m.Subject)
 	sh := p.bus.shard(hash)
-	var few [4]*subscription
-	all := few[:0]
 	sh.mu.Lock()
-	for s := sh.subjects.find(hash, m.Subject); s != nil; s = s.next {
-		all = append(all, s)
-	}
-	for i, s := range all {
-		if i > 0 {
-			sh.mu.Lock()
-		}
-		taken, err := sh.offerLocked(ctx, p.closed, s, m)
-		if err != nil {
-			return 0, err
-		}
-		if taken {
-			nodes++
-		}
-	}
-	if len(all) == 0 {
+	s := sh.subjects.find(hash, m.Subject)
+	switch {
+	case s == nil:
 		sh.mu.Unlock()
+		return 0, nil
+	case s.next != nil:
+		return sh.offerAllLocked(ctx, p.closed, hash, m)
 	}
-	return nodes, nil
+	taken, err := sh.offerLocked(ctx, p.closed, s, m)
+	if taken {
+		nodes = 1
+	}
+	return nodes, err
 }
 
 // Subscribe waits for Run. After Run it fails with [broker.ErrClosed].

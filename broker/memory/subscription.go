@@ -12,7 +12,7 @@ const (
 )
 
 // subscription is one peer's interest in one subject. At most one goroutine delivers for it at a
-// time: the one that found it idle. Those who come meanwhile queue their message, and it is the
+// time: the one that found it idle. Goroutines that come meanwhile queue their message, and it is the
 // delivering goroutine that empties the queue. What can change is guarded by the shard's mu. There may
 // be a million, so an idle one is small.
 type subscription struct {
@@ -77,19 +77,69 @@ func (sh *shard) offerLocked(ctx context.Context, closed <-chan struct{}, s *sub
 			sh.mu.Unlock()
 			return true, nil
 		}
-		if l.room == nil {
-			l.room = make(chan struct{})
-		}
-		room := l.room
-		sh.mu.Unlock()
-		select {
-		case <-room:
-		case <-closed:
-			return false, broker.ErrClosed
-		case <-ctx.Done():
-			return false, ctx.Err()
+		if err := sh.awaitRoomLocked(ctx, closed, s); err != nil {
+			return false, err
 		}
 		sh.mu.Lock()
+	}
+}
+
+// offerAllLocked leaves m to all subscriptions of its subject at once, so that messages have one order for all, and
+// delivers where nobody is delivering. It unlocks the shard.
+func (sh *shard) offerAllLocked(ctx context.Context, closed <-chan struct{}, hash uint64, m *broker.Message) (int, error) {
+	own := m.Own()
+	for {
+		var full *subscription
+		for s := sh.subjects.find(hash, m.Subject); s != nil && full == nil; s = s.next {
+			if !s.ended && s.lane != nil && len(s.lane.queue) >= maxWaiting {
+				full = s
+			}
+		}
+		if full == nil {
+			break
+		}
+		if err := sh.awaitRoomLocked(ctx, closed, full); err != nil {
+			return 0, err
+		}
+		sh.mu.Lock()
+	}
+	nodes := 0
+	var few [4]*subscription
+	idle := few[:0]
+	for s := sh.subjects.find(hash, m.Subject); s != nil; s = s.next {
+		if s.ended {
+			continue
+		}
+		nodes++
+		l := s.laneLocked()
+		l.queue = append(l.queue, own)
+		if !s.busy {
+			s.busy = true
+			idle = append(idle, s)
+		}
+	}
+	sh.mu.Unlock()
+	for _, s := range idle {
+		sh.drain(s)
+	}
+	return nodes, nil
+}
+
+// awaitRoomLocked waits for room in the queue of s. It unlocks the shard.
+func (sh *shard) awaitRoomLocked(ctx context.Context, closed <-chan struct{}, s *subscription) error {
+	l := s.laneLocked()
+	if l.room == nil {
+		l.room = make(chan struct{})
+	}
+	room := l.room
+	sh.mu.Unlock()
+	select {
+	case <-room:
+		return nil
+	case <-closed:
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

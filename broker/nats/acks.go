@@ -8,78 +8,71 @@ import (
 	natsio "github.com/nats-io/nats.go"
 )
 
-const (
-	maxAckBytes   = 32 << 10 // in one message
-	maxAckInboxes = 4096     // publishers to remember
-)
+const maxAckBytes = 32 << 10 // in one message
+
+// maxPublishers is how many publishers are remembered, at most.
+const maxPublishers = 4096
 
 // acks gathers the acknowledgements that this node owes: ranges of numbers, one message to each publisher
 // for all that was read at once. It is owned by the goroutine that reads.
 type acks struct {
-	conn *natsio.Conn
-	to   map[string]*ackTo // by inbox, with the dot at its end
-	last *ackTo            // the one that was added to last
-	owed []*ackTo          // those with something to send
+	conn       *natsio.Conn
+	publishers map[string]*publisher // by inbox, with the dot at its end
+	owed       []*publisher          // that have something to get
+	last       *publisher            // that was asked for last; nil: none
 }
 
-// ackTo is what is owed to one publisher.
-type ackTo struct {
-	inbox   string
-	ranges  []byte
-	first   uint64 // of the range that is not in ranges yet
-	n       uint64 // its length; 0: there is none
-	pending bool   // it is in owed
+// publisher is what is known of one publisher.
+type publisher struct {
+	inbox  string
+	newest uint64 // number of the last message that was taken
+	ranges []byte
+	first  uint64 // of the range that is not in ranges yet
+	n      uint64 // its length; 0: nothing is owed
 }
 
 func newAcks(conn *natsio.Conn) *acks {
-	return &acks{conn: conn, to: make(map[string]*ackTo)}
+	return &acks{conn: conn, publishers: make(map[string]*publisher)}
 }
 
-// add acknowledges the message with this reply subject, if it is one of ours.
-func (a *acks) add(reply string) {
+// of returns the publisher of the message with this reply subject, and its number; nil if it is not one of ours.
+func (a *acks) of(reply string) (*publisher, uint64) {
 	inbox, n, ok := splitReply(reply)
 	if !ok {
+		return nil, 0
+	}
+	if a.last == nil || a.last.inbox != inbox {
+		a.last = a.publishers[inbox]
+		if a.last == nil {
+			a.last = &publisher{inbox: inbox}
+			a.publishers[inbox] = a.last
+		}
+	}
+	return a.last, n
+}
+
+// add acknowledges a message. to may be nil.
+func (a *acks) add(to *publisher, n uint64) {
+	if to == nil {
 		return
 	}
-	to := a.last
-	if to == nil || to.inbox != inbox {
-		to = a.publisher(inbox)
-	}
-	if to.n > 0 && n == to.first+to.n {
+	to.newest = max(to.newest, n)
+	switch {
+	case to.n == 0:
+		a.owed = append(a.owed, to)
+	case n == to.first+to.n:
 		to.n++
 		return
+	default:
+		to.endRange()
 	}
-	to.endRange()
 	to.first, to.n = n, 1
-	if !to.pending {
-		to.pending = true
-		a.owed = append(a.owed, to)
-	}
 	if len(to.ranges) > maxAckBytes {
 		a.send(to)
 	}
 }
 
-func (a *acks) publisher(inbox string) *ackTo {
-	to := a.to[inbox]
-	if to == nil {
-		if len(a.to) >= maxAckInboxes {
-			a.flush()
-			clear(a.to)
-		}
-		to = &ackTo{inbox: strings.Clone(inbox)}
-		a.to[to.inbox] = to
-	}
-	a.last = to
-	return to
-}
-
-func (t *ackTo) endRange() {
-	if t.n > 0 {
-		t.ranges = appendRange(t.ranges, t.first, t.n)
-		t.n = 0
-	}
-}
+func (p *publisher) endRange() { p.ranges = appendRange(p.ranges, p.first, p.n) }
 
 // splitReply takes apart inbox.NUMBER. The inbox has the dot at its end.
 func splitReply(reply string) (inbox string, n uint64, ok bool) {
@@ -97,25 +90,21 @@ func splitReply(reply string) (inbox string, n uint64, ok bool) {
 // flush sends what is owed. What cannot be sent is forgotten: its publishers will say that they do not know.
 func (a *acks) flush() {
 	for _, to := range a.owed {
+		to.endRange()
 		a.send(to)
-		to.pending = false
+		to.n = 0
 	}
-	clear(a.owed)
 	a.owed = a.owed[:0]
-}
-
-func (a *acks) send(to *ackTo) {
-	to.endRange()
-	_ = a.conn.Publish(to.inbox+ackTail, to.ranges)
-	to.ranges = to.ranges[:0]
-}
-
-// trim forgets publishers, once in a while, so that those that are gone are not kept.
-func (a *acks) trim() {
-	if len(a.owed) == 0 {
-		clear(a.to)
+	if len(a.publishers) > maxPublishers {
+		clear(a.publishers)
 		a.last = nil
 	}
+}
+
+// send sends the ranges that have ended.
+func (a *acks) send(to *publisher) {
+	_ = a.conn.Publish(to.inbox+ackTail, to.ranges)
+	to.ranges = to.ranges[:0]
 }
 
 // appendRange appends n numbers from first on.

@@ -109,6 +109,31 @@ func TestAServerWhoseHelloWasNotHeardMakesAGap(t *testing.T) {
 	}
 }
 
+func TestBrokersThatCameTogetherFarApartMakeAGap(t *testing.T) {
+	for _, test := range []struct {
+		name                         string
+		entered, asked, uptime, want time.Duration // ago; want 0: no gap
+	}{
+		{"both came at the same time", 200 * time.Millisecond, 300 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond},
+		{"they are close to each other", 200 * time.Millisecond, 20 * time.Millisecond, 400 * time.Millisecond, 0},
+		{"the other has come later", time.Minute, 300 * time.Millisecond, 100 * time.Millisecond, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, gaps := listening()
+			now := time.Now()
+			c.entered, c.last = now.Add(-test.entered), int64(now.Sub(c.base))
+			c.heard(place{id: "B"}, 0)
+			c.answered(place{id: "B"}, int64(now.Add(-test.asked).Sub(c.base)), test.uptime)
+			switch {
+			case test.want == 0 && len(*gaps) > 0:
+				t.Errorf("got gaps since %v, want none", *gaps)
+			case test.want > 0 && (len(*gaps) != 1 || !(*gaps)[0].Equal(now.Add(-test.want))):
+				t.Errorf("got gaps since %v, want one since %v", *gaps, now.Add(-test.want))
+			}
+		})
+	}
+}
+
 func TestAPublisherThatLostItsServerMakesAGap(t *testing.T) {
 	c, gaps := listening()
 	c.heard(place{id: "B"}, 0)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	natsio "github.com/nats-io/nats.go"
+
 	"tether/broker"
 	"tether/broker/brokertest"
 	"tether/internal/backend"
@@ -99,4 +101,33 @@ func BenchmarkSubscribe100k(b *testing.B) {
 		b.ReportMetric(float64(runtime.NumGoroutine()), "goroutines")
 		n.Close()
 	}
+}
+
+// BenchmarkBareClient is nats.go alone, with the messages and subjects of BenchmarkBroker and without receipts.
+func BenchmarkBareClient(b *testing.B) {
+	s := backend.NATS(b)
+	sub, pub := connect(b, s.URL), connect(b, s.URL)
+	names, in := subjects(1000), make(chan *natsio.Msg, 1<<20)
+	for _, name := range names {
+		if _, err := sub.ChanSubscribe(name, in); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := sub.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	data := make([]byte, 256)
+	b.ReportAllocs()
+	b.ResetTimer()
+	go func() { // ends before the benchmark does, which waits for every message
+		for i := range b.N {
+			if err := pub.Publish(names[i%len(names)], data); err != nil {
+				b.Error(err)
+			}
+		}
+	}()
+	for range b.N {
+		<-in
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -34,7 +35,7 @@ const (
 var (
 	errConnecting = errors.New("the server is still greeting")
 	errRoute      = errors.New("nats: the servers did not hear each other")
-	errMovedAway  = errors.New("nats: a publisher has lost its server")
+	errPublisher  = errors.New("nats: a publisher has lost its server, or was not heard by others")
 )
 
 // cluster confirms across servers, where interest travels from server to server a little behind the answer
@@ -49,7 +50,7 @@ var (
 //	prefix.m      one at each server: to find out where somebody is
 //
 // A broker that comes to a server says so on prefix.c, and waits until a question that it sent behind that
-// is answered: whoever subscribes after that counts it in, and what was subscribed before has arrived by
+// is answered: brokers that subscribe after that count it in, and what was subscribed before has arrived by
 // the time of the answer. It has joined then. What it publishes before is passed on at once, but that
 // nobody is there is not certain yet.
 //
@@ -65,6 +66,8 @@ type cluster struct {
 	all   string    // subject: "prefix.m"
 	inbox string    // with the dot at its end
 	in    chan *natsio.Msg
+
+	flushAndRead func(context.Context, epoch) error // immutable; of the broker
 
 	closed  <-chan struct{} // closed by Close
 	joined  atomic.Uint64   // epoch in which there is nothing left to do; set by keep
@@ -87,17 +90,18 @@ type cluster struct {
 
 func newCluster(b *Broker) *cluster {
 	return &cluster{
-		conn:    b.conn,
-		link:    b.link,
-		log:     b.log,
-		base:    time.Now(),
-		hello:   b.names.cluster,
-		all:     b.names.all,
-		inbox:   b.inbox + clusterTail,
-		in:      b.in,
-		closed:  b.closed,
-		servers: make(map[string]*server),
-		changed: make(chan struct{}),
+		conn:         b.conn,
+		link:         b.link,
+		log:          b.log,
+		base:         time.Now(),
+		hello:        b.names.cluster,
+		all:          b.names.all,
+		inbox:        b.inbox + clusterTail,
+		in:           b.in,
+		flushAndRead: b.flushAndRead,
+		closed:       b.closed,
+		servers:      make(map[string]*server),
+		changed:      make(chan struct{}),
 	}
 }
 
@@ -128,7 +132,10 @@ func (c *cluster) enter(e epoch) {
 // awaitJoined waits until the others know where we are, or as long as that takes at most. A message that is
 // published before has an unknown receipt where nobody is there, and a program that emits once would never
 // hear that for certain.
-func (c *cluster) awaitJoined(e epoch) {
+func (c *cluster) awaitJoined(ctx context.Context, e epoch) {
+	if c.isJoined() {
+		return
+	}
 	limit := time.NewTimer(listenTime + joinPatience)
 	defer limit.Stop()
 	for {
@@ -142,6 +149,8 @@ func (c *cluster) awaitJoined(e epoch) {
 		case <-changed:
 		case <-limit.C:
 			return
+		case <-ctx.Done():
+			return
 		case <-e.down:
 			return
 		case <-c.closed:
@@ -152,16 +161,6 @@ func (c *cluster) awaitJoined(e epoch) {
 
 // isCertain reports whether nobody is there if our own server says so of what we publish now.
 func (c *cluster) isCertain() bool { return c.isJoined() && !c.foreign.Load() }
-
-// isAlone reports whether there is no broker at any other server, as far as is known.
-func (c *cluster) isAlone() bool {
-	if !c.isCertain() {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.servers) == 0
-}
 
 // join makes this broker known to the others, once in each epoch. What is left to do in it is for keep, which
 // sets joined.
@@ -185,29 +184,38 @@ func (c *cluster) join(e epoch) error {
 	c.eldest, c.entered = e.since, time.Time{}
 	clear(c.servers) // those that are still there will answer
 	c.mu.Unlock()
-	wait := listenTimeAlone / 2
-	if here.cluster != "" {
-		wait = listenTime / 2
-	}
 	for range 2 { // the second is for those who had come at the same time, and had not heard of us
-		if err := c.look(); err != nil {
+		if err := c.listen(e, here.listens()/2); err != nil {
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-e.down:
-			return errReplaced
-		case <-c.closed:
-			return broker.ErrClosed
-		}
 	}
-	if err := c.confirm(e, joinPatience, time.Now().Add(timeout)); err != nil {
+	if err := c.confirm(context.Background(), e, joinPatience); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.entered = time.Now()
 	c.mu.Unlock()
 	return nil
+}
+
+// listen looks for others, and hears what comes for a time: a longer one where our own server, or this process,
+// is slow.
+func (c *cluster) listen(e epoch, wait time.Duration) error {
+	if err := c.look(); err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := c.flushAndRead(context.Background(), e); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(max(wait, min(4*time.Since(begin), serverPatience))):
+	case <-e.down:
+		return errReplaced
+	case <-c.closed:
+		return broker.ErrClosed
+	}
+	return c.flushAndRead(context.Background(), e)
 }
 
 // published says that something was published just now.
@@ -291,11 +299,11 @@ func (c *cluster) reply(stamp int64, end string) string {
 // confirm returns nil when every other server where somebody is knows of every change that our own server
 // had taken, in epoch e. A server that was heard of and does not answer in time does not count: if it comes
 // back, there was a gap.
-func (c *cluster) confirm(e epoch, patience time.Duration, deadline time.Time) error {
+func (c *cluster) confirm(ctx context.Context, e epoch, patience time.Duration) error {
 	c.mu.Lock()
 	stamp := c.nowLocked()
 	c.mu.Unlock()
-	impatient := time.NewTimer(min(patience, time.Until(deadline)))
+	impatient := time.NewTimer(patience)
 	defer impatient.Stop()
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
@@ -318,6 +326,8 @@ func (c *cluster) confirm(e epoch, patience time.Duration, deadline time.Time) e
 			enough = true
 		case <-e.down:
 			return errReplaced
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-c.closed:
 			return broker.ErrClosed
 		}

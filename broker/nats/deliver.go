@@ -9,10 +9,7 @@ import (
 	"tether/broker"
 )
 
-const (
-	maxWorkers = 8
-	turn       = 16 // messages that a worker delivers before others have their turn
-)
+const maxWorkers = 8
 
 // workers deliver what the reader has taken, one for each processor, eight at most. A subject always has
 // the same one. What waits for them is bounded in bytes; the reader does not wait.
@@ -92,10 +89,7 @@ func (k *worker) hand(items []item) {
 	k.queue = append(k.queue, items...)
 	k.mu.Unlock()
 	if idle {
-		select {
-		case k.wake <- struct{}{}:
-		default:
-		}
+		signal(k.wake)
 	}
 }
 
@@ -124,9 +118,6 @@ func (w *workers) work(k *worker) {
 		items, k.queue = k.queue, items[:0]
 		k.mu.Unlock()
 		for i := range items {
-			if false {
-				runtime.Gosched() // those who read and acknowledge go first
-			}
 			if w.isDone() {
 				return
 			}

@@ -79,10 +79,60 @@ func TestServersThatDoNotAnswerArePassedOver(t *testing.T) {
 		if got, took := reconnect(t, d, "good", "bad2"); got != "bad2" || took > dialTimeout {
 			t.Errorf("when it answers and the other does not: %q after %v", got, took)
 		}
-		time.Sleep(2 * spareLife)
 		if len(n.open) > 0 {
 			t.Errorf("connections are left to %v", n.open)
 		}
+	})
+}
+
+func TestServersThatAnswerSlowlyGetMoreTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDialer(t.Context(), []string{"slow1", "slow2"})
+		defer d.connected()
+		d.connect = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			select {
+			case <-time.After(dialTimeout - time.Millisecond):
+				here, _ := net.Pipe()
+				return here, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		rounds := 1
+		for ; ; rounds++ {
+			if c, err := d.dial("tcp", "slow1"); err == nil {
+				c.Close()
+				break
+			}
+			if _, err := d.dial("tcp", "slow2"); err == nil || !d.again() {
+				t.Fatalf("round %d: got %v, and none is to follow", rounds, err)
+			}
+		}
+		if rounds != 4 {
+			t.Errorf("it was connected to in round %d, want 4", rounds)
+		}
+	})
+}
+
+// What answers and is no server that can be used does not keep others from being tried.
+func TestAServerIsPassedOverOnlyOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{answers: map[string]bool{"useless": true}, open: make(map[net.Conn]string)}
+		d := newDialer(t.Context(), []string{"useless", "back soon"})
+		d.connect = n.connect
+		defer d.connected()
+		if _, err := d.dial("tcp", "back soon"); err == nil {
+			t.Fatal("it answers")
+		}
+		n.answers["back soon"] = true
+		if _, err := d.dial("tcp", "back soon"); !errors.Is(err, errOthersAnswer) {
+			t.Errorf("got %v, want %v", err, errOthersAnswer)
+		}
+		c, err := d.dial("tcp", "back soon")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 	})
 }
 

@@ -1,10 +1,36 @@
 package nats
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
+
+	"tether/broker"
+	"tether/broker/internal/beat"
 )
+
+func TestARunThatEndsTellsOfTheLastGap(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var told []error
+	first, last := errors.New("first"), errors.New("last")
+	r := &run{b: &Broker{link: newLink(nil), cluster: new(cluster)}, pulse: beat.NewPulse()}
+	r.h.Gap = func(g broker.Gap) {
+		if told = append(told, g.Cause); g.Cause == first {
+			r.gaps.open(time.Now(), "", last)
+			r.gaps.end(time.Now())
+			cancel()
+		}
+	}
+	r.gaps.open(time.Now(), "", first)
+	r.gaps.end(time.Now())
+	if err := r.watch(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 2 || told[1] != last {
+		t.Errorf("got gaps because of %v, want %v", told, []error{first, last})
+	}
+}
 
 func TestAGapBeginsWithTheEarliestOfItsLosses(t *testing.T) {
 	first, second := errors.New("first"), errors.New("second")

@@ -1,8 +1,8 @@
 package nats
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	natsio "github.com/nats-io/nats.go"
@@ -22,8 +22,8 @@ const (
 	maxUnconfirmed = 4096
 )
 
-// keep owns all subscriptions: our own and those of the rooms. It makes each new connection ready, does what
-// Subscribe and Unsubscribe ask for, and looks whether the rooms are still subscribed, until Close.
+// keep owns our own subscriptions, makes each new connection ready, and looks whether the rooms are still
+// subscribed, until Close.
 func (b *Broker) keep() {
 	tick := time.NewTicker(auditTick)
 	defer tick.Stop()
@@ -32,21 +32,17 @@ func (b *Broker) keep() {
 	for {
 		e, renewed := b.link.watch()
 		if retry == nil && !e.ended() && b.cluster.joined.Load() != e.n {
-			if b.makeReady(e) != nil {
+			if b.alone(func() error { return b.makeReady(e) }) != nil {
 				retry = time.After(retryJoin)
 			}
 		}
 		select {
-		case <-b.rooms.wake:
-			for _, c := range b.rooms.take() {
-				b.do(c)
-			}
 		case <-b.refusals.wake:
-			if b.recheck() {
+			if b.alone(b.recheck) != nil {
 				retry = time.After(retryDenied)
 			}
 		case now := <-tick.C:
-			b.audit()
+			_ = b.alone(b.audit) // it is done again
 			b.refusals.signal()
 			if b.files != nil && now.Sub(looked) > certificateTick {
 				looked = now
@@ -62,13 +58,24 @@ func (b *Broker) keep() {
 	}
 }
 
+// alone calls f while nobody changes the rooms.
+func (b *Broker) alone(f func() error) error {
+	select {
+	case b.changing <- struct{}{}:
+	case <-b.closed:
+		return broker.ErrClosed
+	}
+	defer b.endChange()
+	return f()
+}
+
 // makeReady makes a new connection ready: nats.go has subscribed everything anew, and the server may have
 // refused some of it. Only when it is known what, and told, has the broker joined.
 func (b *Broker) makeReady(e epoch) error {
 	if err := b.listen(); err != nil {
 		return err
 	}
-	if err := b.flush(e); err != nil {
+	if err := b.flushAndRead(context.Background(), e); err != nil {
 		return err
 	}
 	if err := b.refusal(nil); err != nil {
@@ -124,7 +131,7 @@ func (b *Broker) leave() {
 // there is no place for all it may be one of our own that has none.
 func (b *Broker) unsubscribeAll() {
 	b.leave()
-	for _, r := range b.rooms.all() {
+	for _, r := range b.rooms.some(1) {
 		if sub := b.rooms.detach(r); sub != nil {
 			_ = sub.Unsubscribe() // fails only if the connection is closed
 		}
@@ -134,7 +141,7 @@ func (b *Broker) unsubscribeAll() {
 // restore subscribes the rooms that are not, tells of those that the server refuses, and returns when all
 // servers know of the others.
 func (b *Broker) restore(e epoch, cause error) error {
-	for rest := b.rooms.all(); len(rest) > 0; {
+	for rest := b.rooms.some(1); len(rest) > 0; {
 		some := rest[:min(len(rest), maxUnconfirmed)]
 		rest = rest[len(some):]
 		for _, r := range some {
@@ -142,13 +149,13 @@ func (b *Broker) restore(e epoch, cause error) error {
 				return err
 			}
 		}
-		missing, err := b.missing(e, some)
+		missing, err := b.missing(context.Background(), e, some)
 		if err != nil {
 			return err
 		}
 		b.lose(missing, cause)
 	}
-	return b.cluster.confirm(e, joinPatience, time.Now().Add(timeout))
+	return b.cluster.confirm(context.Background(), e, joinPatience)
 }
 
 // attach subscribes a room, unless it is.
@@ -157,34 +164,53 @@ func (b *Broker) attach(r *room) error {
 		return nil
 	}
 	sub, err := b.conn.ChanSubscribe(r.wire, b.in)
-	if err == nil {
-		b.rooms.attach(r, sub)
+	if err == nil && !b.rooms.attach(r, sub) {
+		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
 	return err
 }
 
-// flush returns when the server has taken what was sent in epoch e, and read all that it sent before it said
-// so. If the connection is replaced meanwhile nats.go subscribes everything anew, but may have been refused.
-func (b *Broker) flush(e epoch) error {
-	switch err := b.conn.FlushTimeout(timeout); {
+// flush returns when the server has taken what was sent in epoch e. If the connection is replaced meanwhile
+// nats.go subscribes everything anew, but may have been refused.
+func (b *Broker) flush(ctx context.Context, e epoch) error {
+	timed, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := b.conn.FlushWithContext(timed)
+	switch {
 	case b.isDone():
 		return broker.ErrClosed
-	case errors.Is(err, natsio.ErrTimeout):
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case timed.Err() != nil:
 		return errSilent
-	case err != nil:
-		return err
 	case !b.link.is(e):
 		return errReplaced
 	}
-	b.in <- b.fence
-	<-b.fenced
-	return nil
+	return err
+}
+
+// flushAndRead also waits until all has been read that the server had sent before.
+func (b *Broker) flushAndRead(ctx context.Context, e epoch) error {
+	if err := b.flush(ctx, e); err != nil {
+		return err
+	}
+	select {
+	case b.in <- b.fence:
+	case <-b.gone:
+		return broker.ErrClosed
+	}
+	select {
+	case <-b.fenced:
+		return nil
+	case <-b.gone:
+		return broker.ErrClosed
+	}
 }
 
 // missing returns those of rooms that are not subscribed: a question to ourselves does not come back. The
 // server sends us everything in order, so it would be ahead of the answer to flush. Others that are
 // subscribed hear the question, and do nothing.
-func (b *Broker) missing(e epoch, rooms []*room) ([]*room, error) {
+func (b *Broker) missing(ctx context.Context, e epoch, rooms []*room) ([]*room, error) {
 	dropped := b.dropped.Load()
 	for _, r := range rooms {
 		r.heard.Store(false)
@@ -192,7 +218,7 @@ func (b *Broker) missing(e epoch, rooms []*room) ([]*room, error) {
 			return nil, err
 		}
 	}
-	if err := b.flush(e); err != nil {
+	if err := b.flushAndRead(ctx, e); err != nil {
 		return nil, err
 	}
 	if b.dropped.Load() != dropped {
@@ -230,22 +256,24 @@ func (b *Broker) drop(rooms []*room) {
 }
 
 // audit asks for some rooms, so that a subscription is missed that has ended without a word.
-func (b *Broker) audit() {
+func (b *Broker) audit() error {
 	e := b.link.current()
-	rooms := b.rooms.some(b.rooms.count()/auditCycle + 1)
+	rooms := b.rooms.some(auditCycle)
 	if len(rooms) == 0 || b.cluster.joined.Load() != e.n {
-		return
+		return nil
 	}
-	if missing, err := b.missing(e, rooms); err == nil {
+	missing, err := b.missing(context.Background(), e, rooms)
+	if err == nil {
 		b.lose(missing, errEnded)
 	}
+	return err
 }
 
 var errEnded = errors.New("the server has ended the subscription")
 
-// recheck looks at what the server has said that it refuses. It reports whether our own subscriptions have to
+// recheck looks at what the server has said that it refuses. It returns an error if our own subscriptions have to
 // be made anew, which makeReady does.
-func (b *Broker) recheck() (again bool) {
+func (b *Broker) recheck() error {
 	suspects, control := b.refusals.take()
 	e := b.link.current()
 	var cause error
@@ -255,142 +283,17 @@ func (b *Broker) recheck() (again bool) {
 			rooms, cause = append(rooms, r), err
 		}
 	}
-	if missing, err := b.missing(e, rooms); err == nil {
+	if missing, err := b.missing(context.Background(), e, rooms); err == nil {
 		b.lose(missing, cause)
 	} else {
 		b.refusals.again(suspects) // with the next tick
 	}
 	if control == nil {
-		return false
+		return nil
 	}
 	b.log.Warn("nats: the server refuses what the driver needs: a user must be allowed to publish and to subscribe to all subjects "+
 		"that begin with the prefix, and to the inboxes", "error", control)
 	b.leave()
 	b.cluster.joined.Store(0)
-	return true
-}
-
-// do does one change.
-func (b *Broker) do(c *change) {
-	if c.remove {
-		b.remove(c)
-	} else {
-		b.add(c)
-	}
-}
-
-// add subscribes.
-func (b *Broker) add(c *change) {
-	run, e := b.run.Load(), b.link.current()
-	if run == nil {
-		b.rooms.decide(c, broker.Each(len(c.subjects), broker.ErrClosed))
-		return
-	}
-	before := b.conn.LastError()
-	failed := make(map[string]error) // by wire subject
-	wires := make([]string, len(c.subjects))
-	var added []*room
-	for i, subject := range c.subjects {
-		wires[i] = b.names.wire(subject)
-		if subject == "" {
-			failed[wires[i]] = errEmptySubject
-			continue
-		}
-		r := &room{subject: subject, wire: wires[i], worker: run.workers.of(subject)}
-		switch known := b.rooms.add(c, r); {
-		case known == r:
-			added = append(added, r)
-		case known != nil && known.subject != subject:
-			failed[wires[i]] = fmt.Errorf("nats: subscribe: %w: two subjects have the same hash", broker.ErrRefused)
-		}
-	}
-	err := b.confirmAdded(e, added)
-	var missing []*room
-	if refusal := b.refusal(before); err == nil && refusal != nil {
-		if missing, err = b.missing(e, added); err == nil {
-			for _, r := range missing {
-				failed[r.wire] = refused("subscribe", refusal)
-			}
-		}
-	}
-	if err != nil {
-		missing = added
-		for _, r := range added {
-			failed[r.wire] = b.failed("subscribe", err)
-		}
-	}
-	b.drop(missing)
-	var errs []error
-	if len(failed) > 0 {
-		errs = make([]error, len(wires))
-		for i, wire := range wires {
-			errs[i] = failed[wire]
-		}
-	}
-	b.drop(b.rooms.decide(c, errs))
-}
-
-// confirmAdded subscribes rooms, and returns when all servers know of it, or have refused them.
-func (b *Broker) confirmAdded(e epoch, rooms []*room) error {
-	if len(rooms) == 0 {
-		return nil
-	}
-	if !b.link.is(e) {
-		return b.link.why()
-	}
-	if b.cluster.joined.Load() != e.n {
-		return errConnecting
-	}
-	for i, r := range rooms {
-		if err := b.attach(r); err != nil {
-			return err
-		}
-		if (i+1)%maxUnconfirmed == 0 {
-			if err := b.flush(e); err != nil {
-				return err
-			}
-		}
-	}
-	if err := b.flush(e); err != nil {
-		return err
-	}
-	return b.cluster.confirm(e, serverPatience, time.Now().Add(timeout))
-}
-
-// remove unsubscribes. It does not wait for what is still to be delivered, which ends the change.
-func (b *Broker) remove(c *change) {
-	e := b.link.current()
-	var gone []*room
-	for _, subject := range c.subjects {
-		if r := b.rooms.at(b.names.wire(subject)); r != nil {
-			gone = append(gone, r)
-		}
-	}
-	if len(gone) == 0 {
-		b.rooms.decide(c, nil)
-		return
-	}
-	for _, r := range gone {
-		if sub := b.rooms.detach(r); sub != nil {
-			_ = sub.Unsubscribe() // fails only if the connection is closed
-		}
-	}
-	err := b.flush(e)
-	if err == nil {
-		err = b.cluster.confirm(e, serverPatience, time.Now().Add(timeout))
-	}
-	r := b.run.Load()
-	if err != nil {
-		b.drop(gone)
-		b.rooms.decide(c, broker.Each(len(c.subjects), b.failed("unsubscribe", err)))
-		return
-	}
-	if r == nil {
-		b.rooms.decide(c, nil)
-		return
-	}
-	r.workers.after(func() {
-		b.drop(gone) // they have no subscription any more
-		b.rooms.decide(c, nil)
-	})
+	return control
 }

@@ -41,7 +41,7 @@
 //     in a gap. A server where somebody was and that has not answered for a second is not waited for; if
 //     it comes back, that is a gap.
 //   - A route between servers that breaks for half a second or longer is a gap for the nodes on either
-//     side once it is whole again, but while it is broken a receipt counts only who can be reached.
+//     side once it is whole again, but while it is broken a receipt counts only nodes that can be reached.
 //   - A publisher that moves because its server has died may have published what that server never
 //     passed on. It tells the nodes, and they report a gap, if it had published in the last two seconds.
 //     If the publisher dies with its server nobody can tell.
@@ -50,9 +50,9 @@
 //   - Between clusters with names of their own (gateways) nothing can be confirmed: interest arrives there when it
 //     does. As soon as a broker is heard of in another cluster the log says so, and receipts say unknown in
 //     the place of zero.
-//   - Each publisher's order holds at every server. When a publisher moves, what it had published before
-//     is ahead of what it publishes then unless it was held up for longer than the move took, a tenth of a
-//     second at least.
+//   - Each publisher's order holds at every server, and no message is delivered twice. When a publisher or a node
+//     moves, messages may still be on their way from the old server. Those that come behind newer messages of
+//     their publisher are dropped: they lie in the gap. Between clusters they are delivered.
 package nats
 
 import (
@@ -61,7 +61,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,6 +69,7 @@ import (
 	"tether/broker"
 	"tether/broker/internal/credential"
 	"tether/broker/internal/lane"
+	"tether/internal/group"
 )
 
 // Options of [New]. The zero value is the default.
@@ -104,7 +104,7 @@ type Broker struct {
 
 	lanes    *lane.Lanes
 	receipts *receipts
-	rooms    *rooms
+	rooms    rooms
 	cluster  *cluster
 	refusals refusals
 	listener listener
@@ -119,19 +119,17 @@ type Broker struct {
 	incomplete error                // owned by keep; why rooms may not be subscribed; nil: they are
 	listening  chan struct{}        // closed by keep when the inbox is subscribed
 
-	closed  chan struct{} // closed by Close
+	changing chan struct{} // capacity 1; full while the rooms are changed
+
+	up      atomic.Bool   // messages make the round trip, as State was told
+	hasRun  atomic.Bool   // Run was called
 	started chan struct{} // closed when Run begins
 	stopped chan struct{} // closed when Run begins to end
-	gone    chan struct{} // closed when Close has waited for Run, the lanes and keep
 
-	up      atomic.Bool    // messages make the round trip, as State was told
-	running sync.WaitGroup // Run; Add under mu
-	keeping sync.WaitGroup // keep
-	reading sync.WaitGroup // read
-
-	mu       sync.Mutex
-	isClosed bool // guarded by mu
-	hasRun   bool // guarded by mu
+	work    group.Group     // Run and keep
+	closed  <-chan struct{} // closed by Close
+	reading group.Group     // read
+	gone    <-chan struct{} // closed when Close has waited for Run, the lanes and keep
 }
 
 var _ broker.Broker = (*Broker)(nil)
@@ -174,28 +172,28 @@ func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credent
 		log:        o.Logger,
 		owned:      owned,
 		files:      files,
-		rooms:      newRooms(),
+		rooms:      rooms{byWire: make(map[string]*room)},
+		changing:   make(chan struct{}, 1),
 		in:         make(chan *natsio.Msg, readQueue),
 		fence:      new(natsio.Msg),
-		fenced:     make(chan struct{}),
+		fenced:     make(chan struct{}, 1),
 		listening:  make(chan struct{}),
-		closed:     make(chan struct{}),
 		started:    make(chan struct{}),
 		stopped:    make(chan struct{}),
-		gone:       make(chan struct{}),
 		refusals: refusals{
 			wake:   make(chan struct{}, 1),
 			rooms:  make(map[string]error),
 			silent: make(map[string]struct{}),
 		},
 	}
+	b.closed, b.gone = b.work.Closing(), b.reading.Closing()
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
 	b.cluster = newCluster(b)
-	b.receipts = newReceipts(b)
+	b.receipts = newReceipts(b.cluster.isCertain)
 	b.listener = listener{b.onError}
 	l.listen(&b.listener)
 	b.reading.Go(b.read) // Close waits for both
-	b.keeping.Go(b.keep)
+	b.work.Go(b.keep)
 	return b, nil
 }
 
@@ -216,30 +214,23 @@ func (b *Broker) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.
 
 // Close implements [broker.Broker]. It waits for Run, and so must not be called from a Handler.
 func (b *Broker) Close() error {
-	b.mu.Lock()
-	first := !b.isClosed
-	b.isClosed = true
-	b.mu.Unlock()
-	if !first {
-		<-b.gone
+	if !b.work.Close() {
 		b.reading.Wait()
 		return nil
 	}
-	close(b.closed)
 	b.lanes.Close()
 	if b.owned && !b.up.Load() {
 		b.link.cut(b.link.current().n, net.ErrClosed) // somebody may be writing to a server that does not read
 	}
 	b.lanes.Wait()
-	b.running.Wait()
-	b.keeping.Wait()
+	b.work.Wait()
 	b.link.unlisten(&b.listener)
 	if b.owned {
 		b.conn.Close()
 	} else {
 		b.leave()
 	}
-	close(b.gone)
+	b.reading.Close()
 	b.reading.Wait()
 	return nil
 }

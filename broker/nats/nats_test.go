@@ -3,6 +3,7 @@ package nats_test
 import (
 	"context"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -15,6 +16,11 @@ import (
 	"tether/internal/faultproxy"
 	"tether/internal/long"
 )
+
+func TestMain(m *testing.M) {
+	long.Parallel(4)
+	os.Exit(m.Run())
+}
 
 // maxPayload is what a server takes by default.
 const maxPayload = 1 << 20
@@ -58,14 +64,12 @@ func harness(s *backend.Server) brokertest.Harness {
 }
 
 func TestTheDriverDoesWhatABrokerMust(t *testing.T) {
-	t.Run("Server", func(t *testing.T) { brokertest.Run(t, harness(backend.NATS(t))) })
-	t.Run("StandIn", func(t *testing.T) {
-		long.Only(t)
-		brokertest.Run(t, harness(backend.NATSStandIn(t)))
-	})
+	long.Alone(t)
+	brokertest.Run(t, harness(backend.NATS(t)))
 }
 
 func TestTheDriverDoesSoOnTheApplicationsConnection(t *testing.T) {
+	long.Alone(t)
 	h := harness(backend.NATS(t))
 	s := backend.NATSStandIn(t)
 	h.Stop, h.Start, h.Pause, h.Resume, h.Freezable = nil, nil, nil, nil, nil

@@ -54,6 +54,9 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 		natsio.SkipSubjectValidation(),
 	)
 	conn, err := natsio.Connect(strings.Join(t.servers, ","), options...)
+	for err != nil && d.again() {
+		conn, err = natsio.Connect(strings.Join(t.servers, ","), options...)
+	}
 	d.connected()
 	if err != nil {
 		if ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -17,9 +18,34 @@ var (
 	errReplaced = errors.New("the connection was replaced meanwhile")
 )
 
-// send is the lane's Send. It hands the messages of a batch to nats.go; receipts answers them.
+// send is the lane's Send. It returns when the server has taken the messages: what is published meanwhile leaves
+// together then. The receipts come later.
 func (b *Broker) send(_ int, lb *lane.Batch) error {
 	e := b.link.current()
+	if err := b.awaitReady(e); err != nil {
+		return err
+	}
+	first, batch := b.number(lb)
+	b.receipts.wait(batch)
+	b.cluster.published()
+	var err error
+	for i := 0; i < len(batch) && err == nil; i++ {
+		err = b.write(lb.Message(i), &batch[i], first+uint64(i))
+	}
+	if err == nil {
+		err = b.flush(context.Background(), e)
+	}
+	if err != nil {
+		b.receipts.failFrom(first, b.failed(context.Background(), "publish", err))
+	} else {
+		b.receipts.taken()
+	}
+	clear(batch)
+	return nil
+}
+
+// awaitReady waits until the server may be told where to answer, and the others know where we are.
+func (b *Broker) awaitReady(e epoch) error {
 	if e.ended() {
 		return unavailable("publish", b.link.why())
 	}
@@ -32,39 +58,29 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	case <-b.closed:
 		return broker.ErrClosed
 	}
-	if !b.cluster.isJoined() {
-		b.cluster.awaitJoined(e)
-	}
-	r := b.receipts
-	first, batch := r.next, r.scratch[:0]
-	var buf []byte
-	for i := range lb.Len() {
-		var at int
-		buf, at = b.appendSubjects(buf[:0], lb.Message(i).Subject, first+uint64(i))
-		s := string(buf) // of both the subject and the reply
-		batch = append(batch, slot{Pending: lb.Later(i), wire: s[:at], reply: s[at:], waits: true})
-	}
-	r.wait(batch, e)
-	b.cluster.published()
-	var failed error
-	for i := range batch {
-		if failed == nil {
-			failed = b.write(lb.Message(i), &batch[i], first+uint64(i))
-		}
-		if failed != nil {
-			r.fail(first+uint64(i), b.failed("publish", failed))
-		}
-	}
-	clear(batch)
-	r.scratch = batch[:0]
+	b.cluster.awaitJoined(context.Background(), e)
 	return nil
 }
 
-// appendSubjects appends the subject of the server, and at the index at the reply subject.
-func (b *Broker) appendSubjects(dst []byte, subject string, n uint64) (both []byte, at int) {
-	dst = b.names.appendWire(dst, subject)
-	at = len(dst)
-	return strconv.AppendUint(append(dst, b.inbox...), n, 36), at
+// number gives the messages of a batch their numbers, and the subjects of the server: all in one piece of memory.
+func (b *Broker) number(lb *lane.Batch) (first uint64, batch []slot) {
+	r := b.receipts
+	first, batch = r.next, r.scratch[:0]
+	text, ends := r.text[:0], r.ends[:0]
+	for i := range lb.Len() {
+		text = b.names.appendWire(text, lb.Message(i).Subject)
+		ends = append(ends, len(text))
+		text = strconv.AppendUint(append(text, b.inbox...), first+uint64(i), 36)
+		ends = append(ends, len(text))
+	}
+	begin, all := 0, string(text)
+	for i := range lb.Len() {
+		middle, end := ends[2*i], ends[2*i+1]
+		batch = append(batch, slot{Pending: lb.Later(i), wire: all[begin:middle], reply: all[middle:end], waits: true})
+		begin = end
+	}
+	r.scratch, r.text, r.ends = batch, text, ends
+	return first, batch
 }
 
 // write hands one message to nats.go. The error is that of the connection; one of the message alone is told
@@ -84,9 +100,20 @@ func (b *Broker) write(m broker.Message, s *slot, n uint64) error {
 }
 
 // failed turns an error of the connection into one that Publish or Subscribe may return.
-func (b *Broker) failed(doing string, err error) error {
-	if b.isDone() || errors.Is(err, broker.ErrClosed) {
+func (b *Broker) failed(ctx context.Context, doing string, err error) error {
+	switch {
+	case b.isDone() || errors.Is(err, broker.ErrClosed):
 		return broker.ErrClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	if err == errReplaced {
+		err = b.link.why()
 	}
 	return unavailable(doing, err)
+}
+
+// refused is the error for what the server has refused.
+func refused(doing string, err error) error {
+	return fmt.Errorf("nats: %s: %w: %w", doing, broker.ErrRefused, err)
 }

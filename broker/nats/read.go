@@ -21,7 +21,6 @@ const (
 //
 //	NUMBER    the reply subject of a message: the server's "no responders"
 //	A         acknowledgements of receivers, as ranges of numbers
-//	P.NUMBER  a probe: the server has taken what was published up to that number
 //	B         a beat; see run
 //	Q         the reply subject of a question to ourselves; see rooms
 //	C.…       answers of other brokers; see cluster
@@ -29,7 +28,6 @@ const (
 	ackTail      = "A"
 	beatTail     = "B"
 	questionTail = "Q"
-	probeTail    = "P."
 	clusterTail  = "C."
 )
 
@@ -53,6 +51,9 @@ func (b *Broker) read() {
 			}
 		case <-b.gone:
 			return
+		}
+		if len(answers) > 0 {
+			b.lanes.Alive()
 		}
 		for _, a := range answers {
 			a.give()
@@ -112,8 +113,6 @@ func (b *Broker) readInbox(answers []answer, r *run, m *natsio.Msg) []answer {
 		if r != nil {
 			r.back(m.Data)
 		}
-	case strings.HasPrefix(tail, probeTail):
-		b.receipts.probed(number(tail[len(probeTail):]))
 	case strings.HasPrefix(tail, clusterTail):
 		b.cluster.readAnswer(tail[len(clusterTail):], m)
 	case len(m.Data) == 0 && m.Header.Get("Status") == "503":

@@ -1,13 +1,9 @@
 package nats
 
 import (
-	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
-
-	natsio "github.com/nats-io/nats.go"
 
 	"tether/broker"
 	"tether/broker/internal/lane"
@@ -26,23 +22,22 @@ const (
 //
 //   - a node acknowledges it: at least one node took it;
 //   - the server says that nobody is subscribed: certainly none;
-//   - neither within ackWait after the server has taken it, which a probe behind it shows: unknown;
-//   - the server is silent, or the connection is replaced: the backend is unavailable.
+//   - neither within ackWait after the server has taken it: unknown;
+//   - the server does not take it: the backend is unavailable.
 type receipts struct {
-	conn    *natsio.Conn
-	link    *link
-	alive   func() // tells the lanes that publishers wait for other nodes, not for the backend
-	cluster *cluster
-	inbox   string        // with the dot at its end
+	certain func() bool   // whether nobody is there if our own server says so
 	wake    chan struct{} // capacity 1; the first message has begun to wait
 
-	next    uint64 // owned by send; the number of the next message
-	scratch []slot // owned by send
+	// Owned by send.
+	next    uint64 // the number of the next message
+	scratch []slot
+	text    []byte
+	ends    []int
 
-	mu    sync.Mutex
-	first uint64 // guarded by mu; number of slots[0]
-	slots []slot // guarded by mu; by number; those in front wait, or there are none
-	sent  []sent // guarded by mu; what the slots were sent in, oldest first
+	mu        sync.Mutex
+	first     uint64     // guarded by mu; number of slots[0]
+	slots     []slot     // guarded by mu; by number; the first one waits, or there are none
+	deadlines []deadline // guarded by mu; oldest first
 }
 
 // slot is one message.
@@ -51,15 +46,12 @@ type slot struct {
 	wire  string // the subject of the server
 	reply string
 	waits bool
-	none  bool // the server says that nobody is subscribed, and other servers may know better
 }
 
-// sent is one batch.
-type sent struct {
-	end   uint64 // one past its last number
-	epoch epoch
-	at    time.Time
-	taken time.Time // when it was known that the server has it; zero before
+// deadline says when the messages up to a number are given up.
+type deadline struct {
+	last uint64
+	at   time.Time
 }
 
 // answer is what a publisher is to be told.
@@ -82,21 +74,17 @@ var (
 	atLeast = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 )
 
-func newReceipts(b *Broker) *receipts {
+func newReceipts(certain func() bool) *receipts {
 	return &receipts{
-		conn:    b.conn,
-		link:    b.link,
-		alive:   b.lanes.Alive,
-		cluster: b.cluster,
-		inbox:   b.inbox,
+		certain: certain,
 		wake:    make(chan struct{}, 1),
 		next:    1,
 		first:   1,
 	}
 }
 
-// wait has the messages of a batch wait for their receipts. They have been numbered from r.next on.
-func (r *receipts) wait(batch []slot, e epoch) {
+// wait has the messages of a batch wait for their receipts. They have been numbered from next on.
+func (r *receipts) wait(batch []slot) {
 	r.mu.Lock()
 	idle := len(r.slots) == 0
 	if idle {
@@ -104,33 +92,42 @@ func (r *receipts) wait(batch []slot, e epoch) {
 	}
 	r.slots = append(r.slots, batch...)
 	r.next += uint64(len(batch))
-	r.sent = append(r.sent, sent{end: r.next, at: time.Now(), epoch: e})
 	r.mu.Unlock()
 	if idle {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		signal(r.wake)
+	}
+}
+
+// signal makes sure that a channel of capacity 1 is not empty.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
 // fail says that a message was not sent.
 func (r *receipts) fail(n uint64, err error) {
-	r.mu.Lock()
-	out := r.answerLocked(nil, n, unknown, err)
-	r.mu.Unlock()
-	for _, a := range out {
-		a.give()
-	}
+	r.failIf(err, func(at uint64, _ *slot) bool { return at == n })
+}
+
+// failFrom says that a message and those behind it were not sent.
+func (r *receipts) failFrom(n uint64, err error) {
+	r.failIf(err, func(at uint64, _ *slot) bool { return at >= n })
 }
 
 // refuse fails what waits on a subject that we may not publish on.
 func (r *receipts) refuse(wire string, err error) {
+	r.failIf(err, func(_ uint64, s *slot) bool { return s.wire == wire })
+}
+
+// failIf fails the messages that wait and for which is holds.
+func (r *receipts) failIf(err error, is func(n uint64, s *slot) bool) {
 	var out []answer
 	r.mu.Lock()
-	first := r.first // answers may take the first ones away
-	for i, s := range r.slots {
-		if s.wire == wire {
+	first, slots := r.first, r.slots // answers may take the first ones away
+	for i := range slots {
+		if slots[i].waits && is(first+uint64(i), &slots[i]) {
 			out = r.answerLocked(out, first+uint64(i), unknown, err)
 		}
 	}
@@ -156,10 +153,6 @@ func (r *receipts) answerLocked(out []answer, n uint64, reach broker.Receipt, er
 		done = len(r.slots)
 	}
 	r.slots, r.first = r.slots[done:], r.first+uint64(done)
-	for len(r.sent) > 0 && r.sent[0].end <= r.first {
-		r.sent[0] = sent{}
-		r.sent = r.sent[1:]
-	}
 	return out
 }
 
@@ -183,85 +176,32 @@ func (r *receipts) acknowledge(out []answer, data []byte) []answer {
 
 // noResponders takes the word of the server that nobody is subscribed to the subject of a message.
 func (r *receipts) noResponders(out []answer, n uint64) []answer {
-	certain := r.cluster.isCertain()
+	reach := unknown
+	if r.certain() {
+		reach = broker.Receipt{}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	i := n - r.first
-	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
-		return out
-	}
-	if !certain {
-		r.slots[i].none = true
-		return out
-	}
-	return r.answerLocked(out, n, broker.Receipt{}, nil)
+	return r.answerLocked(out, n, reach, nil)
 }
 
-// probed takes a probe that has come back: the server has taken everything up to a number.
-func (r *receipts) probed(n uint64) {
-	r.alive()
-	now := time.Now()
+// taken says that the server has taken all messages so far. It is called by send.
+func (r *receipts) taken() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range r.sent {
-		if s := &r.sent[i]; s.end <= n+1 && s.taken.IsZero() {
-			s.taken = now
-		}
-	}
+	r.deadlines = append(r.deadlines, deadline{r.next - 1, time.Now().Add(ackWait)})
 }
 
 // look is called every lookTick while somebody waits, and reports whether somebody still does. What has
-// waited for long is answered.
-func (r *receipts) look(out []answer, now time.Time) ([]answer, bool) {
-	joined, alone := r.cluster.isJoined(), r.cluster.isAlone()
-	current, why := r.link.current(), r.link.why()
+// waited for too long is answered.
+func (r *receipts) look(out []answer, now time.Time) (_ []answer, waits bool) {
 	r.mu.Lock()
-	n, probe := r.first, false
-	for _, s := range slices.Clone(r.sent) {
-		cut := s.epoch.n != current.n || s.epoch.ended()
-		for ; n < s.end; n++ {
-			reach, err, ok := r.overdueLocked(n, s, now, cut, joined, alone)
-			switch {
-			case !ok:
-				continue
-			case err == errReplaced:
-				err = unavailable("publish", why)
-			case err != nil:
-				err = unavailable("publish", err)
-			}
-			out = r.answerLocked(out, n, reach, err)
+	defer r.mu.Unlock()
+	for len(r.deadlines) > 0 && (r.deadlines[0].last < r.first || !now.Before(r.deadlines[0].at)) {
+		for n := r.first; n <= r.deadlines[0].last; n++ {
+			out = r.answerLocked(out, n, unknown, nil)
 		}
-		probe = probe || now.Sub(s.at) >= lookTick/2
+		r.deadlines = r.deadlines[1:]
 	}
-	waits, last := len(r.slots) > 0, r.first+uint64(len(r.slots))-1
-	r.mu.Unlock()
-	if waits && probe {
-		_ = r.conn.Publish(r.inbox+probeTail+strconv.FormatUint(last, 36), nil) // then it does not come back
-	}
-	return out, waits
-}
-
-// overdueLocked says what is to be told of a message that has waited long enough, or in vain, because its
-// connection was cut.
-func (r *receipts) overdueLocked(n uint64, s sent, now time.Time, cut, joined, alone bool) (reach broker.Receipt, err error, ok bool) {
-	i := n - r.first
-	if i >= uint64(len(r.slots)) || !r.slots[i].waits {
-		return unknown, nil, false
-	}
-	switch none := r.slots[i].none; {
-	case none && alone:
-		return broker.Receipt{}, nil, true
-	case none:
-		return unknown, nil, joined || now.Sub(s.at) >= ackWait
-	case !s.taken.IsZero():
-		return unknown, nil, cut || now.Sub(s.taken) >= ackWait
-	case cut:
-		return unknown, errReplaced, true
-	}
-	return unknown, errSilent, now.Sub(s.at) >= timeout
-}
-
-// refused is the error for what the server has refused.
-func refused(doing string, err error) error {
-	return fmt.Errorf("nats: %s: %w: %w", doing, broker.ErrRefused, err)
+	return out, len(r.slots) > 0
 }

@@ -1,7 +1,9 @@
 package nats
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	natsio "github.com/nats-io/nats.go"
 
@@ -15,7 +17,7 @@ func reading() *Broker {
 	b := &Broker{inbox: "_INBOX.x.", link: l, log: nil, names: newNames("tether")}
 	b.lanes = lane.New(lane.Options{Send: func(int, *lane.Batch) error { return nil }})
 	b.cluster = &cluster{link: l, hello: "tether.c", all: "tether.m", servers: make(map[string]*server), changed: make(chan struct{})}
-	b.receipts = newReceipts(b)
+	b.receipts = newReceipts(b.cluster.isCertain)
 	return b
 }
 
@@ -29,13 +31,11 @@ func publishing(t *testing.T, b *Broker, n int, happen func(first uint64) []answ
 		for i := range batch {
 			batch[i] = slot{Pending: lb.Later(i), wire: "wire", waits: true}
 		}
-		b.receipts.wait(batch, b.link.current())
+		b.receipts.wait(batch)
 		for _, a := range happen(first) {
 			a.give()
 		}
-		for i := range batch {
-			b.receipts.fail(first+uint64(i), nil) // what nothing is known of
-		}
+		b.receipts.failFrom(first, nil) // what nothing is known of
 		return nil
 	}})
 	defer lanes.Wait()
@@ -44,8 +44,8 @@ func publishing(t *testing.T, b *Broker, n int, happen func(first uint64) []answ
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(b.receipts.slots) > 0 || len(b.receipts.sent) > 0 {
-		t.Errorf("%d messages are kept, of %d batches", len(b.receipts.slots), len(b.receipts.sent))
+	if len(b.receipts.slots) > 0 {
+		t.Errorf("%d messages are kept", len(b.receipts.slots))
 	}
 	return reach
 }
@@ -59,14 +59,12 @@ func FuzzInboxTakesAnything(f *testing.F) {
 	f.Add("1", []byte(nil), "503")
 	f.Add("-1", []byte(nil), "503")
 	f.Add("zzzzzzzzzzzzzzzzzzz", []byte("x"), "503")
-	f.Add("P.1", []byte(nil), "")
-	f.Add("P.zzzzzzzzzz", []byte(nil), "")
 	f.Add("B", []byte("1 1"), "")
 	f.Add("C.x", []byte("B 1"), "")
 	f.Fuzz(func(t *testing.T, tail string, data []byte, status string) {
 		b := reading()
 		var answers []answer
-		b.receipts.wait([]slot{{waits: true}, {waits: true}}, b.link.current())
+		b.receipts.wait([]slot{{waits: true}, {waits: true}})
 		for range 2 { // also twice
 			m := &natsio.Msg{Subject: b.inbox + tail, Data: data, Header: natsio.Header{"Status": []string{status}}}
 			answers = b.readInbox(answers, nil, m)
@@ -102,25 +100,21 @@ func TestTheFirstThingThatIsLearnedOfAMessageCounts(t *testing.T) {
 func TestThatNobodyIsThereIsNotCertainUntilOthersKnowOfUs(t *testing.T) {
 	for _, c := range []struct {
 		name   string
+		joined uint64 // epoch
 		happen func(c *cluster)
 		want   broker.Receipt
 	}{
-		{"nobody is at another server", func(c *cluster) { c.joined.Store(0) }, broker.Receipt{}},
-		{"somebody is", func(c *cluster) { c.heard(place{id: "B"}, 0); c.joined.Store(0) }, unknown},
-		{"somebody is in another cluster", func(c *cluster) { c.foreign.Store(true); c.joined.Store(0) }, unknown},
+		{"the others know", 0, func(*cluster) {}, broker.Receipt{}},
+		{"somebody is at another server", 0, func(c *cluster) { c.heard(place{id: "B"}, 0) }, broker.Receipt{}},
+		{"they knew where we were", 7, func(*cluster) {}, unknown},
+		{"somebody is in another cluster", 0, func(c *cluster) { c.foreign.Store(true) }, unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := reading()
 			b.cluster.here = place{id: "A"}
-			b.cluster.joined.Store(7) // another epoch
-			got := publishing(t, b, 1, func(first uint64) []answer {
-				if out := b.receipts.noResponders(nil, first); len(out) > 0 {
-					t.Error("it is certain too early")
-				}
-				c.happen(b.cluster)
-				out, _ := b.receipts.look(nil, b.receipts.sent[0].at)
-				return out
-			})
+			b.cluster.joined.Store(c.joined)
+			c.happen(b.cluster)
+			got := publishing(t, b, 1, func(first uint64) []answer { return b.receipts.noResponders(nil, first) })
 			if got[0] != c.want {
 				t.Errorf("got %+v, want %+v", got[0], c.want)
 			}
@@ -128,10 +122,36 @@ func TestThatNobodyIsThereIsNotCertainUntilOthersKnowOfUs(t *testing.T) {
 	}
 }
 
+// What is not acknowledged is unknown a second after the server has taken it, and what is not taken waits.
+func TestAMessageIsGivenUpASecondAfterTheServerHasIt(t *testing.T) {
+	b := reading()
+	got := publishing(t, b, 3, func(first uint64) (out []answer) {
+		r := b.receipts
+		if out, _ := r.look(nil, time.Now().Add(time.Hour)); len(out) > 0 {
+			t.Errorf("%d messages are given up that the server may not have", len(out))
+		}
+		begin := time.Now()
+		r.taken()
+		r.wait([]slot{{waits: true}})
+		if out, _ := r.look(nil, begin.Add(ackWait-time.Millisecond)); len(out) > 0 {
+			t.Errorf("%d messages are given up too early", len(out))
+		}
+		out, waits := r.look(r.acknowledge(nil, appendRange(nil, first+1, 1)), time.Now().Add(ackWait))
+		if len(out) != 3 || !waits {
+			t.Errorf("%d messages are answered, and others wait: %v; want 3 and true", len(out), waits)
+		}
+		r.slots = nil // that message is nobody's
+		return out
+	})
+	if want := []broker.Receipt{unknown, atLeast, unknown}; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
 func TestAcknowledgementsAreRanges(t *testing.T) {
 	a := newAcks(nil)
 	for _, reply := range []string{"x.1", "x.2", "x.3", "y.a", "x.4", "x.9", "x.8", "y.b", "elsewhere", "z.-"} {
-		a.add(reply)
+		a.add(a.of(reply))
 	}
 	got := make(map[string][][2]uint64)
 	for _, to := range a.owed {

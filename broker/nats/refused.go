@@ -63,10 +63,7 @@ func (f *refusals) signal() {
 	if len(f.rooms) == 0 && f.control == nil {
 		return
 	}
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	signal(f.wake)
 }
 
 // again gives back what could not be found out.

@@ -44,6 +44,7 @@ func quoted(words []string) string {
 }
 
 func TestWhatTheServerRefusesIsAnErrorForThatAlone(t *testing.T) {
+	t.Parallel()
 	s, _ := configured(t, allowed(">", "tether.s.deaf"))
 	n := run(t, open(t, "nats://u:p@"+s.Addr), make(chan broker.Message, 10))
 	errs := n.Subscribe(t.Context(), "a", "deaf", "b")
@@ -68,6 +69,7 @@ func TestWhatTheServerRefusesIsAnErrorForThatAlone(t *testing.T) {
 }
 
 func TestSubscriptionsThatAPermissionEndsAreLostAndCanBeHadAgain(t *testing.T) {
+	t.Parallel()
 	s, configure := configured(t, allowed(">"))
 	n := run(t, open(t, "nats://u:p@"+s.Addr), make(chan broker.Message, 10))
 	w := open(t, "nats://w:p@"+s.Addr)
@@ -109,6 +111,7 @@ func TestSubscriptionsThatAPermissionEndsAreLostAndCanBeHadAgain(t *testing.T) {
 }
 
 func TestANodeThatMayHearNothingSaysSoAndComesBack(t *testing.T) {
+	t.Parallel()
 	s, configure := configured(t, allowed(">"))
 	n := run(t, open(t, "nats://u:p@"+s.Addr), make(chan broker.Message, 10))
 	n.subscribe(t, "a")
@@ -133,6 +136,7 @@ func TestANodeThatMayHearNothingSaysSoAndComesBack(t *testing.T) {
 }
 
 func TestALimitOnSubscriptionsConcernsThoseThatAreTooMany(t *testing.T) {
+	t.Parallel()
 	s, _ := configured(t, "max_subscriptions: 8")
 	n := run(t, open(t, s.URL), make(chan broker.Message, 10))
 	n.subscribe(t, "a", "b") // and four of our own
@@ -200,6 +204,7 @@ func lower(t *testing.T, s *backend.Server, configure func(config string), n nod
 }
 
 func TestWhatALowerLimitLeavesOutAfterAReconnectIsLostAndAllElseIsThere(t *testing.T) {
+	t.Parallel()
 	s, configure := configured(t, "max_subscriptions: 100")
 	lower(t, s, configure, run(t, open(t, s.URL), make(chan broker.Message, 1000)))
 }
@@ -220,6 +225,7 @@ func (c asking) Write(p []byte) (int, error) {
 // All is well when it is known which rooms are subscribed, and not before: messages that are dropped may
 // have been the answers.
 func TestANodeThatCannotTellWhatIsSubscribedAsksAgainBeforeItIsUp(t *testing.T) {
+	t.Parallel()
 	s, configure := configured(t, "max_subscriptions: 100")
 	var connections, drops atomic.Int32
 	var b broker.Broker
@@ -269,6 +275,7 @@ func (c hiding) Read(p []byte) (int, error) {
 
 // nats.go keeps the last error only.
 func TestARefusalIsFoundBehindAnotherError(t *testing.T) {
+	t.Parallel()
 	s, configure := configured(t, "max_subscriptions: 100")
 	var connections atomic.Int32
 	conn := connect(t, s.URL, nats.ConnectOptions(func(network, address string) (net.Conn, error) {
@@ -309,6 +316,7 @@ func (c forgetful) Write(p []byte) (int, error) {
 // A server says when it ends a subscription. If it does not, or something in between forgets one, that is
 // found all the same.
 func TestASubscriptionThatEndsWithoutAWordIsFound(t *testing.T) {
+	t.Parallel()
 	s := backend.NATS(t)
 	var forgets atomic.Bool
 	conn := connect(t, s.URL, nats.ConnectOptions(func(network, address string) (net.Conn, error) {

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -22,32 +23,12 @@ type room struct {
 	sub *natsio.Subscription // guarded by rooms.mu; nil while there is none
 }
 
-// rooms are the subscriptions of one Run. One goroutine changes them, keep, so that the calls of nats.go,
-// which may block, hold up nobody whose context ends.
+// rooms are the subscriptions of one Run. They are changed by one at a time: Subscribe, Unsubscribe or keep, with
+// [Broker.changing]; and ended by Run.
 type rooms struct {
-	wake chan struct{} // capacity 1; there are changes
-
-	mu      sync.RWMutex
-	byWire  map[string]*room // guarded by mu
-	changes []*change        // guarded by mu; to be done in this order
-	over    bool             // guarded by mu; Run has ended
-}
-
-// change is one call of Subscribe or Unsubscribe.
-type change struct {
-	subjects []string
-	remove   bool
-	done     chan struct{} // closed when it is done
-	errs     []error       // valid when done is closed
-
-	// Guarded by rooms.mu.
-	abandoned bool    // the caller has gone
-	decided   bool    // the caller will be told errs
-	rooms     []*room // that it has added
-}
-
-func newRooms() *rooms {
-	return &rooms{wake: make(chan struct{}, 1), byWire: make(map[string]*room)}
+	mu     sync.RWMutex
+	byWire map[string]*room // guarded by mu
+	over   bool             // guarded by mu; Run has ended
 }
 
 // of returns the room that m came for, nil if it is not subscribed any more.
@@ -61,24 +42,20 @@ func (rs *rooms) of(m *natsio.Msg) *room {
 	return r
 }
 
-// all returns every room.
-func (rs *rooms) all() []*room {
+// at returns the room of a subject of the server, nil if there is none.
+func (rs *rooms) at(wire string) *room {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	all := make([]*room, 0, len(rs.byWire))
-	for _, r := range rs.byWire {
-		all = append(all, r)
-	}
-	return all
+	return rs.byWire[wire]
 }
 
-// some returns n rooms by chance, or all if there are fewer.
+// some returns one of n rooms, by chance, and one more; all if n is 1.
 func (rs *rooms) some(n int) []*room {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
 	var some []*room
 	for _, r := range rs.byWire {
-		if len(some) >= n {
+		if len(some) > len(rs.byWire)/n {
 			break
 		}
 		some = append(some, r)
@@ -86,28 +63,27 @@ func (rs *rooms) some(n int) []*room {
 	return some
 }
 
-// add adds a room for a change, unless its caller has gone or Run is over. It returns nil then, and the room
-// that there is if the subject is subscribed.
-func (rs *rooms) add(c *change, r *room) *room {
+// add adds a room, unless there is one or Run is over. It returns the room that there is then, if any.
+func (rs *rooms) add(r *room) *room {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if known := rs.byWire[r.wire]; known != nil {
+	if known := rs.byWire[r.wire]; known != nil || rs.over {
 		return known
-	}
-	if c.abandoned || rs.over {
-		return nil
 	}
 	rs.byWire[r.wire] = r
 	r.live.Store(true)
-	c.rooms = append(c.rooms, r)
 	return r
 }
 
-// attach says what a room's subscription is.
-func (rs *rooms) attach(r *room, sub *natsio.Subscription) {
+// attach says what a room's subscription is. It reports false if the room has been dropped.
+func (rs *rooms) attach(r *room, sub *natsio.Subscription) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
+	if rs.byWire[r.wire] != r {
+		return false
+	}
 	r.sub = sub
+	return true
 }
 
 func (rs *rooms) isAttached(r *room) bool {
@@ -123,19 +99,6 @@ func (rs *rooms) detach(r *room) *natsio.Subscription {
 	sub := r.sub
 	r.sub = nil
 	return sub
-}
-
-// at returns the room of a subject of the server, nil if there is none.
-func (rs *rooms) at(wire string) *room {
-	rs.mu.RLock()
-	defer rs.mu.RUnlock()
-	return rs.byWire[wire]
-}
-
-func (rs *rooms) count() int {
-	rs.mu.RLock()
-	defer rs.mu.RUnlock()
-	return len(rs.byWire)
 }
 
 // drop ends rooms: nothing of theirs is delivered any more. It returns their subscriptions, for the server.
@@ -155,132 +118,200 @@ func (rs *rooms) drop(gone []*room) (subs []*natsio.Subscription) {
 	return subs
 }
 
-// end ends all rooms and all changes, and returns the subscriptions.
+// end ends all rooms, and returns the subscriptions.
 func (rs *rooms) end() []*natsio.Subscription {
-	all := rs.all()
 	rs.mu.Lock()
 	rs.over = true
 	rs.mu.Unlock()
-	return rs.drop(all)
+	return rs.drop(rs.some(1))
 }
 
-func (rs *rooms) take() []*change {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	changes := rs.changes
-	rs.changes = nil
-	return changes
-}
-
-// put queues a change, and reports false if Run is over.
-func (rs *rooms) put(c *change) bool {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	if rs.over {
-		return false
-	}
-	rs.changes = append(rs.changes, c)
-	select {
-	case rs.wake <- struct{}{}:
-	default:
-	}
-	return true
-}
-
-// Subscribe implements [broker.Broker]. It waits for Run, and fails with [broker.ErrClosed] after it.
-func (b *Broker) Subscribe(ctx context.Context, subjects ...string) []error {
-	if err := b.ready(ctx); err != nil {
-		return broker.Each(len(subjects), err)
+// change begins a change of the rooms. It waits for the one before, and for Run; endChange ends it.
+func (b *Broker) change(ctx context.Context) error {
+	if err := b.doneOr(ctx); err != nil {
+		return err
 	}
 	select {
 	case <-b.started:
 	case <-b.closed:
-		return broker.Each(len(subjects), broker.ErrClosed)
+		return broker.ErrClosed
 	case <-ctx.Done():
-		return broker.Each(len(subjects), ctx.Err())
+		return ctx.Err()
 	}
-	return b.change(ctx, &change{subjects: subjects, done: make(chan struct{})})
-}
-
-// Unsubscribe implements [broker.Broker].
-func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	b.cluster.awaitJoined(ctx, b.link.current())
 	select {
-	case <-b.started:
-	default:
-		return broker.Each(len(subjects), b.ready(ctx))
+	case b.changing <- struct{}{}:
+		return nil
+	case <-b.closed:
+		return broker.ErrClosed
+	case <-b.stopped:
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	// Also with a context that is done: the server is to be told.
-	errs := b.change(ctx, &change{subjects: subjects, remove: true, done: make(chan struct{})})
-	for i, err := range errs {
-		if errors.Is(err, broker.ErrClosed) && !b.isDone() {
-			errs[i] = nil // Run is over, and so are all subscriptions
-		}
-	}
-	return errs
 }
 
-func (b *Broker) ready(ctx context.Context) error {
+// doneOr returns why nothing can be done any more, or the context's error.
+func (b *Broker) doneOr(ctx context.Context) error {
 	if b.isDone() {
 		return broker.ErrClosed
 	}
 	return ctx.Err()
 }
 
-// change has a change done and waits for its end. Run has begun.
-func (b *Broker) change(ctx context.Context, c *change) []error {
-	rs := b.rooms
-	if !rs.put(c) {
-		return broker.Each(len(c.subjects), broker.ErrClosed)
+func (b *Broker) endChange() { <-b.changing }
+
+// Subscribe implements [broker.Broker]. It waits for Run, and fails with [broker.ErrClosed] after it.
+func (b *Broker) Subscribe(ctx context.Context, subjects ...string) []error {
+	if err := b.change(ctx); err != nil {
+		return broker.Each(len(subjects), err)
 	}
-	var err error
-	select {
-	case <-c.done:
-		return c.errs
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-b.closed:
-		err = broker.ErrClosed
-	case <-b.stopped:
-		err = broker.ErrClosed
+	defer b.endChange()
+	run, e := b.run.Load(), b.link.current()
+	if run == nil {
+		return broker.Each(len(subjects), broker.ErrClosed)
 	}
-	if !b.abandon(c) {
-		<-c.done // which is about to be closed
-		return c.errs
+	before := b.conn.LastError()
+	failed := make(map[string]error) // by wire subject
+	wires := make([]string, len(subjects))
+	var added []*room
+	for i, subject := range subjects {
+		wires[i] = b.names.wire(subject)
+		if subject == "" {
+			failed[wires[i]] = errEmptySubject
+			continue
+		}
+		r := &room{subject: subject, wire: wires[i], worker: run.workers.of(subject)}
+		switch known := b.rooms.add(r); {
+		case known == nil:
+			failed[wires[i]] = broker.ErrClosed
+		case known == r:
+			added = append(added, r)
+		case known.subject != subject:
+			failed[wires[i]] = fmt.Errorf("nats: subscribe: %w: two subjects have the same hash", broker.ErrRefused)
+		}
 	}
-	return broker.Each(len(c.subjects), err)
+	b.drop(b.confirmAdded(ctx, e, added, before, failed))
+	if len(failed) == 0 {
+		return nil
+	}
+	errs := make([]error, len(wires))
+	for i, wire := range wires {
+		errs[i] = failed[wire]
+	}
+	return errs
 }
 
-// abandon makes sure that nothing is delivered because of a change whose caller goes, or is delivered still
-// in spite of it. It reports false if the change is done.
-func (b *Broker) abandon(c *change) bool {
-	rs := b.rooms
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	if c.decided {
-		return false
+// confirmAdded subscribes rooms, and returns those that are not subscribed when all servers know of the others,
+// with the errors.
+func (b *Broker) confirmAdded(ctx context.Context, e epoch, rooms []*room, before error, failed map[string]error) []*room {
+	err := b.subscribe(ctx, e, rooms)
+	missing := rooms
+	refusal := b.refusal(before)
+	if err == nil && refusal == nil {
+		return nil
 	}
-	c.abandoned = true
-	for _, r := range c.rooms {
-		r.live.Store(false)
+	if err == nil {
+		missing, err = b.missing(ctx, e, rooms)
 	}
-	if c.remove {
-		for _, s := range c.subjects {
-			if r := rs.byWire[b.names.wire(s)]; r != nil {
-				r.live.Store(false)
+	if err == nil {
+		err = refused("subscribe", refusal)
+	} else {
+		err, missing = b.failed(ctx, "subscribe", err), rooms
+	}
+	for _, r := range missing {
+		failed[r.wire] = err
+	}
+	return missing
+}
+
+// subscribe subscribes rooms, and returns when all servers know of it, or have refused them.
+func (b *Broker) subscribe(ctx context.Context, e epoch, rooms []*room) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	if !b.link.is(e) {
+		return b.link.why()
+	}
+	if b.cluster.joined.Load() != e.n {
+		return errConnecting
+	}
+	for i, r := range rooms {
+		if err := b.attach(r); err != nil {
+			return err
+		}
+		if (i+1)%maxUnconfirmed == 0 {
+			if err := b.flush(ctx, e); err != nil {
+				return err
 			}
 		}
 	}
-	return true
+	if err := b.flushAndRead(ctx, e); err != nil {
+		return err
+	}
+	if err := b.cluster.confirm(ctx, e, serverPatience); err != nil {
+		return err
+	}
+	select {
+	case <-b.stopped:
+		return broker.ErrClosed
+	default:
+		return nil
+	}
 }
 
-// decide ends a change, unless its caller has gone: then it returns the rooms that only the caller wanted.
-func (rs *rooms) decide(c *change, errs []error) (unwanted []*room) {
-	rs.mu.Lock()
-	if c.abandoned {
-		unwanted = c.rooms
+// Unsubscribe implements [broker.Broker]. The server is told also with a context that is done.
+func (b *Broker) Unsubscribe(ctx context.Context, subjects ...string) []error {
+	var gone []*room
+	for _, subject := range subjects {
+		if r := b.rooms.at(b.names.wire(subject)); r != nil {
+			gone = append(gone, r)
+		}
 	}
-	c.decided, c.errs = true, errs
-	rs.mu.Unlock()
-	close(c.done)
-	return unwanted
+	err := b.unsubscribe(ctx, gone)
+	b.drop(gone)
+	switch {
+	case errors.Is(err, broker.ErrClosed) && !b.isDone():
+		return nil // Run is over, and so are all subscriptions
+	case err != nil:
+		err = b.failed(ctx, "unsubscribe", err)
+	}
+	return broker.Each(len(subjects), err)
+}
+
+// unsubscribe returns when all servers know that rooms are not subscribed, and what they had sent before is
+// delivered.
+func (b *Broker) unsubscribe(ctx context.Context, gone []*room) error {
+	if len(gone) == 0 || b.isDone() {
+		return b.doneOr(ctx)
+	}
+	if err := b.change(ctx); err != nil {
+		return err
+	}
+	defer b.endChange()
+	e, r := b.link.current(), b.run.Load()
+	if r == nil {
+		return broker.ErrClosed
+	}
+	for _, room := range gone {
+		if sub := b.rooms.detach(room); sub != nil {
+			_ = sub.Unsubscribe() // fails only if the connection is closed
+		}
+	}
+	if err := b.flushAndRead(ctx, e); err != nil {
+		return err
+	}
+	if err := b.cluster.confirm(ctx, e, serverPatience); err != nil {
+		return err
+	}
+	delivered := make(chan struct{})
+	r.workers.after(func() { close(delivered) })
+	select {
+	case <-delivered:
+		return nil
+	case <-r.done:
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 // Files with secrets are renewed while a node is connected; then the server restarts and knows only the new ones.
 func TestWhatIsRenewedInFilesIsReadForTheNextConnection(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		renew func(t *testing.T, dir string, i int) // writes the files of both sides
@@ -73,6 +74,7 @@ func renewNKey(t *testing.T, dir string, _ int) {
 }
 
 func TestOnlyTheServersOfTheURLAreUsedWhereThatIsAsked(t *testing.T) {
+	t.Parallel()
 	servers := backend.NATSCluster(t, 2, backend.NATSRoutes{})
 	stays := run(t, open(t, servers[0].URL+"?discover=no"), make(chan broker.Message, 10))
 	moves := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))

@@ -61,20 +61,13 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 	if h.Deliver == nil {
 		return errors.New("nats: run without Deliver")
 	}
-	b.mu.Lock()
-	switch {
-	case b.isClosed:
-		b.mu.Unlock()
+	if !b.work.Begin() {
 		return broker.ErrClosed
-	case b.hasRun:
-		b.mu.Unlock()
+	}
+	defer b.work.End()
+	if b.hasRun.Swap(true) {
 		return errors.New("nats: run called twice")
 	}
-	b.hasRun = true
-	b.running.Add(1)
-	b.mu.Unlock()
-	defer b.running.Done()
-
 	r := &run{
 		b: b, h: h,
 		pulse: beat.NewPulse(),
@@ -103,7 +96,7 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 }
 
 // endRooms ends every subscription at the end of Run. On a connection that works it waits for the server, so
-// that whoever publishes after Run hears at once that nobody is there.
+// that those that publish after Run hear at once that nobody is there.
 func (b *Broker) endRooms() {
 	subs := b.rooms.end()
 	if b.owned && b.isDone() && !b.up.Load() {
@@ -113,7 +106,7 @@ func (b *Broker) endRooms() {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
 	if e := b.link.current(); b.up.Load() && b.conn.FlushTimeout(leaveTimeout) == nil {
-		_ = b.cluster.confirm(e, leaveTimeout, time.Now().Add(leaveTimeout)) // else the others will find out
+		_ = b.cluster.confirm(context.Background(), e, leaveTimeout) // else the others will find out
 	}
 }
 
@@ -166,7 +159,9 @@ func (r *run) miss(subject string, cause error) {
 	r.gaps.open(r.pulse.Time(r.pulse.Last()), subject, cause)
 }
 
-// take takes a message for a room. What is not acknowledged is not delivered either.
+// take takes a message for a room. What is not acknowledged is not delivered either. Within a cluster the messages
+// of a publisher come in order, unless a server dies: then some may come once more, or late, from where it had
+// passed them on to.
 func (r *run) take(m *natsio.Msg) {
 	room := r.b.rooms.of(m)
 	switch {
@@ -178,6 +173,10 @@ func (r *run) take(m *natsio.Msg) {
 	case !r.isTimely:
 		r.miss("", errStale)
 	default:
+		publisher, n := r.acks.of(m.Reply)
+		if publisher != nil && n <= publisher.newest && !r.b.cluster.foreign.Load() {
+			return
+		}
 		data := m.Data
 		if r.b.names.isHash(m.Subject) {
 			subject, named, err := splitNamed(data)
@@ -190,7 +189,7 @@ func (r *run) take(m *natsio.Msg) {
 			r.miss(room.subject, errOverflow)
 			return
 		}
-		r.acks.add(m.Reply)
+		r.acks.add(publisher, n)
 	}
 }
 
@@ -216,21 +215,13 @@ func (r *run) back(data []byte) {
 	r.begin()
 	r.gaps.end(r.pulse.Time(r.pulse.Now()))
 	r.good.Store(n)
-	r.acks.trim()
-	r.wake()
-}
-
-func (r *run) wake() {
-	select {
-	case r.fresh <- struct{}{}:
-	default:
-	}
+	signal(r.fresh)
 }
 
 // lose tells of subscriptions that the server has ended.
 func (r *run) lose(g broker.Gap) {
 	r.gaps.lose(g, r.pulse.Time(r.pulse.Last()).Add(-lastSure))
-	r.wake()
+	signal(r.fresh)
 }
 
 // watch tells Handler.State, Handler.Gap and Handler.Lost, and cuts a silent connection, until ctx or the
@@ -264,10 +255,13 @@ func (r *run) watch(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			r.tellRest()
 			return nil
 		case <-r.b.closed:
+			r.tellRest()
 			return nil
 		case err := <-r.fatal:
+			r.tellRest()
 			return r.ended(err)
 		case <-down:
 		case <-r.fresh:
@@ -318,6 +312,12 @@ func (r *run) tell(err error) {
 	if r.h.State != nil {
 		r.h.State(err)
 	}
+}
+
+// tellRest tells what has become known since the last look.
+func (r *run) tellRest() {
+	r.tellLost()
+	r.tellGaps()
 }
 
 func (r *run) tellLost() {

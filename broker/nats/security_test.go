@@ -111,6 +111,7 @@ func authority(t *testing.T, dir string, names ...string) {
 // TestANodeIsKnownAtEveryServerOfACluster has all at once: an operator's credentials with the least
 // permissions, TLS of an authority of our own both ways, and a server that dies.
 func TestANodeIsKnownAtEveryServerOfACluster(t *testing.T) {
+	t.Parallel()
 	for kind, get := range map[string]func(testing.TB, int, backend.NATSRoutes) []*backend.Server{
 		"Servers": backend.NATSCluster, "StandIns": backend.NATSClusterStandIn,
 	} {

@@ -21,6 +21,14 @@ type place struct {
 	cluster string // clusterTag of its name
 }
 
+// listens is how long at least a broker that comes there listens for others.
+func (p place) listens() time.Duration {
+	if p.cluster == "" {
+		return listenTimeAlone
+	}
+	return listenTime
+}
+
 // server is another server, where somebody is or was. Its fields are guarded by cluster.mu.
 type server struct {
 	present  bool  // somebody is there
@@ -84,7 +92,8 @@ func (c *cluster) nobodyAt(id string, stamp int64) {
 // answered takes the answer of a broker at a server where somebody has been for a while. If we have
 // not heard from there, though we were here, we missed what was published there.
 func (c *cluster) answered(who place, stamp int64, uptime time.Duration) {
-	there := time.Now().Add(-uptime)
+	now := time.Now()
+	there := now.Add(-uptime)
 	c.mu.Lock()
 	if who.id == c.here.id && there.Before(c.eldest) {
 		c.eldest = there
@@ -95,26 +104,31 @@ func (c *cluster) answered(who place, stamp int64, uptime time.Duration) {
 		c.mu.Unlock()
 		return
 	}
+	asked := c.time(stamp)
+	came := asked.Add(-uptime) // or a little later
+	// If both were there, and the way there and back takes longer than they listened, neither counted the other in.
+	unheard := s.answered == 0 && came.Before(c.entered) && now.Sub(asked) > min(c.here.listens(), who.listens())
 	var since time.Time // the last moment that is known to be good
 	switch {
 	case c.entered.IsZero():
-	case !known:
-		since = c.entered
-	case s.answered > 0 && (s.lapsed || time.Duration(stamp-s.answered) > lateLoss):
+	case unheard || !known:
+		since = later(c.entered, came)
+	case s.answered > 0 && (s.lapsed || time.Duration(stamp-s.answered) > lateLoss) && there.Before(c.time(s.answered)):
 		since = c.time(s.answered)
 	}
 	s.present, s.lapsed, s.answered = true, false, stamp
+	here, missed, lost := c.here, c.missed, time.Duration(0)
+	if wrote := c.wrote.Load(); unheard && wrote > 0 && c.time(wrote).After(c.epoch.since) {
+		lost = now.Sub(c.epoch.since) + now.Sub(asked)
+	}
 	c.changeLocked()
-	missed := c.missed
 	c.mu.Unlock()
 	c.warn()
-	if since.IsZero() || missed == nil {
-		return
+	if lost > 0 {
+		_ = c.conn.Publish(c.hello, appendHello(nil, here, lost)) // fails with the connection, whose end makes a gap
 	}
-	if known && there.Before(since) {
+	if !since.IsZero() && missed != nil {
 		missed(since, errRoute)
-	} else if !known {
-		missed(later(since, c.time(stamp).Add(-uptime)), errRoute) // we have not heard its hello
 	}
 }
 
@@ -125,8 +139,8 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// heard takes a hello. lost is how long ago its sender may have published what went down with its
-// server, or 0.
+// heard takes a hello. lost is how long ago its sender may have published what did not get to other servers: it
+// went down with its own, or they had not heard of each other. It is 0 if there is nothing.
 func (c *cluster) heard(who place, lost time.Duration) {
 	c.mu.Lock()
 	if s := c.serverLocked(who); s != nil && !s.present {
@@ -137,7 +151,7 @@ func (c *cluster) heard(who place, lost time.Duration) {
 	c.mu.Unlock()
 	c.warn()
 	if lost > 0 && missed != nil {
-		missed(time.Now().Add(-lost), errMovedAway)
+		missed(time.Now().Add(-lost), errPublisher)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"tether/internal/backend"
 	"tether/internal/deptest"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 func TestDependsOnItsClientLibraryAndNoPartOfTheHub(t *testing.T) {
@@ -96,7 +97,7 @@ func receive[T any](t *testing.T, c <-chan T) T {
 	}
 }
 
-func connect(t *testing.T, address string, options ...natsio.Option) *natsio.Conn {
+func connect(t testing.TB, address string, options ...natsio.Option) *natsio.Conn {
 	t.Helper()
 	conn, err := natsio.Connect(address, options...)
 	if err != nil {
@@ -256,6 +257,7 @@ func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 const failsFast = 1700 * time.Millisecond
 
 func TestALinkThatFallsSilentFailsPublishers(t *testing.T) {
+	long.Alone(t)
 	s := backend.NATS(t)
 	proxy := faultproxy.New(t, s.Addr)
 	p := open(t, "nats://"+proxy.Addr())
@@ -274,16 +276,18 @@ func TestALinkThatFallsSilentFailsPublishers(t *testing.T) {
 		if err := receive(t, failed); !errors.Is(err, broker.ErrUnavailable) {
 			t.Errorf("got %v, want %v", err, broker.ErrUnavailable)
 		}
-		if took := time.Since(begin); took > failsFast {
+		if took := time.Since(begin); took > long.Limit(failsFast) {
 			t.Errorf("Publish took %v", took)
 		}
 	}
 }
 
 func TestALinkThatIsSilentOneWayIsNoticedAndReplaced(t *testing.T) {
+	long.Alone(t)
 	s := backend.NATS(t)
 	for name, d := range map[string]faultproxy.Direction{"ToServer": faultproxy.ToServer, "ToClient": faultproxy.ToClient} {
 		t.Run(name, func(t *testing.T) {
+			long.Alone(t)
 			p := faultproxy.New(t, s.Addr)
 			n := run(t, open(t, "nats://"+p.Addr()), make(chan broker.Message, 10))
 			n.subscribe(t, "s")
@@ -292,13 +296,13 @@ func TestALinkThatIsSilentOneWayIsNoticedAndReplaced(t *testing.T) {
 			if _, err := n.Publish(t.Context(), broker.Message{Subject: "s"}); !errors.Is(err, broker.ErrUnavailable) {
 				t.Errorf("Publish: got %v, want %v", err, broker.ErrUnavailable)
 			}
-			if took := time.Since(begin); took > failsFast {
+			if took := time.Since(begin); took > long.Limit(failsFast) {
 				t.Errorf("Publish took %v", took)
 			}
 			if err := receive(t, n.states); err == nil {
 				t.Fatal("State: got nil, want an error")
 			}
-			if took := time.Since(begin); took > 3500*time.Millisecond {
+			if took := time.Since(begin); took > long.Limit(3500*time.Millisecond) {
 				t.Errorf("noticed after %v", took)
 			}
 			p.Heal() // for connections that are new

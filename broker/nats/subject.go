@@ -74,6 +74,14 @@ func (n names) isControl(wire string) bool {
 // isHash reports whether a NATS subject is a hash.
 func (n names) isHash(wire string) bool { return strings.HasPrefix(wire, n.long) }
 
+// plain are the bytes that a subject of NATS carries as they are.
+var plain = func() (is [256]bool) {
+	for c := range is {
+		is[c] = c > ' ' && c < 0x7f && !strings.ContainsRune(".*>=$", rune(c))
+	}
+	return is
+}()
+
 // appendEscaped keeps printable ASCII but for what has a meaning to NATS, keeps dots between other
 // bytes, and writes every other byte as "=" and two hexadecimal digits. Since those digits and dots
 // say exactly what they came from, no two subjects become the same.
@@ -82,8 +90,7 @@ func appendEscaped(dst []byte, s string) []byte {
 	for i := range len(s) {
 		c := s[i]
 		switch {
-		case c == '.' && i > 0 && i < len(s)-1 && s[i-1] != '.',
-			c > ' ' && c < 0x7f && !strings.ContainsRune(".*>=$", rune(c)):
+		case plain[c], c == '.' && i > 0 && i < len(s)-1 && s[i-1] != '.':
 			dst = append(dst, c)
 		default:
 			dst = append(dst, '=', digits[c>>4], digits[c&15])

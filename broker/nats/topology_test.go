@@ -24,7 +24,8 @@ func withConfig(t *testing.T, format string, args ...any) *backend.Server {
 
 // Interest gets to the other side of a leaf node a little later than the server says that it has it.
 func TestWhatIsSubscribedAtALeafNodeIsLiveAtTheHub(t *testing.T) {
-	leaves := closedAddress(t)
+	t.Parallel()
+	leaves := backend.FreeAddress(t)
 	hub := withConfig(t, "leafnodes: { listen: %q }", leaves)
 	leaf := withConfig(t, "leafnodes: { remotes: [ { url: \"nats://%s\" } ] }", leaves)
 	backend.AwaitRoutes(t, hub, leaf)
@@ -78,7 +79,8 @@ func (b *buffer) String() string {
 
 // A gateway sends interest and messages on different connections: nothing can be confirmed.
 func TestThatNobodyIsThereIsNotCertainBetweenClusters(t *testing.T) {
-	gateways := []string{closedAddress(t), closedAddress(t)}
+	t.Parallel()
+	gateways := []string{backend.FreeAddress(t), backend.FreeAddress(t)}
 	var servers []*backend.Server
 	for i, name := range []string{"east", "west"} {
 		other := []string{"west", "east"}[i]

@@ -10,6 +10,7 @@ import (
 	"tether/broker"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 var unknown = broker.Receipt{Bound: broker.Unknown}
@@ -19,6 +20,7 @@ const aboutASecond = 1400 * time.Millisecond
 
 // A node dies when it has read a message, and may have delivered it, and its acknowledgement has not left it.
 func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsUnknown(t *testing.T) {
+	long.Alone(t)
 	s := backend.NATS(t)
 	proxy := faultproxy.New(t, s.Addr)
 	n := run(t, open(t, "nats://"+proxy.Addr()), make(chan broker.Message, 100))
@@ -41,7 +43,7 @@ func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsUnknown(t *testing.T) {
 		}
 		proxy.Refuse()
 		proxy.Cut()
-		if reach, took := receive(t, published), time.Since(begin); reach != unknown || took > aboutASecond {
+		if reach, took := receive(t, published), time.Since(begin); reach != unknown || took > long.Limit(aboutASecond) {
 			t.Errorf("after %v: got %+v, want %+v", took, reach, unknown)
 		}
 		if reach := publishOne(t, p, "s", "nobody"); reach != (broker.Receipt{}) {
@@ -60,6 +62,7 @@ func TestWhatIsNotAcknowledgedBeforeTheNodeIsGoneIsUnknown(t *testing.T) {
 
 // Somebody is subscribed and does not acknowledge, as a node whose process is frozen.
 func TestWhatAFrozenNodeTakesIsUnknownAndHoldsUpNobodyElse(t *testing.T) {
+	long.Alone(t)
 	s := backend.NATS(t)
 	conn := connect(t, s.URL)
 	sub, err := conn.SubscribeSync("tether.s.frozen")
@@ -88,13 +91,13 @@ func TestWhatAFrozenNodeTakesIsUnknownAndHoldsUpNobodyElse(t *testing.T) {
 	if reach := publishOne(t, p, "awake", ""); reach != one {
 		t.Errorf("another message: got %+v, want %+v", reach, one)
 	}
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > long.Limit(time.Second) {
 		t.Errorf("another message took %v", took)
 	}
 	if reach := receive(t, answered); reach != unknown {
 		t.Errorf("got %+v, want %+v", reach, unknown)
 	}
-	if took := time.Since(begin); took > aboutASecond || took < time.Second {
+	if took := time.Since(begin); took > long.Limit(aboutASecond) || took < time.Second {
 		t.Errorf("it took %v", took)
 	}
 	if _, err := sub.NextMsg(10 * time.Millisecond); err == nil {
@@ -105,6 +108,7 @@ func TestWhatAFrozenNodeTakesIsUnknownAndHoldsUpNobodyElse(t *testing.T) {
 // What is published meets a subscription at every point of its end, and of its return. A receipt that nobody
 // is there is true, and no receipt takes longer than about a second.
 func TestReceiptsAreTrueOfWhoComesAndGoes(t *testing.T) {
+	long.Alone(t)
 	const publishers, rounds = 8, 60
 	s := backend.NATS(t)
 	p := open(t, s.URL)
@@ -128,7 +132,7 @@ func TestReceiptsAreTrueOfWhoComesAndGoes(t *testing.T) {
 					t.Errorf("Publish: %v", err)
 					return
 				}
-				if took := time.Since(begin); took > aboutASecond {
+				if took := time.Since(begin); took > long.Limit(aboutASecond) {
 					t.Errorf("it took %v", took)
 				}
 				mu.Lock()

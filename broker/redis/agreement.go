@@ -124,7 +124,7 @@ func opinionOf(p int, m *slotMap, said map[*server]*slotMap, serverAt func(addr 
 func (o opinion) agreed(s *server) bool { return o.ok && o.owner == s }
 
 // decide returns whom to take for the owner: while there is patience the one that was, if it insists, as
-// those who do not know better still use it; for a partition without one, nobody while two insist.
+// others that have not heard of the change still use it; for a partition without one, nobody while two insist.
 func (o opinion) decide(was *server, patient bool) *server {
 	if patient && was != o.owner {
 		if was != nil && slices.Contains(o.claims, was) {

@@ -16,26 +16,25 @@ type channels struct {
 	prefix  string   // immutable; of every channel
 	heads   []string // immutable; what comes before the subject, by partition
 
-	subscribe, unsubscribe    string // immutable; commands
-	onMessage, onSub, onUnsub string // immutable; first word of what the server sends
-	publish                   string // immutable; beginning of the command, as sent
+	subscribe, unsubscribe, publish string // immutable; beginnings of the commands, as sent
+	onMessage, onSub, onUnsub       string // immutable; first word of what the server sends
+
+	log *keeping // immutable; nil: there is none
 }
 
 func newChannels(prefix string) *channels {
 	return &channels{
 		prefix: prefix, heads: []string{prefix},
-		subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE",
+		subscribe: "*2\r\n$9\r\nSUBSCRIBE\r\n", unsubscribe: "*2\r\n$11\r\nUNSUBSCRIBE\r\n", publish: "*3\r\n$7\r\nPUBLISH\r\n",
 		onMessage: "message", onSub: "subscribe", onUnsub: "unsubscribe",
-		publish: "*3\r\n$7\r\nPUBLISH\r\n",
 	}
 }
 
 func newShardedChannels(prefix string) *channels {
 	w := &channels{
 		sharded: true, prefix: prefix, heads: make([]string, partitions),
-		subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE",
+		subscribe: "*2\r\n$10\r\nSSUBSCRIBE\r\n", unsubscribe: "*2\r\n$12\r\nSUNSUBSCRIBE\r\n", publish: "*3\r\n$8\r\nSPUBLISH\r\n",
 		onMessage: "smessage", onSub: "ssubscribe", onUnsub: "sunsubscribe",
-		publish: "*3\r\n$8\r\nSPUBLISH\r\n",
 	}
 	for p, tag := range partitionTags() {
 		w.heads[p] = "{" + tag + "}" + prefix
@@ -45,7 +44,7 @@ func newShardedChannels(prefix string) *channels {
 
 // partition returns the partition of a subject, which is the same in every process: FNV-1a, folded.
 func (w *channels) partition(subject string) uint8 {
-	if !w.sharded {
+	if !w.sharded || w.log != nil {
 		return 0
 	}
 	h := uint32(2166136261)

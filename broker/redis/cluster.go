@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	refreshTime = time.Second      // between two looks at who serves what
+	refreshTime = time.Second      // between two looks at which server has what
 	retireTime  = 5 * time.Second  // how long a server without partitions is kept
 	backTime    = 10 * time.Second // after which answers that are older than the last are believed
 )
@@ -34,7 +34,6 @@ type cluster struct {
 	others  []string                  // guarded by mu; replicas and all else that was seen
 	epoch   int64                     // guarded by mu; of the routes
 	known   time.Time                 // guarded by mu; when an answer with this epoch, or a later one, came
-	hinted  [partitions]time.Time     // guarded by mu; when a redirection was believed
 	losses  [partitions]time.Duration // guarded by mu; when the owner said that it is none any more
 	err     error                     // guarded by mu; of the last inquiry
 }
@@ -70,7 +69,7 @@ func (c *cluster) fresh(ctx context.Context) (*routes, error) {
 	patience := c.o.PublishTimeout
 	if r := c.routed.Load(); r != nil {
 		if c.inquiry.age() < staleTime {
-			c.tend()
+			c.refresh()
 			return r, nil
 		}
 		patience = askTime
@@ -88,7 +87,7 @@ func (c *cluster) fresh(ctx context.Context) (*routes, error) {
 	return nil, unavailable(err)
 }
 
-func (c *cluster) tend() {
+func (c *cluster) refresh() {
 	if c.agreement.disputed.Load() {
 		c.inquiry.after(2 * doubtTime)
 		return
@@ -96,7 +95,7 @@ func (c *cluster) tend() {
 	c.inquiry.after(refreshTime)
 }
 
-func (c *cluster) doubt() { c.inquiry.after(doubtTime) }
+func (c *cluster) recheck() { c.inquiry.after(doubtTime) }
 
 func (c *cluster) dial(ctx context.Context, s *server) (*conn, error) {
 	return c.dialTo(ctx, s.addr, true)
@@ -303,34 +302,14 @@ func (m *member) retire() {
 	}
 }
 
-// redirected believes a redirection, unless the servers have just sent somewhere else: then the partition
-// has no owner until they have been asked.
-func (c *cluster) redirected(r redirection) {
-	p := r.slot / (slots / partitions)
-	c.agreement.doubt(p)
-	if !r.ask && partitionSlots()[p] == r.slot {
-		c.hint(p, r.addr)
+func (c *cluster) moved(ctx context.Context, parts ...uint8) *routes {
+	for _, p := range parts {
+		c.agreement.doubt(int(p))
 	}
-	c.doubt()
-}
-
-func (c *cluster) hint(p int, addr string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.routed.Load() == nil {
-		return
-	}
-	r, now := c.current(), time.Now()
-	if s := r.publish[p]; s != nil && s.addr == addr && r.subscribe[p] == s {
-		return
-	}
-	r.publish[p] = nil
-	if now.Sub(c.hinted[p]) >= doubtTime {
-		r.publish[p] = c.memberLocked(addr).server
-	}
-	r.subscribe[p] = r.publish[p]
-	c.hinted[p] = now
-	c.showLocked(&r)
+	c.inquiry.restart()
+	_ = c.inquiry.await(ctx, c.o.PublishTimeout)
+	r := c.current()
+	return &r
 }
 
 // ended takes the partition from a server that has ended a subscription by itself. It is not asked to take

@@ -41,15 +41,15 @@ func (t timedReader) Read(p []byte) (int, error) {
 	return t.c.nc.Read(p)
 }
 
-// registered is a connection that the driver closes with itself.
-type registered struct {
+// owned is a connection that ends with the broker.
+type owned struct {
 	net.Conn
-	undo func()
+	stop func() bool
 }
 
-func (r registered) Close() error {
-	r.undo()
-	return r.Conn.Close()
+func (o owned) Close() error {
+	o.stop()
+	return o.Conn.Close()
 }
 
 // dialer makes connections. It is immutable.
@@ -65,22 +65,13 @@ type dialer struct {
 func (d dialer) dialTo(ctx context.Context, addr string, sharded bool) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.o.DialTimeout)
 	defer cancel()
-	undo, ok := d.life.register(cancel)
-	if !ok {
-		return nil, errClosing
-	}
+	defer d.life.onEnd(cancel)()
 	nc, err := d.opts.Dialer(ctx, d.opts.Network, addr)
-	undo()
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", advised(err, d.secure()))
 	}
-	c := &conn{nc: nc, addr: addr, timeout: d.o.DialTimeout}
+	c := &conn{nc: owned{nc, d.life.onEnd(func() { nc.Close() })}, addr: addr, timeout: d.o.DialTimeout}
 	c.rd = newReader(timedReader{c})
-	if undo, ok = d.life.register(func() { nc.Close() }); !ok {
-		nc.Close()
-		return nil, errClosing
-	}
-	c.nc = registered{nc, undo}
 	// What ends ctx before the greeting is over ends the connection.
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	err = c.greet(ctx, d.opts, sharded)
@@ -107,47 +98,32 @@ func (c *conn) greet(ctx context.Context, o *goredis.Options, sharded bool) erro
 	if err := c.authenticate(user, password, "the server", missingPassword); err != nil {
 		return err
 	}
-	c.out = c.out[:0]
+	questions := [][]string{{"HELLO", "2"}, {"CLIENT", "INFO"}, {"INFO", "server"}}
 	if o.ClientName != "" {
-		c.out = appendCommand(c.out, "CLIENT", "SETNAME", o.ClientName)
+		questions = append(questions, []string{"CLIENT", "SETNAME", o.ClientName})
 	}
-	c.out = append(c.out, askRole...)
-	c.out = appendCommand(c.out, "CLIENT", "INFO")
-	c.out = appendCommand(c.out, "INFO", "server")
-	if err := c.flush(); err != nil {
-		return err
-	}
-	if o.ClientName != "" {
-		if v, err := c.answer("set name"); err != nil {
-			return err
-		} else if err := expectOK(v); err != nil {
-			return fmt.Errorf("set name: %w", err)
+	answers, err := c.pipeline(questions...)
+	for _, v := range answers { // a server that is full says so, and hangs up
+		if refused, ok := v.(serverError); ok && refused.denial() != nil {
+			return fmt.Errorf("greet: %w", refused.denial())
 		}
-	}
-	role, mode, refused, err := c.rd.hello()
-	if err == nil {
-		err = refused.denial()
 	}
 	if err != nil {
 		return fmt.Errorf("greet: %w", err)
 	}
-	if err := c.suits(role, mode, sharded); err != nil {
+	if err := c.suits(answers[0], sharded); err != nil {
 		return err
 	}
-	v, err := c.answer("greet")
-	if err != nil {
-		return err
-	}
-	if info, ok := v.(string); ok {
+	if info, ok := answers[1].(string); ok {
 		c.client = parseClientInfo(info)
 	}
-	if v, err = c.answer("greet"); err != nil {
-		return err
-	}
-	if info, ok := v.(string); ok {
+	if info, ok := answers[2].(string); ok {
 		_, rest, _ := strings.Cut(info, "run_id:")
 		c.server, _, _ = strings.Cut(rest, "\r\n")
 		c.uptime = time.Duration(infoNumber(info, "uptime_in_seconds")) * time.Second
+	}
+	if refused, ok := answers[len(answers)-1].(serverError); ok && o.ClientName != "" {
+		return fmt.Errorf("set name: %w", refused)
 	}
 	return nil
 }
@@ -161,31 +137,14 @@ func (c *conn) authenticate(user, password, whose, missing string) error {
 	case user == "":
 		args = []string{"AUTH", password}
 	}
-	v, err := c.do(args...)
-	if err != nil {
-		return fmt.Errorf("authenticate: %w", err)
+	_, err := c.ask(args...)
+	if refused, ok := errors.AsType[serverError](err); ok && !refused.full() {
+		return refusedAuth(refused, whose, missing)
 	}
-	if err := expectOK(v); err != nil {
-		if refused, ok := v.(serverError); ok && !refused.full() {
-			return refusedAuth(refused, whose, missing)
-		}
+	if err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	return nil
-}
-
-// answer reads a reply that may be an error, but not one that ends the greeting.
-func (c *conn) answer(doing string) (any, error) {
-	v, err := c.rd.reply()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	if refused, ok := v.(serverError); ok {
-		if err := refused.denial(); err != nil {
-			return nil, fmt.Errorf("%s: %w", doing, err)
-		}
-	}
-	return v, nil
 }
 
 // denial is the error that ends the greeting. It is nil for a command that is not there, or not for this user:
@@ -210,16 +169,25 @@ func (e serverError) full() bool { return strings.Contains(string(e), "max numbe
 // askRole asks a server whether it is a master. No rule of access can deny it.
 var askRole = appendCommand(nil, "HELLO", "2")
 
-// suits refuses a server that is not what the URL says. One that does not say what it is is believed.
-func (c *conn) suits(role, mode string, sharded bool) error {
-	switch {
+// suits refuses a server that is not what the URL says, by its answer to HELLO. One that does not say what it is
+// is believed.
+func (c *conn) suits(hello any, sharded bool) error {
+	is := make(map[any]any)
+	if fields, ok := hello.([]any); ok {
+		for i := 0; i+1 < len(fields); i += 2 {
+			if name, ok := fields[i].(string); ok {
+				is[name] = fields[i+1]
+			}
+		}
+	}
+	switch role, mode := is["role"], is["mode"]; {
 	case mode == "sentinel":
 		return fmt.Errorf("redis: %s is a Sentinel; the scheme for that is redis+sentinel, with the name of the master as the path", c.addr)
 	case mode == "cluster" && !sharded:
 		return fmt.Errorf("redis: %s is one of a Cluster; the scheme for that is redis+cluster", c.addr)
 	case sharded:
 		return nil // what it is, and of what, is asked by CLUSTER SLOTS
-	case role != "" && role != "master":
+	case role != nil && role != "master":
 		return fmt.Errorf("redis: %s is a %s: %w", c.addr, role, errReplica)
 	}
 	return nil
@@ -291,31 +259,56 @@ func (c *conn) write(p []byte, wrote func()) error {
 
 // do sends one command and returns its reply, which may be a serverError.
 func (c *conn) do(args ...string) (any, error) {
-	c.out = appendCommand(c.out[:0], args...)
+	replies, err := c.pipeline(args)
+	if err != nil {
+		return nil, err
+	}
+	return replies[0], nil
+}
+
+// pipeline sends commands together and returns their replies, each of which may be a serverError. With an error
+// it returns those that have come.
+func (c *conn) pipeline(commands ...[]string) ([]any, error) {
+	c.out = c.out[:0]
+	for _, args := range commands {
+		c.out = appendCommand(c.out, args...)
+	}
 	if err := c.flush(); err != nil {
 		return nil, err
 	}
-	v, err := c.rd.reply()
-	if err == nil {
-		c.used = time.Now()
+	replies := make([]any, len(commands))
+	for i := range replies {
+		var err error
+		if replies[i], err = c.rd.reply(); err != nil {
+			return replies[:i], err
+		}
+	}
+	c.used = time.Now()
+	return replies, nil
+}
+
+// ask sends one command, and returns an error if the server refuses it.
+func (c *conn) ask(args ...string) (any, error) {
+	v, err := c.do(args...)
+	if refused, ok := v.(serverError); ok {
+		return nil, refused
 	}
 	return v, err
 }
 
 // kill makes the server drop another connection, so that nothing of what it still holds of that one
-// is executed or counted. Servers that cannot are left to notice by themselves.
-func (c *conn) kill(other clientID, filter ...string) (any, error) {
+// is executed or counted. It reports whether there was one. Servers that cannot are left to notice by themselves.
+func (c *conn) kill(other clientID, filter ...string) (killed bool, err error) {
 	if other.id == "" {
-		return nil, nil
+		return false, nil
 	}
 	args := []string{"CLIENT", "KILL", "ID", other.id, "ADDR", other.addr}
 	if other.laddr != "" {
 		args = append(args, "LADDR", other.laddr) // no other server's connection of this name
 	}
-	return c.do(append(args, filter...)...)
+	v, err := c.ask(append(args, filter...)...)
+	return v == int64(1), err
 }
-
-var errClosing = errors.New("the broker is closed")
 
 // tlsDialer is like that of go-redis, but a context ends it also during the TLS handshake, and the
 // configuration is asked for anew for each connection.

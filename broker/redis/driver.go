@@ -23,6 +23,9 @@ type driver struct {
 	started chan struct{} // closed when Run begins
 	ended   chan struct{} // closed when Run has ended
 	changed chan struct{} // capacity 1; wakes Run
+
+	logConns chan struct{} // capacity maxLogConns; a token for each connection in use
+	idle     idle          // of those
 }
 
 func newDriver(t target, o Options) *driver {
@@ -30,10 +33,14 @@ func newDriver(t target, o Options) *driver {
 	d := &driver{
 		life: newLife(), o: o,
 		started: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+		logConns: make(chan struct{}, maxLogConns),
 	}
 	names := newChannels(o.Prefix)
 	if t.seeds != nil {
 		names = newShardedChannels(o.Prefix)
+	}
+	if o.Log.Age > 0 {
+		names.log = newKeeping(o.Log, names)
 	}
 	d.subs = newSubscriptions(names, d.poke)
 	if t.files != nil {
@@ -71,10 +78,14 @@ func (d *driver) ping(ctx context.Context) error {
 			continue
 		}
 		var c *conn
-		if c, err = d.topology.dial(ctx, s); err == nil {
-			c.nc.Close()
-			return nil
+		if c, err = d.topology.dial(ctx, s); err != nil {
+			continue
 		}
+		if k := d.subs.channels.log; k != nil {
+			err = k.begin(c)
+		}
+		c.nc.Close()
+		return err
 	}
 	return err
 }
@@ -90,7 +101,7 @@ func (d *driver) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.
 		return unknown(len(msgs)), err
 	}
 	if len(msgs) == 1 || len(r.publish) == 1 {
-		return d.publish(ctx, r.publish[d.subs.channels.partition(msgs[0].Subject)], msgs)
+		return d.publishAt(ctx, r.publish[d.subs.channels.partition(msgs[0].Subject)], msgs)
 	}
 	shares := make(map[*server]*share)
 	for i, m := range msgs {
@@ -102,7 +113,7 @@ func (d *driver) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.
 	}
 	var group sync.WaitGroup
 	for s, p := range shares {
-		group.Go(func() { p.receipts, p.err = d.publish(ctx, s, p.msgs) }) // waited for below
+		group.Go(func() { p.receipts, p.err = d.publishAt(ctx, s, p.msgs) }) // waited for below
 	}
 	group.Wait()
 	receipts := make([]broker.Receipt, len(msgs))
@@ -136,18 +147,11 @@ func unknown(n int) []broker.Receipt {
 // errDeparted says that the server that a message was for has left the Cluster.
 var errDeparted = errors.New("redis: the server has left the Cluster")
 
-// publish sends messages to one server, or to none if there is none.
-func (d *driver) publish(ctx context.Context, s *server, msgs []broker.Message) ([]broker.Receipt, error) {
-	if s == nil {
-		d.topology.doubt()
-		return unknown(len(msgs)), unavailable(errUncovered)
-	}
-	receipts, err := s.lanes.Publish(ctx, msgs...)
-	if errors.Is(err, broker.ErrClosed) && !d.closing() {
-		err = unavailable(errDeparted)
-	}
+// publishAt publishes messages at one server, and looks for another if there is none.
+func (d *driver) publishAt(ctx context.Context, s *server, msgs []broker.Message) ([]broker.Receipt, error) {
+	receipts, err := s.publishAll(ctx, msgs)
 	if errors.Is(err, broker.ErrUnavailable) {
-		d.topology.doubt()
+		d.topology.recheck()
 	}
 	return receipts, err
 }
@@ -180,8 +184,7 @@ func (d *driver) Subscribe(ctx context.Context, subjects ...string) []error {
 	if err := d.ready(ctx, true); err != nil {
 		return broker.Each(len(subjects), err)
 	}
-	c := d.subs.begin(true, subjects)
-	return d.ending(d.subs.finish(c, d.await(ctx, c)))
+	return d.finish(ctx, d.subs.begin(true, subjects))
 }
 
 func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
@@ -190,15 +193,14 @@ func (d *driver) Unsubscribe(ctx context.Context, subjects ...string) []error {
 		d.subs.finish(c, err)
 		return broker.Each(len(subjects), err)
 	}
-	return d.ending(d.subs.finish(c, d.await(ctx, c)))
+	return d.finish(ctx, c)
 }
 
-// ending says of what has failed as the broker was closed that this is why.
-func (d *driver) ending(errs []error) []error {
-	for i := range errs {
-		if errs[i] != nil && d.closing() {
-			errs[i] = broker.ErrClosed
-		}
+// finish waits for a call, and ends it.
+func (d *driver) finish(ctx context.Context, c *call) []error {
+	errs := d.subs.finish(c, d.await(ctx, c))
+	if d.closing() { // what has ended has ended because of that
+		return broker.Each(len(c.list), broker.ErrClosed)
 	}
 	return errs
 }
@@ -230,22 +232,29 @@ func (d *driver) Run(ctx context.Context, h broker.Handler) error {
 	if h.Deliver == nil {
 		return errors.New("redis: Run without Deliver")
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	undo, ok := d.register(cancel)
-	if !ok {
+	if d.closing() {
 		return broker.ErrClosed
 	}
-	defer undo()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer d.onEnd(cancel)()
 	if d.ran.Swap(true) {
 		return errors.New("redis: Run was called before")
 	}
-	r := &run{d: d, h: h, workers: dispatch.New(h.Deliver), links: make(map[*server]*link)}
+	r := &run{d: d, h: h, workers: newWorkers(h.Deliver, d.subs.channels.log != nil), links: make(map[*server]*link)}
 	close(d.started)
 	r.run(ctx)
 	r.workers.Close()
 	close(d.ended)
 	return nil
+}
+
+// newWorkers returns what delivers: with a log in one order.
+func newWorkers(deliver func(broker.Message), log bool) *dispatch.Dispatcher {
+	if log {
+		return dispatch.NewOrdered(deliver)
+	}
+	return dispatch.New(deliver)
 }
 
 // Close ends everything and waits for what is publishing; Run ends by itself.

@@ -32,7 +32,7 @@ func (f fixed) dial(ctx context.Context, _ *server) (*conn, error) {
 }
 
 // look is but a dial. Where no server tells its run id there is nothing to be seen.
-func (f fixed) look(ctx context.Context) (place string, sure bool, err error) {
+func (f fixed) look(ctx context.Context) (instance string, sure bool, err error) {
 	if f.at.Load() == nil {
 		return "", false, nil
 	}
@@ -43,4 +43,4 @@ func (f fixed) look(ctx context.Context) (place string, sure bool, err error) {
 	return "", false, err
 }
 
-func (f fixed) place(c *conn) string { return c.server }
+func (f fixed) instance(c *conn) string { return c.server }

@@ -16,11 +16,14 @@ import (
 
 	"tether/broker"
 	"tether/internal/backend"
+	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // A node that cannot keep up is cut off by Redis when its output buffer is full. All that it missed
 // lies in gaps, and it comes back by itself.
 func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
+	t.Parallel()
 	s := backend.Redis(t, "--client-output-buffer-limit", "pubsub 1mb 0 0")
 	var (
 		mu       sync.Mutex
@@ -32,7 +35,7 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 		lastSeen = make(chan struct{}, 1)
 	)
 	b, p := node(t, s.Addr), node(t, s.Addr)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	go func() {
 		ended <- b.Run(ctx, broker.Handler{
@@ -43,7 +46,10 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 				number, _, _ := strings.Cut(string(m.Data), " ")
 				got[number] = true
 				if number == "last" {
-					lastSeen <- struct{}{}
+					select {
+					case lastSeen <- struct{}{}:
+					default: // it is published until one has been seen
+					}
 				}
 			},
 			Gap: func(g broker.Gap) {
@@ -102,7 +108,7 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 			inGap = inGap || !after[i].Before(g.From) && !before[i].After(g.To)
 		}
 		if !inGap {
-			t.Fatalf("message %d is missing and in no gap: %v", i, gaps)
+			t.Fatalf("message %d, published from %v to %v, of %v to %v, is missing and in no gap: %v", i, before[i], after[i], before[0], after[many-1], gaps)
 		}
 	}
 	t.Logf("%d of %d messages were missed, in %d gaps", missed, many, len(gaps))
@@ -111,10 +117,66 @@ func TestANodeThatRedisCutsOffKnowsWhatItMissed(t *testing.T) {
 	}
 }
 
+// A gap that has ended is told also if Run is to end by then.
+func TestARunThatEndsTellsOfTheLastGap(t *testing.T) {
+	t.Parallel()
+	proxy := faultproxy.New(t, backend.Redis(t).Addr)
+	b, p := node(t, proxy.Addr()), node(t, proxy.Addr())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got, gaps, ended := make(chan string, 10_000), make(chan broker.Gap), make(chan error, 1)
+	go func() {
+		ended <- b.Run(ctx, broker.Handler{
+			Deliver: func(m broker.Message) { got <- string(m.Data) },
+			Gap:     func(g broker.Gap) { gaps <- g }, // holds Run up
+		})
+	}()
+	arrives := func(data string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+			_, _ = p.Publish(ctx, broker.Message{Subject: "s", Data: []byte(data)}) // fails while it is cut off, too
+			for again := time.After(20 * time.Millisecond); again != nil; {
+				select {
+				case what := <-got:
+					if what == data {
+						return
+					}
+				case <-again:
+					again = nil
+				}
+			}
+		}
+		t.Fatalf("%q does not arrive", data)
+	}
+	if err := b.Subscribe(ctx, "s"); err != nil {
+		t.Fatal(err)
+	}
+	arrives("at first")
+	for _, data := range []string{"after a cut", "after another"} {
+		proxy.Cut()
+		arrives(data) // in a new session
+	}
+	cancel()
+	told := 0
+	for over := false; !over; {
+		select {
+		case <-gaps:
+			told++
+		case err := <-ended:
+			if over = true; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if told != 2 {
+		t.Errorf("%d gaps were told, want 2", told)
+	}
+}
+
 // A process that is stopped for longer than its lease is taken off the receipts, and when it goes on
 // it delivers nothing that came after, but reports a gap.
 func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
-	t.Parallel()
+	long.Alone(t)
 	s := backend.Redis(t)
 	if s.Kind == backend.StandIn {
 		t.Skip("a stand-in cannot drop connections")
@@ -147,6 +209,9 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 		return ""
 	}
 	await("subscribed")
+	if n := do(t, s.Addr, "ZCARD", "tether:nodes"); n != int64(1) {
+		t.Fatalf("the child is subscribed, and there are %v leases", n)
+	}
 	p := node(t, s.Addr)
 	publish := func(data string) broker.Receipt {
 		t.Helper()
@@ -160,7 +225,6 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 		t.Fatalf("awake: %v", reach)
 	}
 	await("got awake")
-
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +232,7 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 	var counted []time.Time // when messages were published that the frozen node was counted for
 	for publish("frozen "+strconv.Itoa(len(counted))).Nodes > 0 {
 		counted = append(counted, time.Now())
-		if time.Since(frozen) > 8*time.Second {
+		if time.Since(frozen) > long.Limit(8*time.Second) {
 			t.Fatal("a frozen process is still counted after eight seconds")
 		}
 		<-time.After(20 * time.Millisecond)

@@ -15,22 +15,19 @@ const (
 	// staleTime is the age of the last look at which a publisher waits for a new one.
 	staleTime = 1500 * time.Millisecond
 
-	// restTime is how long the connections to a server are kept that nobody uses.
+	// restTime is how long a server is looked after that nobody uses.
 	restTime = time.Minute
 )
 
 // keeper looks after a server while there is a session, or messages are published: it asks whether the server
-// is still the one where everybody meets, renews the lease of this node, has those dropped that are dead, and
-// keeps the publishers' connections from being closed as idle. It has a connection of its own.
+// is still the one where everybody meets, renews the lease of this node, and has those dropped that are dead. It
+// has a connection of its own.
 type keeper struct {
 	s     *server
 	looks inquiry
 	used  atomic.Int64 // when it was last woken, as the clock of looks has it
 	ended atomic.Int64 // likewise, when the last look began that has ended; 0: none has
-	rest  atomic.Bool  // the next look is the last
 	lease lease
-
-	restTime time.Duration // immutable; restTime, or less in a test
 
 	c      *conn     // owned by the look; nil: none
 	master time.Time // owned by the look; when the server was last known to be a master
@@ -43,7 +40,7 @@ type keeper struct {
 }
 
 func newKeeper(s *server) *keeper {
-	k := &keeper{s: s, lease: lease{s: s}, restTime: restTime}
+	k := &keeper{s: s, lease: lease{s: s}}
 	k.looks = inquiry{life: s.life, ask: k.look, base: time.Now()}
 	return k
 }
@@ -62,8 +59,18 @@ func (k *keeper) wake() {
 func (k *keeper) await() {
 	k.wake()
 	if at := time.Duration(k.ended.Load()); at == 0 || k.looks.clock()-at > staleTime {
-		_ = k.looks.await(context.Background(), k.s.o.DialTimeout)
+		k.ask()
 	}
+}
+
+// ask looks now, and returns soon.
+func (k *keeper) ask() { _ = k.looks.await(context.Background(), k.s.o.DialTimeout) }
+
+// lend gives a new session its lease, unless that takes long.
+func (k *keeper) lend(ctx context.Context) {
+	k.looks.restart()
+	_ = k.looks.await(ctx, k.s.o.DialTimeout)
+	k.wake()
 }
 
 // run looks again and again until the server is not used any more.
@@ -77,31 +84,24 @@ func (k *keeper) run() {
 		case <-k.s.life.Closing():
 		}
 	}
-	for k.rest.Store(true); k.rest.Load() && !k.s.life.closing(); {
-		<-k.looks.start()
-	}
 }
 
 // stop ends run soon.
-func (k *keeper) stop() { k.used.Store(-int64(k.restTime)) }
+func (k *keeper) stop() { k.used.Store(-int64(restTime)) }
 
 // needed reports whether run must go on. After false wake starts it anew.
 func (k *keeper) needed() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	used := k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < k.restTime
+	used := k.s.session.Load() != nil || k.looks.clock()-time.Duration(k.used.Load()) < restTime
 	k.running = used && !k.s.life.closing()
 	return k.running
 }
 
-// look is one look. The last one closes the connections.
+// look is one look.
 func (k *keeper) look() {
-	if k.rest.Swap(false) {
-		k.close()
-		return
-	}
 	begin := time.Now()
-	k.s.topology.tend()
+	k.s.topology.refresh()
 	if k.s.files != nil && begin.Sub(k.watched) > time.Minute {
 		k.watched = begin
 		k.s.files.Watch()
@@ -116,7 +116,6 @@ func (k *keeper) look() {
 			s.failFrom(why, since)
 		}
 	}
-	k.keepAlive()
 	k.ended.Store(int64(begin.Sub(k.looks.base)))
 }
 
@@ -136,11 +135,7 @@ func (k *keeper) visit(begin time.Time) error {
 		}
 		k.c, k.master, k.server = c, begin, c.server
 	}
-	k.c.out = append(k.c.out[:0], askRole...)
-	if err := k.c.flush(); err != nil {
-		return err
-	}
-	if _, err := k.s.master(k.c); err != nil {
+	if _, err := k.s.probe(k.c); err != nil {
 		if s := k.s.session.Load(); s != nil && errors.Is(err, errReplica) && !k.s.channels.sharded {
 			s.failFrom(err, k.master)
 		}
@@ -148,51 +143,4 @@ func (k *keeper) visit(begin time.Time) error {
 	}
 	k.master = begin
 	return k.lease.keep(k.c)
-}
-
-// keepAlive tries the publishers' connections that are idle, all at the same time.
-func (k *keeper) keepAlive() {
-	var asked []*publisher
-	for i := range k.s.publishers {
-		p := &k.s.publishers[i]
-		select {
-		case p.hold <- struct{}{}:
-		default:
-			continue // it is at work
-		}
-		if p.c == nil || time.Since(p.c.used) < lookTime/2 {
-			<-p.hold
-			continue
-		}
-		p.c.out = append(p.c.out[:0], askRole...)
-		if err := p.c.flush(); err != nil {
-			k.s.discard(p)
-			<-p.hold
-			continue
-		}
-		asked = append(asked, p)
-	}
-	for _, p := range asked {
-		if _, err := k.s.master(p.c); err != nil {
-			k.s.discard(p)
-		}
-		<-p.hold
-	}
-}
-
-// close closes the connections of a server that is not used any more.
-func (k *keeper) close() {
-	if k.c != nil {
-		k.c.nc.Close()
-		k.c = nil
-	}
-	for i := range k.s.publishers {
-		p := &k.s.publishers[i]
-		select {
-		case p.hold <- struct{}{}:
-			p.close()
-			<-p.hold
-		default: // somebody has just begun to use it
-		}
-	}
 }

@@ -1,7 +1,7 @@
 package redis
 
 import (
-	"fmt"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -36,108 +36,90 @@ func (l *lease) member(keeper clientID) string {
 	return c.id + " " + c.addr + " " + c.laddr + " " + keeper.id
 }
 
-// keep renews the lease of this node, if there is a session, and drops nodes that are dead.
+var errNameless = serverError("CLIENT the server does not tell a connection's name")
+
+// keep renews the lease of this node, if there is a session, and drops nodes that are dead. What the server
+// refuses is said in the log, once.
 func (l *lease) keep(c *conn) error {
-	refused, err := l.tryKeep(c)
+	err := l.keepAll(c)
+	refused, ok := errors.AsType[serverError](err)
+	switch {
+	case err != nil && !ok:
+		return err
+	case refused.passes():
+		return nil
+	case err == nil && c.client.id == "":
+		refused = errNameless
+	}
+	reason := ""
+	if refused != "" {
+		reason = refused.code()
+	}
+	switch {
+	case l.reason == reason:
+	case reason == "":
+		l.s.log().Info("redis: leases of nodes are kept again")
+	default:
+		l.s.log().Warn("redis: a node that freezes or is cut off may stay counted in receipts until Redis itself notices; "+
+			"needed are TIME, ZADD, PEXPIRE, ZRANGEBYSCORE, ZREM, CLIENT INFO, CLIENT LIST and CLIENT KILL (Redis 6.2), and that Redis takes writes", "cause", refused)
+	}
+	l.reason = reason
+	return nil
+}
+
+// keepAll does it for all keys, by the server's clock.
+func (l *lease) keepAll(c *conn) (first error) {
+	v, err := c.ask("TIME")
 	if err != nil {
 		return err
 	}
-	reason := ""
-	switch {
-	case refused.passes():
-		return nil
-	case refused != "":
-		reason = refused.code()
-	case c.client.id == "":
-		refused, reason = "the server does not tell a connection's name", "CLIENT"
+	clock, _ := v.([]any)
+	if len(clock) != 2 {
+		return errProtocol
 	}
-	if l.reason != reason {
-		if l.reason = reason; reason == "" {
-			l.s.log().Info("redis: leases of nodes are kept again")
-		} else {
-			l.s.log().Warn("redis: a node that freezes or is cut off may stay counted in receipts until Redis itself notices; "+
-				"needed are TIME, ZADD, PEXPIRE, ZRANGEBYSCORE, ZREM, CLIENT INFO, CLIENT LIST and CLIENT KILL (Redis 6.2), and that Redis takes writes", "cause", refused)
+	seconds, _ := clock[0].(string)
+	now, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return errProtocol
+	}
+	for _, key := range l.s.topology.leaseKeys(l.s) {
+		switch err := l.keepAt(c, key, now*1000); {
+		case err != nil && !isRefused(err):
+			return err
+		case first == nil:
+			first = err
+		}
+	}
+	return first
+}
+
+// keepAt does it for one key. The key itself goes an hour after the last renewal.
+func (l *lease) keepAt(c *conn, key string, now int64) error {
+	commands := [][]string{{"ZRANGEBYSCORE", key, "-inf", strconv.FormatInt(now, 10), "LIMIT", "0", "100"}}
+	if member := l.member(c.client); member != "" {
+		commands = append(commands,
+			[]string{"ZADD", key, strconv.FormatInt(now+leaseTime.Milliseconds(), 10), member},
+			[]string{"PEXPIRE", key, "3600000"})
+	}
+	replies, err := c.pipeline(commands...)
+	if err != nil {
+		return err
+	}
+	if expired, ok := replies[0].([]any); ok && len(expired) > 0 {
+		if err := l.drop(c, key, expired); err != nil {
+			return err
+		}
+	}
+	for _, v := range replies {
+		if refused, ok := v.(serverError); ok {
+			return refused
 		}
 	}
 	return nil
 }
 
-// tryKeep returns what the server has refused.
-func (l *lease) tryKeep(c *conn) (refused serverError, err error) {
-	keys := l.s.topology.leaseKeys(l.s)
-	v, err := c.do("TIME")
-	if err != nil || len(keys) == 0 {
-		return "", err
-	}
-	if refused, ok := v.(serverError); ok {
-		return refused, nil
-	}
-	clock, _ := v.([]any)
-	if len(clock) != 2 {
-		return "", errProtocol
-	}
-	seconds, _ := clock[0].(string)
-	micros, _ := clock[1].(string)
-	now, err := strconv.ParseInt(seconds+fmt.Sprintf("%06s", micros), 10, 64)
-	if err != nil {
-		return "", errProtocol
-	}
-	for _, key := range keys {
-		why, err := l.keepAt(c, key, now/1000)
-		if err != nil {
-			return "", err
-		}
-		if why != "" {
-			refused = why
-		}
-	}
-	return refused, nil
-}
-
-// keepAt does it for one key. The key itself goes an hour after the last renewal.
-func (l *lease) keepAt(c *conn, key string, now int64) (refused serverError, err error) {
-	c.out = c.out[:0]
-	member, renewals := l.member(c.client), 0
-	if member != "" {
-		c.out = appendCommand(c.out, "ZADD", key, strconv.FormatInt(now+leaseTime.Milliseconds(), 10), member)
-		c.out = appendCommand(c.out, "PEXPIRE", key, "3600000")
-		renewals = 2
-	}
-	c.out = appendCommand(c.out, "ZRANGEBYSCORE", key, "-inf", strconv.FormatInt(now, 10), "LIMIT", "0", "100")
-	if err := c.flush(); err != nil {
-		return "", err
-	}
-	for range renewals {
-		v, err := c.rd.reply()
-		if err != nil {
-			return "", err
-		}
-		if why, ok := v.(serverError); ok && refused == "" {
-			refused = why
-		}
-	}
-	v, err := c.rd.reply()
-	if err != nil {
-		return "", err
-	}
-	switch expired := v.(type) {
-	case serverError:
-		return expired, nil
-	case []any:
-		if len(expired) == 0 {
-			return refused, nil
-		}
-		why, err := l.drop(c, key, expired)
-		if refused == "" {
-			refused = why
-		}
-		return refused, err
-	}
-	return "", errProtocol
-}
-
 // drop has the connections of nodes dropped that are dead, and forgets the leases of those that are gone.
-func (l *lease) drop(c *conn, key string, expired []any) (refused serverError, err error) {
+func (l *lease) drop(c *conn, key string, expired []any) (first error) {
 	ask := []string{"CLIENT", "LIST", "ID"}
 	for _, v := range expired {
 		text, _ := v.(string)
@@ -147,50 +129,45 @@ func (l *lease) drop(c *conn, key string, expired []any) (refused serverError, e
 			}
 		}
 	}
-	v, err := c.do(ask...)
+	v, err := c.ask(ask...)
 	if err != nil {
-		return "", err
+		return err
 	}
-	text, ok := v.(string)
-	if !ok {
-		refused, _ = v.(serverError)
-		return refused, nil
-	}
+	text, _ := v.(string)
 	clients := make(map[string]string)
 	for line := range strings.Lines(text) {
 		clients[clientField(line, "id")] = line
 	}
 	for _, v := range expired {
 		member, _ := v.(string)
-		if refused, err = l.dropOne(c, key, member, clients); err != nil || refused != "" {
-			return refused, err
+		switch err := l.dropOne(c, key, member, clients); {
+		case err != nil && !isRefused(err):
+			return err
+		case first == nil:
+			first = err
 		}
 	}
-	return "", nil
+	return first
 }
 
-func (l *lease) dropOne(c *conn, key, member string, clients map[string]string) (refused serverError, err error) {
+func (l *lease) dropOne(c *conn, key, member string, clients map[string]string) error {
 	words := append(strings.Split(member, " "), "", "", "")
 	node := clientID{words[0], words[1], words[2]}
 	line := clients[node.id]
 	if clientField(line, "addr") == node.addr {
 		if !dead(line) && !dead(clients[words[3]]) {
-			return "", nil // it lives, though it could not renew its lease
+			return nil // it lives, though it could not renew its lease
 		}
-		v, err := c.kill(node, "TYPE", "pubsub")
+		killed, err := c.kill(node, "TYPE", "pubsub")
 		if err != nil {
-			return "", err
+			return err
 		}
-		if refused, ok := v.(serverError); ok {
-			return refused, nil
-		}
-		if v == int64(1) {
+		if killed {
 			l.s.log().Warn("redis: dropped a node that had stopped renewing its lease", "client", node.id, "addr", node.addr)
 		}
 	}
-	v, err := c.do("ZREM", key, member)
-	refused, _ = v.(serverError)
-	return refused, err
+	_, err := c.ask("ZREM", key, member)
+	return err
 }
 
 // dead reports whether a line of CLIENT LIST is of a connection that a living node would have used.

@@ -1,7 +1,7 @@
 package redis
 
 import (
-	"sync"
+	"context"
 
 	"tether/internal/group"
 )
@@ -10,13 +10,15 @@ import (
 type life struct {
 	group.Group // the goroutines
 
-	mu      sync.Mutex
-	over    bool           // guarded by mu
-	next    int            // guarded by mu; key of release
-	release map[int]func() // guarded by mu; what end calls
+	// onEnd has f called when the broker is closed, or at once if it is, unless stop is called before.
+	onEnd func(f func()) (stop func() bool) // immutable
+	end   context.CancelFunc                // immutable; part of driver.Close
 }
 
-func newLife() *life { return &life{release: make(map[int]func())} }
+func newLife() *life {
+	ctx, end := context.WithCancel(context.Background())
+	return &life{onEnd: func(f func()) func() bool { return context.AfterFunc(ctx, f) }, end: end}
+}
 
 // closing reports whether the broker is being closed.
 func (l *life) closing() bool {
@@ -25,36 +27,5 @@ func (l *life) closing() bool {
 		return true
 	default:
 		return false
-	}
-}
-
-// register leaves f to end. The function that it returns takes f back. False: it is over.
-func (l *life) register(f func()) (undo func(), ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.over {
-		return nil, false
-	}
-	key := l.next
-	l.next++
-	l.release[key] = f
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.release, key)
-	}, true
-}
-
-// end calls all that is registered. Nothing can be registered any more.
-func (l *life) end() {
-	l.mu.Lock()
-	l.over = true
-	var all []func()
-	for _, f := range l.release {
-		all = append(all, f)
-	}
-	l.mu.Unlock()
-	for _, f := range all {
-		f()
 	}
 }

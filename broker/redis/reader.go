@@ -36,10 +36,9 @@ var errProtocol = errors.New("redis: malformed reply")
 
 // reader reads RESP2, the serialisation protocol of Redis.
 type reader struct {
-	src   io.Reader
-	buf   []byte
-	r, w  int
-	block func() error // called before a Read of src, which may block; nil: nothing
+	src  io.Reader
+	buf  []byte
+	r, w int
 }
 
 func newReader(src io.Reader) *reader {
@@ -48,30 +47,24 @@ func newReader(src io.Reader) *reader {
 
 // fill reads more, after making room by dropping what has been consumed.
 func (d *reader) fill() error {
-	if d.r > 0 {
-		copy(d.buf, d.buf[d.r:d.w])
-		d.w -= d.r
-		d.r = 0
-	}
+	d.w = copy(d.buf, d.buf[d.r:d.w])
+	d.r = 0
 	if d.w == len(d.buf) {
 		return errProtocol // a line that is longer than the buffer
 	}
-	if d.block != nil {
-		if err := d.block(); err != nil {
-			return err
-		}
+	n, err := io.ReadAtLeast(d.src, d.buf[d.w:], 1)
+	d.w += n
+	return err
+}
+
+// Read reads what comes next, past the buffer if that is empty.
+func (d *reader) Read(p []byte) (int, error) {
+	if d.r == d.w {
+		return d.src.Read(p)
 	}
-	for range 100 {
-		n, err := d.src.Read(d.buf[d.w:])
-		d.w += n
-		if n > 0 {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return io.ErrNoProgress
+	n := copy(p, d.buf[d.r:d.w])
+	d.r += n
+	return n, nil
 }
 
 // line returns the next line without its end. It is valid until the next call.
@@ -115,7 +108,7 @@ func number(b []byte) (int64, error) {
 	return n, nil
 }
 
-// header reads a line that must begin with kind and go on with a number. An error reply in its place
+// header reads a line that must begin with kind and go on with a number. An error reply instead
 // is returned as a serverError, after which reading can go on.
 func (d *reader) header(kind byte) (int64, error) {
 	line, err := d.line()
@@ -136,88 +129,57 @@ func foreign(line []byte) error {
 	return fmt.Errorf("%w, beginning with %q", errProtocol, line[:min(len(line), 5)])
 }
 
-func (d *reader) bulkLen() (int, error) {
-	n, err := d.header('$')
-	if err != nil {
-		return 0, err
-	}
-	return checkLen(n)
-}
-
-func checkLen(n int64) (int, error) {
-	if n < 0 || n > maxBulk {
-		return 0, errProtocol
-	}
-	return int(n), nil
-}
-
 // bulk returns the next bulk string, valid until the next call.
 func (d *reader) bulk() ([]byte, error) {
-	n, err := d.bulkLen()
+	n, err := d.header('$')
 	if err != nil {
 		return nil, err
 	}
 	return d.body(n)
 }
 
-// body returns the n bytes of a bulk string whose first line has been read, valid until the next call.
-func (d *reader) body(n int) ([]byte, error) {
-	if n+2 > len(d.buf) {
-		return d.read(n)
-	}
-	for d.w-d.r < n+2 {
-		if err := d.fill(); err != nil {
-			return nil, err
-		}
-	}
-	b := d.buf[d.r : d.r+n]
-	if d.buf[d.r+n] != '\r' || d.buf[d.r+n+1] != '\n' {
-		return nil, errProtocol
-	}
-	d.r += n + 2
-	return b, nil
-}
-
 // bulkCopy returns the next bulk string in memory of its own.
 func (d *reader) bulkCopy() ([]byte, error) {
-	n, err := d.bulkLen()
+	n, err := d.header('$')
 	if err != nil {
 		return nil, err
 	}
 	return d.read(n)
 }
 
+// body returns the n bytes of a bulk string whose first line has been read, valid until the next call.
+func (d *reader) body(n int64) ([]byte, error) {
+	if n < 0 || n > int64(len(d.buf))-2 {
+		return d.read(n)
+	}
+	for d.w-d.r < int(n)+2 {
+		if err := d.fill(); err != nil {
+			return nil, err
+		}
+	}
+	b := d.buf[d.r : d.r+int(n)]
+	d.r += int(n)
+	return b, d.crlf()
+}
+
 // read returns the next n bytes in memory of their own, and takes the line's end that follows.
-func (d *reader) read(n int) ([]byte, error) {
+func (d *reader) read(n int64) ([]byte, error) {
+	if n < 0 || n > maxBulk {
+		return nil, errProtocol
+	}
 	b := make([]byte, min(n, bulkStep))
 	for have := 0; ; {
-		m := copy(b[have:], d.buf[d.r:d.w])
-		d.r += m
-		have += m
-		if have < len(b) {
-			if d.block != nil {
-				if err := d.block(); err != nil {
-					return nil, err
-				}
-			}
-			m, err := io.ReadAtLeast(d.src, b[have:], 1)
-			if err != nil {
-				return nil, err
-			}
-			have += m
+		if _, err := io.ReadFull(d, b[have:]); err != nil {
+			return nil, err
 		}
-		if have < len(b) {
-			continue
-		}
-		if have == n {
+		if have = len(b); have == int(n) {
 			return b, d.crlf()
 		}
-		grown := make([]byte, min(n, 2*len(b)))
-		copy(grown, b)
-		b = grown
+		b = append(b, make([]byte, min(int(n)-have, have))...)
 	}
 }
 
+// crlf takes the end of a line.
 func (d *reader) crlf() error {
 	for d.w-d.r < 2 {
 		if err := d.fill(); err != nil {
@@ -257,8 +219,8 @@ func (d *reader) replyAt(depth int) (any, error) {
 		return n, nil
 	case n == -1 && (kind == '$' || kind == '*'):
 		return nil, nil
-	case kind == '$' && n >= 0 && n <= maxBulk:
-		b, err := d.read(int(n))
+	case kind == '$':
+		b, err := d.read(n)
 		return string(b), err
 	case kind == '*' && n >= 0 && n <= maxArray && depth < maxDepth:
 		list := make([]any, 0, min(n, 1024))
@@ -274,37 +236,26 @@ func (d *reader) replyAt(depth int) (any, error) {
 	return nil, errProtocol
 }
 
-// hello reads the answer to HELLO: whether the server is a master, and in which mode it is. Both are "" if it
-// refuses to say.
-func (d *reader) hello() (role, mode string, refused serverError, err error) {
+// role reads the answer to HELLO: what the server is. It is "" if the server refuses to say.
+func (d *reader) role() (role string, err error) {
 	n, err := d.header('*')
-	if errors.As(err, &refused) {
-		return "", "", refused, nil
+	if _, refused := errors.AsType[serverError](err); refused {
+		return "", nil
 	}
 	for i := int64(0); err == nil && i+1 < n; i += 2 {
-		var key []byte
-		if key, err = d.bulk(); err != nil {
+		var b []byte
+		if b, err = d.bulk(); err != nil {
 			break
 		}
-		switch string(key) {
-		case "role":
-			role, err = d.word("master")
-		case "mode":
-			mode, err = d.word("standalone")
-		default:
+		if string(b) != "role" {
 			err = d.skip(0)
+		} else if b, err = d.bulk(); string(b) == "master" {
+			role = "master"
+		} else {
+			role = string(b)
 		}
 	}
-	return role, mode, "", err
-}
-
-// word reads a bulk string that most often is one that is known.
-func (d *reader) word(usual string) (string, error) {
-	b, err := d.bulk()
-	if string(b) == usual {
-		return usual, err
-	}
-	return string(b), err
+	return role, err
 }
 
 // skip reads any reply and forgets it.
@@ -322,7 +273,7 @@ func (d *reader) skip(depth int) error {
 	case err != nil || n > maxArray || depth >= maxDepth:
 		return errProtocol
 	case kind == '$' && n >= 0:
-		_, err = d.body(int(n))
+		_, err = d.body(n)
 		return err
 	case kind == '*':
 		for range max(n, 0) {
@@ -353,17 +304,4 @@ func appendHeader(dst []byte, kind byte, n int) []byte {
 	dst = append(dst, kind)
 	dst = strconv.AppendInt(dst, int64(n), 10)
 	return append(dst, '\r', '\n')
-}
-
-// expectOK turns a reply other than OK into an error.
-func expectOK(v any) error {
-	switch v := v.(type) {
-	case serverError:
-		return v
-	case string:
-		if v == "OK" {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: got %T for OK", errProtocol, v)
 }

@@ -57,7 +57,7 @@ func TestALengthAloneAllocatesLittle(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	d := newReader(strings.NewReader("$536870912\r\nshort"))
-	if _, err := d.bulkCopy(); !errors.Is(err, io.EOF) {
+	if _, err := d.bulkCopy(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)

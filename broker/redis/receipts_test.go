@@ -204,6 +204,7 @@ const quietTime = 7 * time.Second
 
 func TestReceiptsAreTrueWhileSlotsMove(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	a := startAudit(t, c.URL, 96)
 	at := redis.PartitionSlots()
@@ -221,6 +222,7 @@ func TestReceiptsAreTrueWhileSlotsMove(t *testing.T) {
 // Slots are moved, and it takes the old owner a second to hear of it.
 func TestReceiptsAreTrueWhileTwoMastersClaimASlot(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	for _, late := range []time.Duration{time.Second, 8 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
 			c := backend.RedisCluster(t, backend.RedisProduct, 1)
@@ -240,6 +242,7 @@ func TestReceiptsAreTrueWhileTwoMastersClaimASlot(t *testing.T) {
 
 func TestReceiptsAreTrueThroughAManualFailover(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	c := backend.RedisCluster(t, backend.RedisProduct, 1)
 	a := startAudit(t, c.URL, 96)
 	<-time.After(200 * time.Millisecond)
@@ -251,6 +254,7 @@ func TestReceiptsAreTrueThroughAManualFailover(t *testing.T) {
 
 func TestReceiptsAreTrueThroughAMastersDeath(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	for _, how := range []struct {
 		name string
 		end  func(*backend.Server)
@@ -268,6 +272,7 @@ func TestReceiptsAreTrueThroughAMastersDeath(t *testing.T) {
 
 func TestReceiptsAreTrueThroughAFailoverOfSentinels(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	for _, how := range []struct {
 		name string
 		end  func(*testing.T, *backend.Sentinels)

@@ -14,11 +14,11 @@
 //
 // The address may be a name that comes to lead elsewhere, and a master may become a replica, while
 // connections stay open. So behind each pipeline goes a HELLO, which tells whether the server was a master when
-// it counted; twice a second a keeper asks the same for the subscribed connection, and for those that are idle;
-// and every two seconds the name is tried, and must lead to the server with the same run id. A replica is left at
-// once. If the name leads to another master all stay for five seconds, and call nothing exact, so that nobody leaves
-// before all have heard of it. What Redis refuses is an answer: a server that cannot save, is out of memory, or is
-// busy, is not taken for a dead one.
+// it counted. A keeper asks the same twice a second, for the subscribed connection, and a lane asks before it uses a
+// connection that has been idle for a second. Every two seconds the name is tried, and must lead to the server with
+// the same run id. A replica is left at once. If the name leads to another master all stay for five seconds, and call
+// nothing exact, so that nobody leaves before all have heard of it. What Redis refuses is an answer: a server that
+// cannot save, is out of memory, or is busy, is not taken for a dead one.
 //
 // # Leases
 //
@@ -55,8 +55,8 @@
 // partitions has connections and lanes of its own, as above, and its leases, in its first and its last
 // partition. So a master that dies, or falls silent, concerns its own subjects and no others.
 //
-// All masters are asked once a second who serves what, and at once when one redirects or fails; of
-// different answers the one of the latest epoch is believed. What is redirected (MOVED, ASK) was not
+// All masters are asked once a second which master serves what, and at once when one redirects or fails; of
+// different answers the one of the latest epoch is believed. What is redirected (MOVED) was not
 // executed, and is sent to where it belongs, in order; nothing else is ever sent again. When a slot
 // leaves a server, the server says so, and its subjects are subscribed at the new one: a gap of
 // theirs, which begins two seconds before the last beat, or when all last agreed on the owner, as
@@ -115,6 +115,12 @@ type Options struct {
 	// MaxMessage is the length of the largest subject and data, in bytes; more is ErrTooLarge.
 	// Default 16 MiB, two of which fit into the output buffer that Redis has for a subscriber.
 	MaxMessage int
+
+	// Log has the server keep what is published, see [broker.Logger], in streams that are named as the subjects are: of
+	// each as much as is said here, and all of it until Age after the last message. In a Cluster all messages go through
+	// the master of partition 0 then. This needs EVAL, EVALSHA, SCRIPT LOAD, MULTI, HMGET, XRANGE and INFO, and all that
+	// share the server must have one. Zero: there is no log.
+	Log broker.LogOptions
 }
 
 func (o Options) withDefaults() Options {
@@ -201,6 +207,9 @@ func clusterTarget(c *goredis.ClusterOptions) (target, error) {
 //	prefix         what every channel begins with; default nothing
 //	client_name    what CLIENT LIST shows
 //	password_file  a file with the password, in the place of the one in the URL
+//	log            for how long the server keeps what is published: 5m, say. See [Options.Log]
+//	log_length     how many messages of each subject it keeps
+//	log_bytes      how much of each subject it keeps
 //	ca             file with the certificates to trust; default those of the system. With TLS only
 //	cert, key      files with our own certificate and its key. With TLS only
 //	skip_verify    true: the server's certificate is not verified. With TLS only

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		child(addr)
 		return
 	}
+	long.Parallel(4)
 	os.Exit(m.Run())
 }
 
@@ -69,11 +70,9 @@ func harness(s *backend.Server) brokertest.Harness {
 	return h
 }
 
-func TestBrokerContract(t *testing.T) { brokertest.Run(t, harness(backend.Redis(t))) }
-
-func TestBrokerContractOnAStandIn(t *testing.T) {
-	long.Only(t)
-	brokertest.Run(t, harness(backend.RedisStandIn(t)))
+func TestBrokerContract(t *testing.T) {
+	long.Alone(t)
+	brokertest.Run(t, harness(backend.Redis(t)))
 }
 
 func open(rawURL string) (broker.Broker, error) {

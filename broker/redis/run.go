@@ -33,7 +33,7 @@ type link struct {
 func (r *run) run(ctx context.Context) {
 	watch := time.NewTicker(watchTime)
 	defer watch.Stop()
-	r.d.topology.doubt()
+	r.d.topology.recheck()
 	for ctx.Err() == nil {
 		r.connect(ctx)
 		r.tell(false)
@@ -41,7 +41,7 @@ func (r *run) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-r.d.changed:
 		case <-watch.C:
-			r.d.topology.tend()
+			r.d.topology.refresh()
 			r.depose()
 			r.tell(true)
 		}
@@ -49,6 +49,7 @@ func (r *run) run(ctx context.Context) {
 	for _, l := range r.links {
 		<-l.done
 	}
+	r.tellGaps(true)
 }
 
 // connect sees to a link with every server that subjects are subscribed at, and to no other.
@@ -105,7 +106,7 @@ func (r *run) keep(ctx context.Context, s *server) {
 		s.in.away(err)
 		s.fail()
 		s.health.Store(&health{err})
-		r.d.topology.doubt()
+		r.d.topology.recheck()
 		r.d.poke()
 		wait.sleep(ctx)
 	}
@@ -140,9 +141,20 @@ func (r *run) leftSince(s *server) time.Time {
 	return first
 }
 
-// tell tells of the subjects that are back, or lost, and of the state. While some are missing it waits for
-// them until late is set.
+// tell tells of the subjects that are back, or lost, and of the state.
 func (r *run) tell(late bool) {
+	r.tellGaps(late)
+	known, err := r.health()
+	if up := err == nil; known && (r.told == nil || *r.told != up) {
+		r.told = &up
+		if r.h.State != nil {
+			r.h.State(err)
+		}
+	}
+}
+
+// tellGaps tells of the subjects that are back, or lost. While some are missing it waits for them until late is set.
+func (r *run) tellGaps(late bool) {
 	back, lost := r.d.subs.take(late)
 	now := time.Now()
 	for out, names := range back {
@@ -156,13 +168,6 @@ func (r *run) tell(late bool) {
 	for out, names := range lost {
 		if r.h.Lost != nil {
 			r.h.Lost(broker.Gap{From: out.from, Subjects: names, Cause: out.cause})
-		}
-	}
-	known, err := r.health()
-	if up := err == nil; known && (r.told == nil || *r.told != up) {
-		r.told = &up
-		if r.h.State != nil {
-			r.h.State(err)
 		}
 	}
 }

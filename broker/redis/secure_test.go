@@ -1,17 +1,12 @@
 package redis_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
-	"net"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -27,11 +22,12 @@ func secure(t *testing.T) *backend.Security {
 	return backend.Secure(t, "resetchannels", "&user:*", "&{*}user:*", "resetkeys", "~tether:nodes*", "-@all",
 		"+subscribe", "+unsubscribe", "+publish", "+ping", "+info", "+time", "+zadd", "+zrem",
 		"+zrangebyscore", "+pexpire", "+client|info", "+client|list", "+client|kill", "+ssubscribe", "+sunsubscribe",
-		"+spublish", "+asking", "+cluster|info", "+cluster|slots")
+		"+spublish", "+cluster|info", "+cluster|slots")
 }
 
 func TestAClusterWithTLSAndUsersThroughReshardingAndAFailover(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	s := secure(t)
 	c := backend.SecureCluster(t, backend.RedisProduct, s, 1)
 	l := startLoad(t, opened(t, c.URL), opened(t, c.URL), 60)
@@ -52,6 +48,7 @@ func TestAClusterWithTLSAndUsersThroughReshardingAndAFailover(t *testing.T) {
 
 func TestSentinelsWithTLSAndUsersThroughAFailover(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	s := backend.SecureSentinels(t, backend.RedisProduct, secure(t))
 	l := startLoad(t, opened(t, s.URL), opened(t, s.URL), 20)
 	s.Nodes[0].Stop()
@@ -70,6 +67,7 @@ func openAny(rawURL string) (broker.Broker, error) {
 }
 
 func TestWhatIsWrongWithTLSOrAPasswordIsNamedWithWhatToDo(t *testing.T) {
+	t.Parallel()
 	s := secure(t)
 	const escaped = "s3cret+%2F%40%3A"
 	long.Only(t)
@@ -173,179 +171,5 @@ func TestAClientWithTLSAndAUserIsTakenAsItIs(t *testing.T) {
 	reach, err := b.Publish(t.Context(), broker.Message{Subject: "user:1"})
 	if err != nil || reach[0] != (broker.Receipt{}) {
 		t.Errorf("got %v, %v", reach, err)
-	}
-}
-
-// asker is a proxy before a master that answers ASK in its place: to every SPUBLISH in one slot, which goes
-// to another master then.
-type asker struct {
-	channel string // immutable; beginning of the channels of the slot
-	answer  string // immutable
-	on      atomic.Bool
-	asked   atomic.Int64
-}
-
-// serve copies commands from a client to a server, and answers, but for those that it answers itself.
-func (a *asker) serve(client net.Conn, server string) {
-	defer client.Close()
-	up, err := net.Dial("tcp", server)
-	if err != nil {
-		return
-	}
-	defer up.Close()
-	in, out := bufio.NewReader(client), bufio.NewReader(up)
-	for {
-		command, words, err := readCommand(in)
-		if err != nil {
-			return
-		}
-		if a.on.Load() && words[0] == "SPUBLISH" && strings.HasPrefix(words[1], a.channel) {
-			a.asked.Add(1)
-			if _, err := client.Write([]byte(a.answer)); err != nil {
-				return
-			}
-			continue
-		}
-		if _, err := up.Write(command); err != nil {
-			return
-		}
-		answer, err := readAnswer(out)
-		if err != nil {
-			return
-		}
-		if _, err := client.Write(answer); err != nil {
-			return
-		}
-	}
-}
-
-// readCommand reads an array of bulk strings.
-func readCommand(r *bufio.Reader) (raw []byte, words []string, err error) {
-	raw, err = readAnswer(r)
-	for i, line := range strings.Split(string(raw), "\r\n") {
-		if i > 0 && i%2 == 0 {
-			words = append(words, line)
-		}
-	}
-	return raw, append(words, "", ""), err
-}
-
-// readAnswer reads one value of RESP2.
-func readAnswer(r *bufio.Reader) ([]byte, error) {
-	line, err := r.ReadBytes('\n')
-	if err != nil {
-		return nil, err
-	}
-	var n int
-	fmt.Sscan(string(line[1:]), &n)
-	switch line[0] {
-	case '*':
-		for range n {
-			part, err := readAnswer(r)
-			if err != nil {
-				return nil, err
-			}
-			line = append(line, part...)
-		}
-	case '$':
-		if n >= 0 {
-			body := make([]byte, n+2)
-			for have := 0; have < len(body); {
-				m, err := r.Read(body[have:])
-				if err != nil {
-					return nil, err
-				}
-				have += m
-			}
-			line = append(line, body...)
-		}
-	}
-	return line, nil
-}
-
-// While a slot is on its way, its old owner may send a message to the new one, with ASK. It arrives, if
-// somebody is there, once; and what the new owner counts is not taken for the whole truth.
-func TestAMessageFollowsASKAndItsReceiptDoesNotClaimTooMuch(t *testing.T) {
-	t.Parallel()
-	c := backend.RedisCluster(t, backend.RedisProduct, 0)
-	slot, tag := redis.PartitionSlots()[0], redis.PartitionTags()[0]
-	var subject string
-	for i := range 100_000 {
-		if subject = fmt.Sprint("user:", i); redis.Partition(subject) == 0 {
-			break
-		}
-	}
-	a := &asker{channel: "{" + tag + "}", answer: fmt.Sprintf("-ASK %d %s\r\n", slot, c.Nodes[1].Addr)}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	go func() { // ends with the listener
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go a.serve(conn, c.Nodes[0].Addr) // ends with its client
-		}
-	}()
-	client := goredis.NewClusterClient(&goredis.ClusterOptions{
-		Addrs: []string{c.Nodes[1].Addr},
-		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if addr == c.Nodes[0].Addr {
-				addr = listener.Addr().String()
-			}
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		},
-	})
-	defer client.Close()
-	b, err := newBroker(client)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	publish := func(data string) broker.Receipt {
-		t.Helper()
-		reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return reach[0]
-	}
-	if got := publish("before"); got != (broker.Receipt{}) {
-		t.Errorf("before: %+v", got)
-	}
-	// The new owner has what is asked for with ASKING, and one subscriber that came the same way.
-	command(t, c.Nodes[1].Addr, "CLUSTER", "SETSLOT", slot, "IMPORTING", c.ID(0))
-	command(t, c.Nodes[0].Addr, "CLUSTER", "SETSLOT", slot, "MIGRATING", c.ID(1))
-	a.on.Store(true)
-	if got := publish("nobody there"); got.Bound != broker.Unknown {
-		t.Errorf("nobody at the new owner: %+v", got)
-	}
-	conn, err := net.Dial("tcp", c.Nodes[1].Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	channel := "{" + tag + "}" + subject
-	fmt.Fprintf(conn, "*1\r\n$6\r\nASKING\r\n*2\r\n$10\r\nSSUBSCRIBE\r\n$%d\r\n%s\r\n", len(channel), channel)
-	r := bufio.NewReader(conn)
-	for range 2 {
-		if _, err := readAnswer(r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := publish("hello"); got != (broker.Receipt{Nodes: 1, Bound: broker.AtLeast}) {
-		t.Errorf("one at the new owner: %+v", got)
-	}
-	if got, err := readAnswer(r); err != nil || !strings.Contains(string(got), "hello") {
-		t.Errorf("got %q, %v", got, err)
-	}
-	if n := a.asked.Load(); n != 2 {
-		t.Errorf("%d messages were asked elsewhere, want 2", n)
 	}
 }

@@ -50,7 +50,7 @@ func (s sentinels) dial(ctx context.Context, _ *server) (*conn, error) {
 	return s.dialTo(ctx, addr, false)
 }
 
-func (s sentinels) place(c *conn) string { return c.addr }
+func (s sentinels) instance(c *conn) string { return c.addr }
 
 // refused is the error for an answer to SENTINEL MASTER.
 func (s sentinels) refused(why serverError) error {
@@ -127,16 +127,14 @@ func (s sentinels) askOne(ctx context.Context, addr string) (a answer) {
 			return fail(err)
 		}
 	}
-	v, err := c.do("SENTINEL", "MASTER", s.name)
+	v, err := c.ask("SENTINEL", "MASTER", s.name)
+	if refused, ok := errors.AsType[serverError](err); ok {
+		err = s.refused(refused)
+	}
 	if err != nil {
 		return fail(err)
 	}
-	fields, ok := v.([]any)
-	if refused, bad := v.(serverError); bad {
-		return fail(s.refused(refused))
-	} else if !ok {
-		return fail(errProtocol)
-	}
+	fields, _ := v.([]any)
 	for i := 0; i+1 < len(fields); i += 2 {
 		if text, _ := fields[i+1].(string); fields[i] == "config-epoch" {
 			a.epoch, _ = strconv.ParseInt(text, 10, 64)

@@ -40,9 +40,6 @@ func newServer(t topology, d dialer, subs *subscriptions, addr string) *server {
 		dialer: d, topology: t, channels: subs.channels, addr: addr,
 		publishers: make([]publisher, d.o.Lanes), in: newSubscriber(subs),
 	}
-	for i := range s.publishers {
-		s.publishers[i].hold = make(chan struct{}, 1)
-	}
 	s.keeper = newKeeper(s)
 	s.lanes = lane.New(lane.Options{Lanes: d.o.Lanes, Timeout: d.o.PublishTimeout, Check: s.check, Send: s.send})
 	return s
@@ -53,10 +50,7 @@ func (s *server) close() {
 	s.lanes.Close()
 	s.lanes.Wait()
 	for i := range s.publishers {
-		p := &s.publishers[i]
-		p.hold <- struct{}{}
-		p.close()
-		<-p.hold
+		s.publishers[i].close()
 	}
 }
 
@@ -67,10 +61,10 @@ func (s *server) check(m broker.Message) error {
 	return nil
 }
 
-// A count is the whole truth when all who want a message are subscribed where it was published. What is
+// A count is the whole truth when all subscribers of a message are at the server where it was published. What is
 // done so that one can know: a server that has been replaced is used on by everybody for as long as it
 // does not say so itself, or for a while, so that publishers and subscribers part from it together; a
-// publisher's knowledge of who serves what is never older than that while, or its counts are not exact; and
+// publisher's knowledge of which server serves what is never older than that while, or its counts are not exact; and
 // after a change it gives the others settleTime to follow.
 
 // settleTime is how long after a change others may still be about to subscribe where they should be: the
@@ -121,10 +115,16 @@ func refusal(why serverError) error {
 	return fmt.Errorf("%w: %w", broker.ErrRefused, why)
 }
 
+// isRefused reports whether err is a refusal of the server, which goes on.
+func isRefused(err error) bool {
+	_, ok := errors.AsType[serverError](err)
+	return ok
+}
+
 // passes reports whether an error is of a state of the server in which it serves nobody, which passes.
 func (e serverError) passes() bool {
 	switch e.code() {
-	case "LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "MOVED", "ASK", "READONLY":
+	case "LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "MOVED", "READONLY":
 		return true
 	}
 	return false

@@ -43,16 +43,17 @@ func openSession(ctx context.Context, srv *server, workers *dispatch.Dispatcher,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.kill(old, "TYPE", "pubsub"); err != nil {
+	if _, err := c.kill(old, "TYPE", "pubsub"); err != nil && !isRefused(err) {
 		c.nc.Close()
 		return nil, err
 	}
 	s := &session{srv: srv, in: srv.in, c: c, workers: workers, failed: make(chan struct{})}
 	s.at = dispatch.Session{Pulse: beat.NewPulse(), Stale: func(from beat.Stamp) { s.fail(errStale, from) }, Done: s.failed}
 	s.flow = newFlow(s.at.Pulse)
-	c.rd.src, c.rd.block = c.nc, s.flush // Run watches the beats; no deadline is needed
+	c.rd.src = s // serve watches the beats; no deadline is needed
 	srv.session.Store(s)
-	srv.keeper.wake()
+	srv.keeper.lend(ctx)                  // a node that freezes before it has a lease would stay counted
+	s.at.Pulse.Returned(s.at.Pulse.Now()) // nothing is subscribed yet, so nothing is missed while the lease takes its time
 	return s, nil
 }
 
@@ -118,17 +119,17 @@ func (s *session) failFrom(err error, t time.Time) {
 // have gone there.
 const handover = 2 * time.Second
 
-// flush is called before the reader waits.
-func (s *session) flush() error {
+// Read reads for the reader, and hands over what it has read before it waits.
+func (s *session) Read(p []byte) (int, error) {
 	if !s.workers.Flush(&s.at) {
-		return errOver
+		return 0, errOver
 	}
-	return nil
+	return s.c.nc.Read(p)
 }
 
 // read is the reader: it owns the receiving half of the connection.
 func (s *session) read() {
-	routes := make(map[string]*subscription) // the server's view, in the order of what it sends
+	routes := make(map[string]*subscription) // what the server has confirmed, in the order of what it sends
 	for {
 		if err := s.readOne(routes); err != nil {
 			s.fail(fmt.Errorf("read: %w", err), s.at.Pulse.Last())
@@ -152,11 +153,7 @@ func (s *session) readOne(routes map[string]*subscription) error {
 		if err != nil {
 			return err
 		}
-		size, err := checkLen(n)
-		if err != nil {
-			return err
-		}
-		return s.readBeat(rd.body(size))
+		return s.readBeat(rd.body(n))
 	case '*':
 	default:
 		return errProtocol
@@ -193,11 +190,11 @@ func (s *session) readBeat(_ []byte, err error) error {
 	return nil
 }
 
-// refused takes an error in the place of an answer. Where the slot has moved its new owner is told first,
-// so that the subjects go straight there.
+// refused takes an error in place of an answer. Where the slot has moved that is told first, so that the
+// subjects go to its new owner.
 func (s *session) refused(why serverError) error {
-	if r, ok := why.redirection(s.c.addr); ok {
-		s.srv.topology.redirected(r)
+	if part, moved := why.moved(); moved {
+		s.srv.topology.ended(s.srv, part)
 	}
 	beat, err := s.in.refuse(why)
 	if beat {
@@ -217,7 +214,13 @@ func (s *session) readMessage(routes map[string]*subscription) error {
 	if err != nil || sub == nil {
 		return err
 	}
-	if !s.workers.Put(&s.at, broker.Message{Subject: sub.name, Data: data}, &sub.live) {
+	m := broker.Message{Subject: sub.name, Data: data}
+	if s.in.t.channels.log != nil {
+		if place, rest, ok := cutPlace(data); ok { // else it is of one that keeps no log
+			m.Data, m.Place = rest, place
+		}
+	}
+	if !s.workers.Put(&s.at, m, &sub.live) {
 		return errOver
 	}
 	return nil
@@ -257,8 +260,8 @@ func (s *session) readConfirmation(routes map[string]*subscription, on bool) err
 // confirmation that is due it reports false. What was read before is handed on first, so that nothing
 // of the slot's new owner overtakes it.
 func (s *session) readEnd(routes map[string]*subscription, name []byte) (bool, error) {
-	if err := s.flush(); err != nil {
-		return false, err
+	if !s.workers.Flush(&s.at) {
+		return false, errOver
 	}
 	part := s.in.t.channels.partition(string(name))
 	from := s.at.Pulse.Time(s.at.Pulse.Last()).Add(-handover)
@@ -295,9 +298,7 @@ func (s *session) write() {
 		case <-s.in.poke:
 		}
 		for more := true; more; {
-			for more && len(out) < bufferSize {
-				out, more = s.in.appendCommands(out)
-			}
+			out, more = s.in.appendCommands(out)
 			if err := s.c.write(out, nil); err != nil {
 				s.fail(fmt.Errorf("write: %w", err), s.at.Pulse.Last())
 				return

@@ -155,6 +155,7 @@ func (w *shardWorld) settle() {
 // connections, from a seed: in the end every subject is subscribed at the server that owns it, if it is
 // wanted, and nowhere else.
 func TestSubscriptionsFollowTheirSlots(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		w := newShardWorld(t)
@@ -256,33 +257,33 @@ func TestSubjectsAreSpreadEvenlyOverPartitions(t *testing.T) {
 	}
 }
 
-func FuzzRedirection(f *testing.F) {
-	for _, s := range []string{"MOVED 3999 127.0.0.1:6381", "ASK 1 :7000", "MOVED 1 ?:7", "MOVED 99999 a:1", "MOVED 1 [::1]:7", "MOVED", "ERR no"} {
+func FuzzMoved(f *testing.F) {
+	for _, s := range []string{"MOVED 3999 127.0.0.1:6381", "ASK 1 :7000", "MOVED 99999 a:1", "MOVED", "ERR no"} {
 		f.Add(s)
 	}
-	f.Fuzz(func(t *testing.T, s string) {
-		r, ok := serverError(s).redirection("10.0.0.1:6379")
-		if ok && (r.slot < 0 || r.slot >= slots || r.addr == "") {
-			t.Fatalf("%q: got %+v", s, r)
-		}
-	})
+	f.Fuzz(func(t *testing.T, s string) { serverError(s).moved() })
 }
 
-func TestARedirectionNamesASlotAndAServer(t *testing.T) {
-	for text, want := range map[string]redirection{
-		"MOVED 3999 127.0.0.1:6381": {3999, "127.0.0.1:6381", false},
-		"ASK 1 :7000":               {1, "10.0.0.1:7000", true},
-		"MOVED 2 ?:7001":            {2, "10.0.0.1:7001", false},
-		"MOVED 3 ::1:7002":          {3, "[::1]:7002", false},
-		"MOVED 4 redis-1.example:1": {4, "redis-1.example:1", false},
-	} {
-		if got, ok := serverError(text).redirection("10.0.0.1:6379"); !ok || got != want {
-			t.Errorf("%s: got %+v, %t", text, got, ok)
+func TestARedirectionNamesAPartition(t *testing.T) {
+	for text, want := range map[string]uint8{"MOVED 0 127.0.0.1:6381": 0, "MOVED 64 :7000": 1, "MOVED 16383 a:1": 255} {
+		if got, ok := serverError(text).moved(); !ok || got != want {
+			t.Errorf("%s: got %d, %t", text, got, ok)
 		}
 	}
-	for _, text := range []string{"ERR MOVED 1 a:1", "MOVED 16384 a:1", "MOVED -1 a:1", "MOVED 1 a", "MOVED 1 a:b", "MOVED x a:1"} {
-		if got, ok := serverError(text).redirection("10.0.0.1:6379"); ok {
-			t.Errorf("%s: got %+v", text, got)
+	for _, text := range []string{"ERR MOVED 1 a:1", "MOVED 16384 a:1", "MOVED -1 a:1", "MOVED 1", "MOVED x a:1", "ASK 1 a:1"} {
+		if got, ok := serverError(text).moved(); ok {
+			t.Errorf("%s: got %d", text, got)
+		}
+	}
+}
+
+func TestAnAddressIsCompletedFromWhereItWasSaid(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:6381": "127.0.0.1:6381", ":7000": "10.0.0.1:7000", "?:7001": "10.0.0.1:7001",
+		"::1:7002": "[::1]:7002", "redis-1.example:1": "redis-1.example:1", "a": "", "a:b": "",
+	} {
+		if got, ok := completeAddr(text, "10.0.0.1:6379"); got != want || ok != (want != "") {
+			t.Errorf("%s: got %q, %t", text, got, ok)
 		}
 	}
 }

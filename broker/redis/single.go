@@ -18,24 +18,24 @@ type single struct {
 	every    time.Duration // between two looks at where the server is
 	together time.Duration // for which all stay where they are when it has moved
 
-	at atomic.Pointer[sighting] // nil: it has not been seen
+	at atomic.Pointer[location] // nil: it has not been seen
 }
 
 // locator knows where the one server is.
 type locator interface {
-	// look asks for the place of the server. sure says that the answer is that of all; else it is no evidence.
-	look(ctx context.Context) (place string, sure bool, err error)
+	// look asks which instance is the server now. sure says that most agree; else the answer is no evidence.
+	look(ctx context.Context) (instance string, sure bool, err error)
 
-	// place is where a connection leads to; "": that cannot be known.
-	place(c *conn) string
+	// instance is the one that a connection leads to; "": that cannot be known.
+	instance(c *conn) string
 }
 
-// sighting is the place at which the server was seen.
-type sighting struct {
-	place  string
-	seen   time.Time // when it was asked for last
-	moved  time.Time // when it was asked for first since it is this place; zero: it has always been
-	before time.Time // when it was seen last at the place before
+// location is the instance that the server was when it was looked for last: a run id, or an address.
+type location struct {
+	instance string
+	seen     time.Time // when it was asked for last
+	moved    time.Time // when it was found to be another instance than before; zero: never
+	before   time.Time // when the instance before was seen last
 }
 
 func newSingle(d dialer, every, together time.Duration) *single {
@@ -57,13 +57,13 @@ func (s *single) fresh(ctx context.Context) (*routes, error) {
 	if at := s.at.Load(); at != nil && time.Since(at.seen) > s.together && s.inquiry.age() > s.every {
 		return &s.routes, s.inquiry.await(ctx, s.o.DialTimeout)
 	}
-	s.tend()
+	s.refresh()
 	return &s.routes, nil // if it has not been seen the first connection finds out
 }
 
-func (s *single) tend() { s.inquiry.after(s.every) }
+func (s *single) refresh() { s.inquiry.after(s.every) }
 
-func (s *single) doubt() { s.inquiry.after(doubtTime) }
+func (s *single) recheck() { s.inquiry.after(doubtTime) }
 
 // doubtTime is how soon after a look there may be another one, as something has failed.
 const doubtTime = 50 * time.Millisecond
@@ -71,42 +71,38 @@ const doubtTime = 50 * time.Millisecond
 func (s *single) ask() { _, _ = s.locate(context.Background()) }
 
 // locate looks where the server is.
-func (s *single) locate(ctx context.Context) (place string, err error) {
+func (s *single) locate(ctx context.Context) (instance string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
 	defer cancel()
-	undo, ok := s.life.register(cancel)
-	if !ok {
-		return "", errClosing
-	}
-	defer undo()
+	defer s.life.onEnd(cancel)()
 	begin := time.Now()
-	place, sure, err := s.where.look(ctx)
+	instance, sure, err := s.where.look(ctx)
 	if err == nil && sure {
-		s.saw(place, begin, never)
+		s.saw(instance, begin, never)
 	}
-	return place, err
+	return instance, err
 }
 
 // never is the uptime of a server that is known by its address, and so does not change when it is started again.
 const never = time.Duration(math.MaxInt64)
 
-// saw records where the server was at a moment. If it is at another place since it has been started, which
-// uptime tells, it has not moved: nobody is left at the old place.
-func (s *single) saw(place string, when time.Time, uptime time.Duration) {
+// saw records which instance the server was at a moment. If that has been started since, which uptime tells, the
+// server has not moved: nobody is left at the old instance.
+func (s *single) saw(instance string, when time.Time, uptime time.Duration) {
 	for {
 		old := s.at.Load()
-		at := &sighting{place: place, seen: when}
+		at := &location{instance: instance, seen: when}
 		switch {
 		case old == nil:
 		case old.seen.After(when):
 			return
-		case old.place == place, uptime < when.Sub(old.seen)+time.Second:
+		case old.instance == instance, uptime < when.Sub(old.seen)+time.Second:
 			at.moved, at.before = old.moved, old.before
 		default:
 			at.moved, at.before = when, old.seen
 		}
 		if s.at.CompareAndSwap(old, at) {
-			if old != nil && old.place != place {
+			if old != nil && old.instance != instance {
 				s.srv.fail() // nobody may have followed yet
 			}
 			return
@@ -117,25 +113,25 @@ func (s *single) saw(place string, when time.Time, uptime time.Duration) {
 var errElsewhere = errors.New("redis: the name leads to another server")
 
 func (s *single) left(c *conn) (since time.Time, why error) {
-	at, place := s.at.Load(), s.where.place(c)
-	if at == nil || place == "" || at.place == place || time.Since(at.moved) < s.together {
+	at, instance := s.at.Load(), s.where.instance(c)
+	if at == nil || instance == "" || at.instance == instance || time.Since(at.moved) < s.together {
 		return time.Time{}, nil
 	}
 	return at.before, errElsewhere
 }
 
 func (s *single) sure(c *conn, _ uint8) bool {
-	at, place := s.at.Load(), s.where.place(c)
+	at, instance := s.at.Load(), s.where.instance(c)
 	switch {
-	case place == "":
+	case instance == "":
 		return true
-	case at == nil || at.place != place || time.Since(at.seen) >= s.together:
+	case at == nil || at.instance != instance || time.Since(at.seen) >= s.together:
 		return false
 	}
 	return at.moved.IsZero() || time.Since(at.moved) >= s.together+settleTime
 }
 
-func (s *single) redirected(redirection) {}
+func (s *single) moved(context.Context, ...uint8) *routes { return &s.routes }
 
 func (s *single) ended(*server, uint8) {}
 

@@ -3,7 +3,9 @@ package redis
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -120,4 +122,34 @@ func latest(all []asked) (best *slotMap, err error) {
 		}
 	}
 	return best, err
+}
+
+// moved parses "MOVED 3999 127.0.0.1:6381", with which a server of a Cluster says that a slot is another one's, and
+// that it has done nothing. There is no ASK: sharded pub/sub stays with the old owner until the slot has a new one.
+func (e serverError) moved() (part uint8, ok bool) {
+	words := strings.Fields(string(e))
+	if len(words) != 3 || words[0] != "MOVED" {
+		return 0, false
+	}
+	slot, err := strconv.Atoi(words[1])
+	return uint8(slot / (slots / partitions)), err == nil && slot >= 0 && slot < slots
+}
+
+// completeAddr gives an address that lacks its host, or has "?" for it, the host of from.
+func completeAddr(addr, from string) (string, bool) {
+	i := strings.LastIndexByte(addr, ':')
+	if i < 0 {
+		return "", false
+	}
+	host, port := strings.Trim(addr[:i], "[]"), addr[i+1:]
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", false
+	}
+	if host == "" || host == "?" {
+		var err error
+		if host, _, err = net.SplitHostPort(from); err != nil {
+			return "", false
+		}
+	}
+	return net.JoinHostPort(host, port), true
 }

@@ -218,13 +218,13 @@ func TestWhatIsNotProvenIsNotCalledExact(t *testing.T) {
 // Leases cannot be renewed while the server refuses writes. Nodes that live are left alone; one that is frozen is
 // dropped all the same.
 func TestAServerThatRefusesWritesCutsOffTheDeadAndNobodyElse(t *testing.T) {
-	t.Parallel()
+	long.Alone(t)
 	for how, set := range map[string][2]string{
 		"it is out of memory": {"maxmemory", "1"},
 		"it lacks replicas":   {"min-replicas-to-write", "1"},
 	} {
 		t.Run(how, func(t *testing.T) {
-			t.Parallel()
+			long.Alone(t)
 			s := backend.Redis(t, "--maxclients", "1000")
 			proxy := faultproxy.New(t, s.Addr)
 			alive, frozen := observe(t, node(t, s.Addr)), observe(t, node(t, proxy.Addr()))
@@ -254,7 +254,7 @@ func TestAServerThatRefusesWritesCutsOffTheDeadAndNobodyElse(t *testing.T) {
 				if err == nil && r[0].Nobody() {
 					break
 				}
-				if time.Since(begin) > 8*time.Second {
+				if time.Since(begin) > long.Limit(8*time.Second) {
 					t.Fatalf("a frozen node is still counted: %v, %v", r, err)
 				}
 			}
@@ -350,7 +350,7 @@ func TestAPauseMakesNoReceiptUncertain(t *testing.T) {
 
 // The rights on a channel are taken away, and the connection with them. The channel is lost, and no other.
 func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
-	t.Parallel()
+	long.Alone(t)
 	s := backend.Redis(t, "--maxclients", "1000")
 	do(t, s.Addr, "ACL", "SETUSER", "u", "on", ">p", "allkeys", "+@all", "resetchannels", "&a", "&b", "&c")
 	n := observe(t, quiet(t, s.Addr, "u", "p"))
@@ -361,7 +361,7 @@ func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
 	n.await("a loss", func() bool { return len(n.lost) == 1 })
 	n.await("a gap", func() bool { return len(n.gaps) == 1 })
 	n.awaitState(true)
-	if g := n.lost[0]; !slices.Equal(g.Subjects, []string{"b"}) || !errors.Is(g.Cause, broker.ErrRefused) || g.From.After(before.Add(time.Second)) {
+	if g := n.lost[0]; !slices.Equal(g.Subjects, []string{"b"}) || !errors.Is(g.Cause, broker.ErrRefused) || g.From.After(before.Add(long.Limit(time.Second))) {
 		t.Errorf("lost %+v", g)
 	}
 	for i, subject := range []string{"a", "c"} {
@@ -377,7 +377,7 @@ func TestAChannelThatIsForbiddenLaterIsLostAndNoOther(t *testing.T) {
 
 // One master of a Cluster is away. Subjects of the others are subscribed, at once and in the same calls.
 func TestWhatBelongsToHealthyMastersIsSubscribedWhileOneIsAway(t *testing.T) {
-	t.Parallel()
+	long.Alone(t)
 	c := backend.RedisCluster(t, backend.RedisProduct, 0)
 	n, worker := observe(t, opened(t, c.URL)), opened(t, c.URL)
 	n.awaitState(true)
@@ -389,7 +389,7 @@ func TestWhatBelongsToHealthyMastersIsSubscribedWhileOneIsAway(t *testing.T) {
 	}
 	begin := time.Now()
 	errs := n.b.Subscribe(context.Background(), subjects...)
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > long.Limit(time.Second) {
 		t.Errorf("Subscribe took %v", took)
 	}
 	live := 0

@@ -7,67 +7,47 @@ import (
 	"tether/broker/internal/beat"
 )
 
-const (
-	maxCommand      = 1000      // subjects in one SUBSCRIBE
-	maxCommandBytes = 256 << 10 // likewise, unless it is one alone
-)
-
 // subscriber is what one server has been told of the [subscriptions]. The writer of a session tells the
-// server what differs from what is wanted; the confirmations, which come in the order of the commands, wake
-// the calls.
+// server what differs from what is wanted, one subject in each command; the confirmations, which come in the order
+// of the commands, wake the calls. Between them are beats, PINGs. An error in place of a beat's answer is an
+// answer, too: a server that cannot save refuses PING, and carries messages.
 //
-// Each command is followed by a beat, a PING: what arrives before the answer to that of a refused command was
-// not its confirmation. For a Cluster's server also ends subscriptions by itself, when their slot leaves it,
-// with the same words that confirm a SUNSUBSCRIBE. An error in the place of a beat's answer is an answer, too:
-// a server that cannot save refuses PING, and carries messages.
+// A Cluster's server also ends subscriptions by itself, when their slot leaves it, with the same words that confirm a
+// SUNSUBSCRIBE. If one was on its way it is redirected. So a beat follows each, and a redirection in place of a
+// beat's answer means nothing: what looked like the confirmation was none.
 type subscriber struct {
 	t    *subscriptions
 	poke chan struct{} // wakes the writer; capacity 1
 
 	// Guarded by the mu of t.
-	dirty   [][]*subscription // by partition; what the writer must look at
-	queue   []uint8           // partitions with dirty subscriptions
-	again   []*subscription   // what was refused as the server serves nobody now; for the next beat
-	sent    []command         // not yet answered, in order
-	pulse   *beat.Pulse       // of the session
-	initial int               // subscriptions to confirm before the session is up
-	up      chan struct{}     // closed when initial becomes 0; nil: no session
-	down    error             // why there is no session; nil: there is one, or the first is on its way
-	leaves  bool              // the server has lost partitions, and may still serve their subjects
+	dirty  []*subscription // what the writer must look at, in order; nil: the beat that closes up
+	again  []*subscription // what was refused as the server serves nobody now; for the next beat
+	sent   []command       // not yet answered, in order
+	pulse  *beat.Pulse     // of the session
+	up     chan struct{}   // closed when what was wanted at its beginning has been answered; nil: no session
+	down   error           // why there is no session; nil: there is one, or the first is on its way
+	leaves bool            // the server has lost partitions, and may still serve their subjects
 }
 
-// command is one SUBSCRIBE, UNSUBSCRIBE or PING on its way.
+// command is one command on its way.
 type command struct {
-	beat  bool // it is a PING
-	stamp beat.Stamp
+	s  *subscription // nil: a beat
+	on bool          // SUBSCRIBE
 
-	on       bool
-	refused  bool
-	subjects []*subscription
-	next     int // the first that is not confirmed
+	stamp beat.Stamp // of a beat
+	up    bool       // of a beat: it closes up
 }
 
 func newSubscriber(t *subscriptions) *subscriber {
-	return &subscriber{t: t, poke: make(chan struct{}, 1), dirty: make([][]*subscription, len(t.owner))}
+	return &subscriber{t: t, poke: make(chan struct{}, 1)}
 }
 
-// addLocked adds a dirty subscription and wakes the writer.
+// addLocked adds what the writer must look at, and wakes it.
 func (in *subscriber) addLocked(s *subscription) {
-	if len(in.dirty[s.part]) == 0 {
-		in.queue = append(in.queue, s.part)
-	}
-	in.dirty[s.part] = append(in.dirty[s.part], s)
+	in.dirty = append(in.dirty, s)
 	select {
 	case in.poke <- struct{}{}:
 	default:
-	}
-}
-
-// arrivedLocked records that the session need no longer wait for s.
-func (in *subscriber) arrivedLocked(s *subscription) {
-	s.initial = false
-	if in.initial--; in.initial == 0 {
-		close(in.up)
 	}
 }
 
@@ -79,14 +59,10 @@ func (in *subscriber) begin(p *beat.Pulse) <-chan struct{} {
 	in.up, in.down, in.pulse = make(chan struct{}), nil, p
 	for _, s := range in.t.all {
 		if s.at == in {
-			s.initial = true
-			in.initial++
 			in.t.markLocked(s)
 		}
 	}
-	if in.initial == 0 {
-		close(in.up)
-	}
+	in.addLocked(nil)
 	return in.up
 }
 
@@ -94,8 +70,7 @@ func (in *subscriber) begin(p *beat.Pulse) <-chan struct{} {
 func (in *subscriber) end(o *outage) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	in.up, in.initial, in.queue, in.sent, in.again = nil, 0, nil, nil, nil
-	clear(in.dirty)
+	in.up, in.dirty, in.sent, in.again = nil, nil, nil, nil
 	for _, s := range in.t.all {
 		if s.at != in {
 			continue
@@ -104,14 +79,14 @@ func (in *subscriber) end(o *outage) {
 			in.t.back = append(in.t.back, returned{s.name, o})
 			in.t.change()
 		}
-		s.told, s.unheard, s.dirty, s.initial, s.alone = false, 0, false, false, false
+		s.told, s.unheard = false, 0
 		in.t.missLocked(s, o)
 		in.t.settleLocked(s)
 	}
 	in.awayLocked(o.cause)
 }
 
-// away says that the server cannot be reached: who waits for it need not.
+// away says that the server cannot be reached: calls need not wait for it.
 func (in *subscriber) away(err error) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
@@ -135,85 +110,43 @@ func (in *subscriber) appendBeat(dst []byte) []byte {
 		in.t.markLocked(s)
 	}
 	in.again = nil
-	return in.appendBeatLocked(dst)
+	return in.appendBeatLocked(dst, false)
 }
 
-func (in *subscriber) appendBeatLocked(dst []byte) []byte {
-	in.sent = append(in.sent, command{beat: true, stamp: in.pulse.Now()})
+func (in *subscriber) appendBeatLocked(dst []byte, up bool) []byte {
+	in.sent = append(in.sent, command{stamp: in.pulse.Now(), up: up})
 	return appendCommand(dst, "PING", "beat")
 }
 
-// appendCommands appends what the server must be told now: of one partition, and at most one command
-// of each kind. more says that there is more.
+// appendCommands appends what the server must be told now, until there is enough for a write. more says that there
+// is more.
 func (in *subscriber) appendCommands(dst []byte) (_ []byte, more bool) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if len(in.queue) == 0 {
-		return dst, false
-	}
-	part := in.queue[0]
-	batch := in.takeLocked(part)
-	if len(in.dirty[part]) == 0 {
-		in.dirty[part] = nil
-		in.queue = in.queue[1:]
-	}
 	w := in.t.channels
-	for i, name := range [2]string{w.unsubscribe, w.subscribe} {
-		b := batch[i]
-		if len(b.subjects) == 0 {
-			continue
-		}
-		dst = appendHeader(dst, '*', 1+len(b.subjects))
-		dst = appendBulk(dst, name)
-		for _, s := range b.subjects {
-			dst = w.appendChannel(dst, part, s.name)
-		}
-		in.sent = append(in.sent, b)
-		dst = in.appendBeatLocked(dst)
-	}
-	return dst, len(in.queue) > 0
-}
-
-// takeLocked takes from the dirty subscriptions of a partition what two commands hold.
-func (in *subscriber) takeLocked(part uint8) (batch [2]command) {
-	batch[1].on = true
-	bytes, n := 0, 0
-	list := in.dirty[part]
-	for _, s := range list {
-		if s.at != in {
-			n++
-			continue
-		}
-		if s.want && !s.told && in.t.owner[part] != in {
-			n++
-			s.dirty = false
-			in.t.placeLocked(s) // or as soon as the commands on their way are answered
-			continue
-		}
-		b := &batch[0]
-		if s.want {
-			b = &batch[1]
-		}
-		if s.want != s.told {
-			full := len(b.subjects) == maxCommand || bytes > maxCommandBytes || s.alone
-			if full && len(b.subjects) > 0 {
-				break
+	for len(in.dirty) > 0 && len(dst) < bufferSize {
+		s := in.dirty[0]
+		in.dirty[0], in.dirty = nil, in.dirty[1:]
+		switch {
+		case s == nil:
+			dst = in.appendBeatLocked(dst, true)
+		case s.at != in || s.want == s.told:
+		case s.want && in.t.owner[s.part] != in:
+			in.t.assignLocked(s) // or as soon as the commands on their way are answered
+		default:
+			name := w.unsubscribe
+			if s.want {
+				name = w.subscribe
 			}
-			b.subjects = append(b.subjects, s)
-			bytes += len(s.name)
-			s.told = s.want
+			dst = w.appendChannel(append(dst, name...), s.part, s.name)
+			in.sent = append(in.sent, command{s: s, on: s.want})
+			if s.told = s.want; !s.told && w.sharded {
+				dst = in.appendBeatLocked(dst, false)
+			}
 			s.unheard++
 		}
-		n++
-		s.dirty = false
-		if s.alone {
-			s.alone = false
-			break
-		}
 	}
-	clear(list[:n])
-	in.dirty[part] = list[n:]
-	return batch
+	return dst, len(in.dirty) > 0
 }
 
 var errUnasked = errors.New("redis: an answer that nobody asked for")
@@ -226,9 +159,7 @@ func (in *subscriber) confirm(on bool, name []byte) (s *subscription, ended bool
 	if !in.nextLocked(on, name) {
 		return nil, false, errUnasked
 	}
-	c := &in.sent[0]
-	s = c.subjects[c.next]
-	c.next++
+	s = in.popLocked().s
 	if s.unheard--; s.unheard == 0 && s.at == in {
 		s.told = on
 	}
@@ -246,33 +177,33 @@ func (in *subscriber) confirm(on bool, name []byte) (s *subscription, ended bool
 	return s, ended, nil
 }
 
-// nextLocked reports whether the next confirmation to come is this one.
+// nextLocked reports whether the next answer to come is this confirmation.
 func (in *subscriber) nextLocked(on bool, name []byte) bool {
-	if len(in.sent) == 0 || in.sent[0].answered() {
+	if len(in.sent) == 0 {
 		return false
 	}
-	c := &in.sent[0]
-	return c.on == on && c.subjects[c.next].name == string(name)
+	c := in.sent[0]
+	return c.s != nil && c.on == on && c.s.name == string(name)
 }
 
-// answered reports whether what comes next is the answer to a beat: c itself, or the one behind it.
-func (c *command) answered() bool { return c.beat || c.refused || c.next == len(c.subjects) }
+func (in *subscriber) popLocked() command {
+	c := in.sent[0]
+	in.sent[0], in.sent = command{}, in.sent[1:]
+	return c
+}
 
 // back records that the next beat has come back, and returns when it was sent.
 func (in *subscriber) back() (beat.Stamp, error) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if len(in.sent) == 0 || !in.sent[0].answered() {
+	if len(in.sent) == 0 || in.sent[0].s != nil {
 		return 0, errUnasked
 	}
-	n := 1
-	if !in.sent[0].beat {
-		n = 2 // what has been answered, and the beat behind it
+	c := in.popLocked()
+	if c.up {
+		close(in.up)
 	}
-	stamp := in.sent[n-1].stamp
-	clear(in.sent[:n])
-	in.sent = in.sent[n:]
-	return stamp, nil
+	return c.stamp, nil
 }
 
 // asked reports whether the end of a subscription, which the server has just told, is the confirmation of
@@ -299,47 +230,38 @@ func (in *subscriber) ended(name []byte, o *outage) {
 	}
 }
 
-// refuse records an error in the place of an answer. If it is that to a beat, it says so. Else the server has
-// refused the next command, all of it. Of several subjects of which one may be forbidden each is tried alone.
-// Where the slot has moved nothing fails: who owns it is known already, and the subjects go there.
+// refuse records an error in place of an answer. If it is that to a beat, it says so. Where the slot has moved
+// nothing fails: its owner is known already, and the subjects go there.
 func (in *subscriber) refuse(why serverError) (beat bool, err error) {
 	in.t.mu.Lock()
 	defer in.t.mu.Unlock()
-	if len(in.sent) == 0 {
+	moved := why.code() == "MOVED"
+	switch {
+	case len(in.sent) == 0:
 		return false, why
+	case in.sent[0].s == nil:
+		return !moved, nil
 	}
-	c := &in.sent[0]
-	if c.answered() && (c.beat || why.code() != "MOVED") { // else what looked like its confirmation was none
-		return true, nil
-	}
-	if c.on && c.next > 0 {
-		return false, why
-	}
-	c.refused = true
-	subjects := c.subjects[c.next:]
-	for _, s := range subjects {
-		s.unheard--
-		switch {
-		case why.code() == "MOVED":
-			if s.unheard == 0 {
-				s.told = false
-			}
-			in.t.markLocked(s)
-		case !c.on && !why.passes():
-			return false, fmt.Errorf("unsubscribe: %w", why)
-		case why.passes() && (s.held || !c.on): // the server is away, in a way; a new one fails at once
-			s.told = !c.on
-			in.again = append(in.again, s)
-		case len(subjects) > 1 && why.code() == "NOPERM":
-			s.alone, s.told = true, false
-			in.t.markLocked(s)
-		default:
-			if s.told = false; s.want {
-				in.t.failLocked(s, refusal(why))
-			}
+	c := in.popLocked()
+	s := c.s
+	s.unheard--
+	switch {
+	case moved:
+		if s.unheard == 0 {
+			s.told = false
 		}
-		in.t.settleLocked(s)
+		in.t.markLocked(s)
+	case why.passes() && (s.held || !c.on): // the server is away, in a way; a new one fails at once
+		s.told = !c.on
+		in.again = append(in.again, s)
+	case !c.on:
+		return false, fmt.Errorf("unsubscribe: %w", why)
+	default:
+		if s.told = false; s.want {
+			in.t.failLocked(s, refusal(why))
+		}
 	}
+	in.t.settleLocked(s)
 	return false, nil
 }
 

@@ -15,7 +15,7 @@ type subscriptions struct {
 
 	mu      sync.Mutex
 	all     map[string]*subscription // guarded by mu; by subject
-	owner   []*subscriber            // guarded by mu; who serves a partition; nil: it is not known
+	owner   []*subscriber            // guarded by mu; the server of a partition; nil: it is not known
 	nobody  []time.Time              // guarded by mu; since when a partition has no owner
 	missing int                      // guarded by mu; subscriptions with an outage
 	back    []returned               // guarded by mu; those whose outage is over and has not been told
@@ -31,9 +31,6 @@ type subscription struct {
 	want    bool
 	held    bool  // it was live since it is wanted
 	told    bool  // the last command of this session was SUBSCRIBE
-	dirty   bool  // in the dirty list of at
-	initial bool  // counted in the initial of at
-	alone   bool  // to be sent in a command of its own
 	unheard int32 // commands of this session that are not confirmed
 
 	at   *subscriber // the server that is told; nil: none is known
@@ -57,7 +54,7 @@ type returned struct {
 // call is one Subscribe or Unsubscribe.
 type call struct {
 	on   bool
-	list []*subscription // by place in the call; nil: there is nothing to do
+	list []*subscription // in the order of the call; nil: there is nothing to do
 	left int             // guarded by mu; subscriptions to wait for
 	done chan struct{}   // closed when left is 0
 }
@@ -205,8 +202,7 @@ func (t *subscriptions) failLocked(s *subscription, err error) {
 
 // markLocked makes the writer of the subscription's server look at it.
 func (t *subscriptions) markLocked(s *subscription) {
-	if in := s.at; in != nil && in.up != nil && !s.dirty {
-		s.dirty = true
+	if in := s.at; in != nil && in.up != nil && s.want != s.told {
 		in.addLocked(s)
 	}
 }
@@ -214,15 +210,12 @@ func (t *subscriptions) markLocked(s *subscription) {
 // settleLocked is called after every change of s: it takes s to the server that owns it, wakes the call that
 // waits for what has been reached, and forgets what nobody wants.
 func (t *subscriptions) settleLocked(s *subscription) {
-	t.placeLocked(s)
+	t.assignLocked(s)
 	if !s.settled() {
 		return
 	}
 	s.held = s.want
 	t.wakeLocked(s, nil)
-	if s.initial {
-		s.at.arrivedLocked(s)
-	}
 	if s.out != nil {
 		t.returnLocked(s)
 	}
@@ -231,23 +224,19 @@ func (t *subscriptions) settleLocked(s *subscription) {
 	}
 }
 
-// placeLocked gives s to the server that owns it, once the one that it is at has nothing of it.
-func (t *subscriptions) placeLocked(s *subscription) {
+// assignLocked gives s to the server that owns it, once the one that it is at has nothing of it.
+func (t *subscriptions) assignLocked(s *subscription) {
 	to := t.owner[s.part]
 	if s.at == to || s.told || s.unheard > 0 {
 		return
 	}
-	if s.initial {
-		s.at.arrivedLocked(s)
-	}
-	s.dirty, s.alone = false, false // what is left of it in the old dirty list is passed over
 	s.at = to
 	if s.want {
 		t.markLocked(s)
 	}
 }
 
-// own says who serves each partition from now on.
+// own says which server has each partition from now on.
 func (t *subscriptions) own(owner []*subscriber) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -272,7 +261,7 @@ func (t *subscriptions) own(owner []*subscriber) {
 	}
 	for _, s := range t.all {
 		if changed[s.part] {
-			t.placeLocked(s)
+			t.assignLocked(s)
 		}
 	}
 }

@@ -13,11 +13,13 @@ import (
 	"tether/broker/redis"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 )
 
 // The server is silent for a while. A call that its answer reaches within the limit succeeds; one whose
 // answer does not come fails when the limit has passed, and not before.
 func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
+	long.Alone(t)
 	const limit = time.Second
 	s := backend.Redis(t)
 	for name, c := range map[string]struct {
@@ -36,7 +38,7 @@ func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			long.Alone(t)
 			proxy := faultproxy.New(t, s.Addr)
 			client := goredis.NewClient(&goredis.Options{Addr: proxy.Addr()})
 			defer client.Close()
@@ -81,7 +83,7 @@ func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
 			proxy.Hold(faultproxy.ToClient)
 			begin = time.Now()
 			err = c.call(b, "b")
-			if took := time.Since(begin); !errors.Is(err, broker.ErrUnavailable) || took < limit || took > limit+limit {
+			if took := time.Since(begin); !errors.Is(err, broker.ErrUnavailable) || took < limit || took > long.Limit(limit+limit) {
 				t.Errorf("no answer: %v after %v, want ErrUnavailable after %v", err, took, limit)
 			}
 			proxy.Heal()

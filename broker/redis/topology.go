@@ -17,9 +17,9 @@ type topology interface {
 	// fresh is now, after waiting for news that are recent enough for counts to be exact.
 	fresh(ctx context.Context) (*routes, error)
 
-	// tend asks again if it is time to, and doubt at once, as something has failed. They do not wait.
-	tend()
-	doubt()
+	// refresh asks again if it is time to, and recheck at once, as something has failed. They do not wait.
+	refresh()
+	recheck()
 
 	// dial connects to a server.
 	dial(ctx context.Context, s *server) (*conn, error)
@@ -31,10 +31,10 @@ type topology interface {
 	// that the server is a master and has been reached all the time.
 	sure(c *conn, part uint8) bool
 
-	// redirected is told where a server sends messages, or subscriptions, instead of taking them.
-	redirected(r redirection)
+	// moved is told that a server redirects messages of partitions. It returns who has what when it has asked.
+	moved(ctx context.Context, parts ...uint8) *routes
 
-	// ended is told that a server has ended a subscription of a partition by itself.
+	// ended is told that a server has ended subscriptions of a partition by itself, or redirects them.
 	ended(s *server, part uint8)
 
 	// leftSince is since when messages of a partition may have been published elsewhere, if it has moved.

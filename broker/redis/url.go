@@ -14,6 +14,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"tether/broker"
 	"tether/broker/internal/credential"
 )
 
@@ -61,7 +62,11 @@ func parseURL(u *url.URL) (target, Options, error) {
 	if err := t.parsePath(u, kind, hosts); err != nil {
 		return t, Options{}, err
 	}
-	return t, Options{Prefix: query["prefix"]}, nil
+	keep, err := broker.ParseLog(func(key string) string { return query[key] })
+	if err != nil {
+		return t, Options{}, fmt.Errorf("redis: %w", err)
+	}
+	return t, Options{Prefix: query["prefix"], Log: keep}, nil
 }
 
 // parseUser takes what names the user.
@@ -115,7 +120,6 @@ func (t *target) parseTLS(query map[string]string) error {
 }
 
 const (
-	singleKind   = ""
 	sentinelKind = "sentinel"
 	clusterKind  = "cluster"
 )
@@ -201,6 +205,9 @@ func parseHosts(list, port string) ([]string, error) {
 // parseQuery checks the query.
 func parseQuery(u *url.URL, kind string, secure bool) (map[string]string, error) {
 	known := map[string]bool{"client_name": true, "prefix": true, "password_file": true}
+	for _, key := range broker.LogKeys() {
+		known[key] = true
+	}
 	if secure {
 		for _, key := range []string{"ca", "cert", "key", "skip_verify"} {
 			known[key] = true

@@ -22,9 +22,9 @@ func TestAURLOfManyServersIsCheckedAndItsPasswordKept(t *testing.T) {
 		{"redis+cluster://u:s3cret@127.0.0.1:1/x", "path"},
 		{"redis://u:s3cret@127.0.0.1,127.0.0.2", "several hosts"},
 		{"redis+cluster://u:s3cret@127.0.0.1?sentinel_auth=true", `"sentinel_auth"`},
-		{"redis+cluster://u:s3cret@127.0.0.1?databse=1", "known are client_name, password_file, prefix"},
-		{"rediss+cluster://u:s3cret@127.0.0.1?Ca=1", "known are ca, cert, client_name, key, password_file, prefix, skip_verify"},
-		{"redis+sentinel://u:s3cret@127.0.0.1/m?x=s3cret", "known are client_name, password_file, prefix, sentinel_auth"},
+		{"redis+cluster://u:s3cret@127.0.0.1?databse=1", "known are client_name, log, log_bytes, log_length, password_file, prefix"},
+		{"rediss+cluster://u:s3cret@127.0.0.1?Ca=1", "known are ca, cert, client_name, key, log, log_bytes, log_length, password_file, prefix, skip_verify"},
+		{"redis+sentinel://u:s3cret@127.0.0.1/m?x=s3cret", "known are client_name, log, log_bytes, log_length, password_file, prefix, sentinel_auth"},
 		{"redis+sentinel://u:s3cret@127.0.0.1/m?sentinel_auth=s3cret", "neither true nor false"},
 		{"redis://u:s3cret@127.0.0.1?ca=/x", `"ca"`},
 		{"rediss://u:s3cret@127.0.0.1?ca=/no/such.pem", "read ca"},
@@ -64,10 +64,11 @@ func TestOurOwnAuthorityAndCertificateAreFiles(t *testing.T) {
 	dir := t.TempDir()
 	writeCertificate(t, dir)
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	port := freePort(t)
+	addr := backend.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(addr)
 	backend.Redis(t, "--tls-port", port, "--tls-auth-clients", "yes",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
-	url := "rediss://" + net.JoinHostPort("127.0.0.1", port) + "?ca=" + cert
+	url := "rediss://" + addr + "?ca=" + cert
 	if b, err := open(url); err == nil {
 		b.Close()
 		t.Error("it was opened without a certificate")

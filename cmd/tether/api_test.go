@@ -41,14 +41,22 @@ func TestEmitReachesTheUserAndSaysWhetherAnybodyWasThere(t *testing.T) {
 	}
 
 	var stats struct {
-		Node           string
-		Connections    int
-		Hub, Transport map[string]int
+		Node        string
+		Connections int
+		Hub         struct {
+			Connections, Delivered int
+			Questions              map[string]int
+		}
+		Transport map[string]int
 	}
 	got := p.request(http.MethodGet, "/stats", "Bearer "+testEmitKey, "")
 	if err := json.Unmarshal([]byte(got.body), &stats); err != nil || stats.Node != "a" || stats.Connections != 2 ||
-		stats.Hub["connections"] != 2 || stats.Hub["delivered"] == 0 || stats.Transport["sessions"] != 2 || stats.Transport["slow"] != 0 {
+		stats.Hub.Connections != 2 || stats.Hub.Delivered == 0 || stats.Hub.Questions["left"] != 0 || stats.Transport["sessions"] != 2 || stats.Transport["slow"] != 0 {
 		t.Errorf("stats: got %v, %v", got, err)
+	}
+	got = p.request(http.MethodGet, "/metrics", "Bearer "+testEmitKey, "")
+	if got.status != http.StatusOK || !strings.Contains(got.body, "\ntether_connections 2\n") || !strings.Contains(got.body, "\ngo_goroutines ") {
+		t.Errorf("metrics: got %v", got)
 	}
 	if got := p.post("/disconnect", testEmitKey, `{"user":"42","close":true}`); got != (answer{http.StatusOK, `{"nodes":1,"sockets":1,"missing":[]}`}) {
 		t.Errorf("disconnect: got %v", got)
@@ -121,8 +129,10 @@ func TestOnlyABearerKeyOpensTheAPI(t *testing.T) {
 			}
 		}
 	}
-	if got := p.get("/stats"); got.status != 401 {
-		t.Errorf("stats without a key: got %v", got)
+	for _, path := range []string{"/stats", "/metrics"} {
+		if got := p.get(path); got.status != 401 {
+			t.Errorf("%s without a key: got %v", path, got)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"tether/broker/seal"
 	"tether/cmd/tether/internal/config"
 )
 
@@ -13,7 +14,15 @@ func (checkConfigCommand) Help() string {
 }
 
 func (checkConfigCommand) run(p *program, l *config.Loaded) int {
-	return p.print(fmt.Sprintf("The configuration is good. A node may take %v to stop: give what stops it longer than that.", l.StopTime()))
+	key, err := l.ClusterKeys()
+	if err != nil {
+		return p.end(err)
+	}
+	line := fmt.Sprintf("The configuration is good. A node may take %v to stop: give what stops it longer than that.", l.StopTime())
+	if key.Current != (seal.Key{}) {
+		line += fmt.Sprintf(" Its key has the ID %s, which must be the same on all nodes and workers.", key.Current.ID())
+	}
+	return p.print(line)
 }
 
 type printConfigCommand struct{}

@@ -105,6 +105,7 @@ func TestTheDocsNameSettingsThatExist(t *testing.T) {
 }
 
 func TestTheRightsInTheDocsAreEnoughForRedis(t *testing.T) {
+	t.Parallel()
 	redis := backend.Redis(t, "--save", "") // with an argument it is one of our own
 	if redis.Kind == backend.StandIn {
 		t.Skip("the stand-in for Redis has no ACL")
@@ -114,28 +115,43 @@ func TestTheRightsInTheDocsAreEnoughForRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	rights := regexp.MustCompile("[`]((?:[&~+][a-z|:*]+ ?)+)[`]").FindAllStringSubmatch(string(page), -1)
-	if len(rights) != 3 {
+	if len(rights) != 5 {
 		t.Fatalf("got %q", rights)
 	}
-	command := "ACL SETUSER app on >hunter2"
-	for _, r := range rights {
-		command += " " + r[1]
-	}
-	tellRedis(t, redis.Addr, command)
 	url := strings.Replace(redis.URL, "redis://", "redis://app:hunter2@", 1)
-	p := start(t, append([]string{"TETHER_BROKER=" + url}, enough...), "--drain.delay=1s").ready()
-	c := dialUser(t, client.Options{URL: p.url()}, "42")
-	reaches(t, c, "42", p)
-	p.signal(syscall.SIGTERM)
-	p.exit()
-	if strings.Contains(p.log(), `"msg":"redis:`) {
-		t.Error("Redis has refused something")
+	command := "ACL SETUSER app on >hunter2"
+	for _, c := range []struct {
+		rights [][]string
+		query  string
+		args   []string
+	}{
+		{rights[:3], "", nil},
+		{rights[3:], "?log=5m", []string{"--recovery.on", "--recovery.log"}},
+	} {
+		for _, r := range c.rights {
+			command += " " + r[1]
+		}
+		tellRedis(t, redis.Addr, command)
+		p := start(t, append([]string{"TETHER_BROKER=" + url + c.query}, enough...), append(c.args, "--drain.delay=1s")...).ready()
+		client := dialUser(t, client.Options{URL: p.url()}, "42")
+		reaches(t, client, "42", p)
+		if c.args != nil && !strings.Contains(stuck(t, p, "43", `,"recovery":true`), `"pid":"`) {
+			t.Error("a client that asks for its session is offered none")
+		}
+		p.signal(syscall.SIGTERM)
+		p.exit()
+		if strings.Contains(p.log(), `"msg":"redis:`) {
+			t.Error("Redis has refused something")
+		}
 	}
 }
+
+var readyAs = regexp.MustCompile(`\{"status":"ready","node":"[^"]+","uptimeSeconds":[0-9]+\}`)
 
 // TestTheREADMEWordForWord runs the commands of the README: the same lines, but on a free port, with
 // the program that this test is instead of go build, and without npm install.
 func TestTheREADMEWordForWord(t *testing.T) {
+	t.Parallel()
 	modules := os.Getenv("TETHER_NODE_MODULES")
 	if modules == "" {
 		modules = "../../internal/interop/node_modules"
@@ -173,7 +189,10 @@ func TestTheREADMEWordForWord(t *testing.T) {
 	auth, emit, _ := strings.Cut(strings.TrimSpace(newKey), "\n")
 	environ := []string{"TETHER_AUTH_KEYS=" + auth, "TETHER_EMIT_KEYS=" + emit}
 	p := start(t, environ).ready()
-	if got := shell(t, p.addr, blocks[1], environ...); got != "{\"status\":\"ready\"}\n{\"nodes\":0}\n" {
+	second := func() string { // without the name of the node, and for how long it has run
+		return readyAs.ReplaceAllString(shell(t, p.addr, blocks[1], environ...), `{"status":"ready"}`)
+	}
+	if got := second(); got != "{\"status\":\"ready\"}\n{\"nodes\":0}\n" {
 		t.Errorf("second block: got %s", got)
 	}
 
@@ -202,7 +221,7 @@ func TestTheREADMEWordForWord(t *testing.T) {
 	}
 	want("connected")
 	want(`/ops/connection-success [{"message":"Successfully connected"}]`)
-	if got := shell(t, p.addr, blocks[1], environ...); got != "{\"status\":\"ready\"}\n{\"nodes\":1}\n" {
+	if got := second(); got != "{\"status\":\"ready\"}\n{\"nodes\":1}\n" {
 		t.Errorf("second block again: got %s", got)
 	}
 	want(`/users/ping [{"hello":"world"}]`)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,10 @@ type emitCommand struct {
 	Namespace string        `default:"/" help:"Namespace of the sockets."`
 	Timeout   time.Duration `default:"5s" help:"How long the broker may take."`
 	JSON      bool          `name:"json" help:"Print the receipt as JSON, as POST /emit answers it."`
+
+	Follow bool          `help:"Print what becomes of the event: when each node takes it, and each client gets it, or why not. It needs one of the nodes' admin.keys."`
+	Ack    bool          `help:"With --follow: have the clients acknowledge the event."`
+	Wait   time.Duration `default:"2s" help:"With --follow: how long to wait for clients that are behind, or have not acknowledged it."`
 }
 
 func (emitCommand) Help() string {
@@ -29,11 +34,24 @@ func (emitCommand) Help() string {
 
   tether emit user:42 /users/ping '{"hello":"world"}' --broker=redis://localhost:6379
 
-The receipt is printed: "1 node took it", and the exit code is 0; "nobody is there", 4; "the broker cannot tell", 5. When the broker does not take it the exit code is 1.`
+Where they have a list of events, emit.events, no other event is emitted.
+
+The receipt is printed: "1 node took it", and the exit code is 0; "nobody is there", 4; "the broker cannot tell", 5. When the broker does not take it the exit code is 1. With --follow it is 5 as well when a node does not say what became of the event.`
 }
 
 func (c *emitCommand) run(p *program, l *config.Loaded) int {
-	receipt, err := c.emit(l)
+	to, args, err := c.check(l)
+	if err != nil {
+		return p.end(err)
+	}
+	if c.Follow {
+		report, err := c.emitFollowed(l, to, args)
+		if err != nil {
+			return p.end(err)
+		}
+		return c.followed(p, report)
+	}
+	receipt, err := c.emit(l, to, args)
 	if err != nil {
 		return p.end(err)
 	}
@@ -53,21 +71,36 @@ func (c *emitCommand) run(p *program, l *config.Loaded) int {
 	return exitDone
 }
 
-func (c *emitCommand) emit(l *config.Loaded) (hub.Receipt, error) {
-	to, err := targetOf(c.To)
-	if err != nil {
-		return hub.Receipt{}, err
+// check says what is wrong with the command line.
+func (c *emitCommand) check(l *config.Loaded) (to hub.Target, args []any, err error) {
+	if to, err = targetOf(c.To); err != nil {
+		return to, nil, err
 	}
 	if problem := config.CheckEvent(c.Event); problem != "" {
-		return hub.Receipt{}, &config.Mistake{Problem: problem}
+		return to, nil, &config.Mistake{Problem: problem}
 	}
-	args, err := argumentsOf(c.Args)
-	if err != nil {
-		return hub.Receipt{}, err
+	if c.Ack && !c.Follow {
+		return to, nil, &config.Mistake{Problem: "--ack is for --follow, which prints who has acknowledged the event"}
 	}
+	if c.Wait < 0 || c.Wait > time.Minute {
+		return to, nil, &config.Mistake{Problem: fmt.Sprintf("--wait=%v is not between 0s and 1m", c.Wait)}
+	}
+	if events := l.Emit.Events; len(events) > 0 && !slices.Contains(events, c.Event) {
+		return to, nil, &config.Mistake{Key: "emit.events", Source: l.SourceOf("emit.events"),
+			Problem: fmt.Sprintf("%.64q is none of the events that may be emitted", c.Event)}
+	}
+	args, err = argumentsOf(c.Args)
+	return to, args, err
+}
+
+func (c *emitCommand) emit(l *config.Loaded, to hub.Target, args []any) (hub.Receipt, error) {
 	if strings.HasPrefix(string(l.Broker), "memory:") {
 		return hub.Receipt{}, &config.Mistake{Key: "broker", Source: l.SourceOf("broker"),
 			Problem: "memory:// reaches nobody outside of this process; redis://… or nats://… of the nodes is right. A node on memory:// is asked with POST /emit"}
+	}
+	key, err := l.ClusterKeys()
+	if err != nil {
+		return hub.Receipt{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.Timeout)
 	defer cancel()
@@ -75,7 +108,7 @@ func (c *emitCommand) emit(l *config.Loaded) (hub.Receipt, error) {
 	if err != nil {
 		return hub.Receipt{}, err
 	}
-	receipt, err := hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix}).In(c.Namespace).Emit(ctx, to, c.Event, args...)
+	receipt, err := hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix, Key: key}).In(c.Namespace).Emit(ctx, to, c.Event, args...)
 	return receipt, errors.Join(err, b.Close())
 }
 

@@ -31,6 +31,7 @@ func emitted(t *testing.T, environ []string, args ...string) (string, int) {
 
 // TestTheReceiptIsTheExitCode: a script knows without reading whether anybody was there.
 func TestTheReceiptIsTheExitCode(t *testing.T) {
+	t.Parallel()
 	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
 		t.Run(name, func(t *testing.T) {
 			environ := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
@@ -85,6 +86,8 @@ func TestAnEmitThatFails(t *testing.T) {
 	}{
 		{[]string{"--broker=" + nobody, "user:42", "x", `"hunter2"`}, "connection refused", exitFailed},
 		{[]string{"--broker=" + nobody, "user:42", "disconnect"}, `"disconnect" is reserved`, exitMistake},
+		{[]string{"--broker=" + nobody, "--emit.events=a,b", "user:42", "x"}, `"x" is none of the events that may be emitted`, exitMistake},
+		{[]string{"--broker=" + nobody, "--emit.events=a,x", "user:42", "x"}, "connection refused", exitFailed},
 		{[]string{"--broker=" + nobody, "user:42", "x", "hunter2"}, "argument 1 of the event is not JSON", exitMistake},
 		{[]string{"--broker=" + nobody, "42", "x"}, "user:42, room:news, socket:ID or everyone is right", exitMistake},
 		{[]string{"--broker=" + nobody, "user:", "x"}, "user:42, room:news, socket:ID or everyone is right", exitMistake},

@@ -3,15 +3,20 @@
 package main
 
 import (
+	"encoding/json"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"tether/cmd/tether/internal/server"
 	"tether/internal/backend"
 	"tether/internal/client"
 )
 
 // TestAFrozenNodeIsUnknown: NATS still has its subscription, and nobody acknowledges.
 func TestAFrozenNodeIsUnknown(t *testing.T) {
+	t.Parallel()
 	nats := backend.NATS(t)
 	environ := []string{"TETHER_BROKER=" + nats.URL, "TETHER_PREFIX=" + t.Name()}
 	p := start(t, append(environ, enough...)).ready()
@@ -23,4 +28,67 @@ func TestAFrozenNodeIsUnknown(t *testing.T) {
 	if says, code := emitted(t, environ, "user:42", "x", "--json"); says != `{"nodes":null}` || code != exitUnknown {
 		t.Errorf("got %q and %d", says, code)
 	}
+}
+
+// TestAFrozenNodeIsSeen: it is silent as long as it is on the list, and then gone.
+func TestAFrozenNodeIsSeen(t *testing.T) {
+	t.Parallel()
+	environ := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+	a, b := start(t, environ, "--node=a", "--admin.addr=127.0.0.1:0").ready(), start(t, environ, "--node=b").ready()
+	other := func() (view server.NodeView, listed bool) {
+		_, _, body := adminDo(t, "GET", a.adminURL()+"/api/cluster", "")
+		var all server.ClusterView
+		if err := json.Unmarshal([]byte(body), &all); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		for _, n := range all.Nodes {
+			if n.Name == "b" {
+				return n, true
+			}
+		}
+		return view, false
+	}
+	for n, listed := other(); !listed || n.Status == nil; n, listed = other() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.signal(syscall.SIGSTOP)
+	for n, listed := other(); listed && n.Silent == ""; n, listed = other() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, listed := other(); listed; _, listed = other() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	// A page and a terminal that begin now show it all the same.
+	awaitNode(t, a, "that b is gone", func(server.NodeView) bool { return goneNames(t, a) == "b" })
+	for began := time.Now(); ; {
+		out, errs, _ := tether(t, environ[:2], "top", "--once")
+		if strings.Contains(out, "gone since") && strings.Contains(out, "\nb ") {
+			break
+		} else if time.Since(began) > patience {
+			t.Fatalf("tether top says %s%s", out, errs)
+		}
+	}
+	b.signal(syscall.SIGCONT)
+	for n, listed := other(); !listed || n.Status == nil; n, listed = other() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for began := time.Now(); goneNames(t, a) != ""; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("after its return it is still gone")
+		}
+	}
+}
+
+// goneNames are the nodes that are gone, as the page says.
+func goneNames(t *testing.T, p *process) (names string) {
+	t.Helper()
+	_, _, body := adminDo(t, "GET", p.adminURL()+"/api/cluster", "")
+	var view server.ClusterView
+	if err := json.Unmarshal([]byte(body), &view); err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	for _, n := range view.Gone {
+		names += n.Name
+	}
+	return names
 }

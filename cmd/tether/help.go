@@ -16,7 +16,7 @@ import (
 
 const purpose = `Tether is an event hub: Socket.IO clients connect to it, and any process emits to their users, wherever they are. Each command explains itself: tether serve -h lists every setting of a node.
 
-Exit codes: 0 it is done; 1 it failed; 2 a mistake in the command line or the configuration; 3 a second signal cut the drain of tether serve short; 4 tether emit: nobody is there; 5 tether emit: the broker cannot tell.`
+Exit codes: 0 it is done; 1 it failed; 2 a mistake in the command line or the configuration; 3 a second signal cut the drain of tether serve short; 4 nobody is there; 5 it is not known whether more are there: the broker cannot tell, or nodes are missing.`
 
 // printHelp writes the help for the command that is named in args, or for the program.
 func printHelp(w io.Writer, args []string) error {

@@ -12,9 +12,10 @@ import (
 	"tether/token"
 )
 
-// TestEveryBadTokenIsAnsweredAlike: who holds a token that does not open learns nothing of why, over either
+// TestEveryBadTokenIsAnsweredAlike: a client whose token does not open learns nothing of why, over either
 // transport, by the clock either, and the log says nothing at all.
 func TestEveryBadTokenIsAnsweredAlike(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--auth.required", "--auth.leeway=0s", "--log.level=debug").ready()
 	good := tokenFor(t, "secret-user", time.Hour)
 	foreign, err := config.Keyring([]config.Secret{config.Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))})

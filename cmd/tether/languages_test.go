@@ -10,6 +10,7 @@ import (
 )
 
 func TestAnyLanguageEmits(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough).ready()
 	c := dialUser(t, client.Options{URL: p.url()}, "42")
 	for _, x := range []struct {

@@ -17,10 +17,12 @@ import (
 	"tether/cmd/tether/internal/config"
 	"tether/internal/backend"
 	"tether/internal/client"
+	"tether/internal/long"
 	"tether/token"
 )
 
 func TestSIGTERMDrains(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--drain.delay=1s", "--drain.window=200ms").ready()
 	c := dialUser(t, client.Options{URL: p.url()}, "42")
 	poller := dialUser(t, client.Options{URL: p.url(), Transport: client.Polling}, "42")
@@ -52,6 +54,7 @@ func TestSIGTERMDrains(t *testing.T) {
 }
 
 func TestASecondSignalExitsAtOnce(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--drain.delay=10m").ready()
 	p.signal(syscall.SIGTERM)
 	p.waitLog("told to stop; a second signal ends the program at once")
@@ -66,6 +69,7 @@ func TestASecondSignalExitsAtOnce(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -138,6 +142,7 @@ func TestANewKeyAndANewTokenAreGood(t *testing.T) {
 }
 
 func TestSIGHUPTakesWhatCanChangeIntoUse(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "server.yaml")
 	write := func(text string) {
 		t.Helper()
@@ -207,6 +212,7 @@ func TestSIGHUPTakesWhatCanChangeIntoUse(t *testing.T) {
 }
 
 func TestNeitherSecretsNorPayloadsAreLogged(t *testing.T) {
+	t.Parallel()
 	redis := backend.Redis(t, "--save", "") // with an argument it is one of our own
 	tellRedis(t, redis.Addr, "CONFIG SET requirepass hunter2")
 	withPassword := strings.Replace(redis.URL, "redis://", "redis://:hunter2@", 1)
@@ -251,6 +257,7 @@ func tellRedis(t *testing.T, addr, command string) {
 }
 
 func TestWithoutABrokerTheServerSaysSo(t *testing.T) {
+	long.Alone(t)
 	type failure struct {
 		name       string
 		possible   func(*backend.Server) bool
@@ -261,6 +268,7 @@ func TestWithoutABrokerTheServerSaysSo(t *testing.T) {
 	for name, find := range map[string]func(testing.TB, ...string) *backend.Server{"Redis": backend.Redis, "NATS": backend.NATS} {
 		for _, f := range []failure{stopped, frozen} {
 			t.Run(name+" "+f.name, func(t *testing.T) {
+				long.Alone(t)
 				server := find(t)
 				if !f.possible(server) {
 					t.Skipf("%s cannot be %s", server, f.name)
@@ -270,11 +278,11 @@ func TestWithoutABrokerTheServerSaysSo(t *testing.T) {
 				f.end(server)
 				ended := time.Now()
 				got := p.post("/emit", testEmitKey, `{"user":"42","event":"lost"}`)
-				if took := time.Since(ended); got.status != http.StatusServiceUnavailable || took > 2500*time.Millisecond {
+				if took := time.Since(ended); got.status != http.StatusServiceUnavailable || took > long.Limit(2500*time.Millisecond) {
 					t.Errorf("emit: got %v after %v", got, took)
 				}
 				p.until("/readyz", http.StatusServiceUnavailable)
-				if took := time.Since(ended); took > 4*time.Second {
+				if took := time.Since(ended); took > long.Limit(4*time.Second) {
 					t.Errorf("readyz took %v", took)
 				}
 				if got := p.get("/healthz"); got.status != http.StatusOK {
@@ -305,6 +313,7 @@ func oneNode(broker string) answer {
 }
 
 func TestTwoNodesOnOneBroker(t *testing.T) {
+	t.Parallel()
 	for name, url := range map[string]func() string{
 		"Redis": func() string { return backend.Redis(t).URL },
 		"NATS":  func() string { return backend.NATS(t).URL },
@@ -330,6 +339,7 @@ func TestTwoNodesOnOneBroker(t *testing.T) {
 }
 
 func TestARequestIsBounded(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--http.header-timeout=200ms", "--http.body-timeout=200ms", "--http.max-header-bytes=8192").ready()
 	for name, c := range map[string]struct {
 		send string
@@ -361,6 +371,7 @@ func TestARequestIsBounded(t *testing.T) {
 
 // TestANodeStopsInTheTimeThatItSays, also when neither its broker nor its clients answer any more.
 func TestANodeStopsInTheTimeThatItSays(t *testing.T) {
+	long.Alone(t)
 	redis := backend.Redis(t)
 	if !redis.Pausable() {
 		t.Skipf("%s cannot be frozen", redis)
@@ -389,7 +400,7 @@ func TestANodeStopsInTheTimeThatItSays(t *testing.T) {
 	told := time.Now()
 	p.signal(syscall.SIGTERM)
 	code := p.exit()
-	if took := time.Since(told); took > l.StopTime() || code != exitDone {
+	if took := time.Since(told); took > long.Limit(l.StopTime()) || code != exitDone {
 		t.Errorf("it ended with %d after %v, and says that it needs %v", code, took, l.StopTime())
 	}
 }

@@ -1,4 +1,4 @@
-// Tether is the event hub as a program. tether serve runs a node; the other commands are for those who
+// Tether is the event hub as a program. tether serve runs a node; the other commands are for people who
 // operate one. README.md says how to start, and docs/configuration.md what can be set.
 package main
 
@@ -26,10 +26,18 @@ const (
 // it uses all.
 type commandLine struct {
 	Serve       serveCommand       `cmd:"" help:"Run a node."`
-	Emit        emitCommand        `cmd:"" uses:"broker,prefix" help:"Emit an event, and say whether anybody was there."`
-	Nodes       nodesCommand       `cmd:"" uses:"broker,prefix" help:"List the live nodes of the cluster."`
+	Emit        emitCommand        `cmd:"" uses:"broker,prefix,key,seal,plain,emit.events,admin.keys" help:"Emit an event, and say whether anybody was there."`
+	Follow      followCommand      `cmd:"" uses:"broker,prefix,key,seal,plain,admin.keys" help:"Say what becomes of events to somebody, on all nodes and for each client."`
+	Nodes       nodesCommand       `cmd:"" uses:"broker,prefix,key,seal,plain" help:"List the live nodes of the cluster."`
+	Top         topCommand         `cmd:"" uses:"broker,prefix,key,seal,plain" help:"Show the nodes of the cluster and how they are, live."`
+	Who         whoCommand         `cmd:"" uses:"broker,prefix,key,seal,plain" help:"List the sockets of all nodes."`
+	Online      onlineCommand      `cmd:"" uses:"broker,prefix,key,seal,plain" help:"Say which users are online, and on which devices."`
+	Kick        kickCommand        `cmd:"" uses:"broker,prefix,key,seal,plain" help:"Disconnect sockets on all nodes."`
+	Revoke      revokeCommand      `cmd:"" uses:"broker,prefix,key,seal,plain" help:"Put users or tokens out on all nodes, and keep them out."`
+	Rebalance   rebalanceCommand   `cmd:"" uses:"broker,prefix,key,seal,plain" help:"Have nodes with too many connections give some up, to the others."`
 	Token       tokenCommand       `cmd:"" uses:"auth.keys,auth.leeway" help:"Make and open tokens of clients."`
-	Key         keyCommand         `cmd:"" uses:"" help:"Print a new random key, good for auth.keys, emit.keys and stats.keys."`
+	Key         keyCommand         `cmd:"" uses:"" help:"Print a new random key, good for key, auth.keys, emit.keys and stats.keys."`
+	Types       typesCommand       `cmd:"" uses:"" help:"Write TypeScript from the events that a package declares."`
 	CheckConfig checkConfigCommand `cmd:"" help:"Check the configuration, and what it refers to."`
 	PrintConfig printConfigCommand `cmd:"" help:"Print the configuration and where each value comes from, secrets hidden."`
 	Probe       probeCommand       `cmd:"" uses:"" help:"Ask a running node once, for the health checks of containers."`

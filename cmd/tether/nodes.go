@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"tether/broker/seal"
+	"tether/cluster"
 	"tether/cmd/tether/internal/config"
 	"tether/hub"
 )
@@ -62,22 +64,51 @@ func (c *nodesCommand) run(p *program, l *config.Loaded) int {
 	return p.print(strings.TrimSuffix(b.String(), "\n"))
 }
 
-func (c *nodesCommand) list(l *config.Loaded) (members []hub.Member, err error) {
+func (c *nodesCommand) list(l *config.Loaded) (members []cluster.Member, err error) {
+	err = asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) (err error) {
+		members, err = e.Members(ctx)
+		return err
+	})
+	return members, err
+}
+
+// openTime is how long the broker may take before it counts as away, for a command that goes on for longer.
+const openTime = 10 * time.Second
+
+// asking calls ask with an emitter that gets answers from the nodes, and is no node itself. Tracers are
+// told what it emits.
+func asking(l *config.Loaded, timeout time.Duration, ask func(ctx context.Context, e *hub.Emitter) error, tracers ...hub.Tracer) error {
 	if strings.HasPrefix(string(l.Broker), "memory:") {
-		return nil, &config.Mistake{Key: "broker", Source: l.SourceOf("broker"),
+		return &config.Mistake{Key: "broker", Source: l.SourceOf("broker"),
 			Problem: "memory:// reaches nobody outside of this process; redis://… or nats://… of the nodes is right"}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.Timeout)
-	defer cancel()
-	b, err := config.OpenBroker(ctx, l.Broker)
+	key, err := l.ClusterKeys()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	e := hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix})
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	opening, cancelOpening := context.WithTimeout(ctx, openTime)
+	defer cancelOpening()
+	b, err := config.OpenBroker(opening, l.Broker)
+	if err != nil {
+		return err
+	}
+	e := hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix, Key: key, Tracers: tracers})
 	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(running, nil) }() // waited for below
-	members, err = e.Members(ctx)
+	up, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- e.Run(running, func() { close(up) }) }() // waited for below
+	select {
+	case <-up:
+		// So that nodes have names. What else is wrong with the list, the question says too.
+		if _, err = e.Members(ctx); !errors.Is(err, seal.ErrStranger) {
+			err = ask(ctx, e)
+		}
+	case err = <-ended:
+		ended <- nil
+	case <-opening.Done():
+		err = errors.New("the broker does not answer")
+	}
 	stop()
-	return members, errors.Join(err, <-ended, b.Close())
+	return errors.Join(err, <-ended, b.Close())
 }

@@ -16,6 +16,7 @@ import (
 
 	"tether/cmd/tether/internal/config"
 	"tether/internal/client"
+	"tether/internal/long"
 )
 
 // The test binary is the program, too, when it is started with this variable.
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	long.Parallel(4)
 	os.Exit(m.Run())
 }
 

@@ -3,127 +3,15 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"tether/internal/backend"
+	"tether/internal/balancer"
 	"tether/internal/client"
 )
-
-// proxy is one of the proxies of deploy, how it is started, and how it says that it is asked too much.
-type proxy struct {
-	binary string
-	file   string // in deploy; the ending tells them apart
-	listen string // what the file says, and what takes its place
-	check  func(config string) []string
-	serve  func(config, dir string) []string
-}
-
-func nginx(file string) proxy {
-	return proxy{
-		binary: "nginx", file: file, listen: "listen 3000;",
-		check: func(config string) []string { return []string{"-t", "-e", "stderr", "-c", config} },
-		serve: func(config, dir string) []string {
-			return []string{"-e", "stderr", "-c", config, "-p", dir, "-g", "daemon off;"}
-		},
-	}
-}
-
-func haproxy(file string) proxy {
-	return proxy{
-		binary: "haproxy", file: file, listen: "bind :3000",
-		check: func(config string) []string { return []string{"-c", "-f", config} },
-		serve: func(config, _ string) []string { return []string{"-db", "-f", config} },
-	}
-}
-
-// start runs the proxy before two nodes and returns its address.
-func (x proxy) start(t *testing.T, a, b *process) string {
-	t.Helper()
-	binary, err := exec.LookPath(x.binary)
-	if err != nil {
-		if os.Getenv("TETHER_TEST_REQUIRE_REAL") == "1" {
-			t.Fatalf("%s is not installed, and TETHER_TEST_REQUIRE_REAL=1", x.binary)
-		}
-		t.Skipf("%s is not installed: the configuration deploy/%s is not tested", x.binary, x.file)
-	}
-	text, err := os.ReadFile(filepath.Join("../../deploy", x.file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 5 { // another process may take the port that was free
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := free.Addr().String()
-		free.Close()
-		dir := t.TempDir()
-		config := filepath.Join(dir, x.file)
-		edit := strings.NewReplacer(
-			x.listen, strings.NewReplacer(":3000", addr, "3000", addr).Replace(x.listen),
-			"node-a:3000", a.addr, "node-b:3000", b.addr, "/tmp/nginx.pid", filepath.Join(dir, "nginx.pid"))
-		if err := os.WriteFile(config, []byte(edit.Replace(string(text))), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(binary, x.check(config)...).CombinedOutput(); err != nil {
-			t.Fatalf("%s does not like deploy/%s: %v\n%s", x.binary, x.file, err, out)
-		}
-		if x.run(t, exec.Command(binary, x.serve(config, dir)...), addr) {
-			return addr
-		}
-	}
-	t.Fatalf("%s does not listen", x.binary)
-	return ""
-}
-
-// run reports whether the process came to listen; the test's cleanup ends it.
-func (x proxy) run(t *testing.T, cmd *exec.Cmd, addr string) bool {
-	t.Helper()
-	out := &strings.Builder{}
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { // ends with the process, which the cleanup waits for
-		defer close(ended)
-		_ = cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-		if t.Failed() {
-			t.Logf("%s said:\n%s", x.binary, out)
-		}
-	})
-	deadline := time.After(patience)
-	for {
-		if conn, err := net.Dial("tcp", addr); err == nil {
-			conn.Close()
-			return true
-		}
-		select {
-		case <-ended:
-			return false
-		case <-deadline:
-			return false
-		case <-time.After(10 * time.Millisecond): // there is nothing to wait on but the port
-		}
-	}
-}
 
 // connections is how many the node has.
 func connections(t *testing.T, p *process) int {
@@ -160,11 +48,11 @@ func reaches(t *testing.T, c *client.Client, user string, nodes ...*process) {
 }
 
 func TestProxiesWithStickySessions(t *testing.T) {
-	for _, x := range []proxy{nginx("nginx.sticky.conf"), haproxy("haproxy.sticky.cfg")} {
-		t.Run(x.binary, func(t *testing.T) {
+	for _, x := range []balancer.Proxy{balancer.Nginx("nginx.sticky.conf"), balancer.HAProxy("haproxy.sticky.cfg")} {
+		t.Run(x.Binary, func(t *testing.T) {
 			t.Parallel()
 			a, b := twoNodes(t)
-			addr := x.start(t, a, b)
+			addr := x.Start(t, a.addr, b.addr)
 			var all []*client.Client
 			for i := range 8 {
 				for _, way := range []string{client.WebSocket, client.Polling, client.Upgrade} {
@@ -194,25 +82,23 @@ func TestProxiesWithStickySessions(t *testing.T) {
 }
 
 func TestProxiesWithoutStickySessions(t *testing.T) {
-	for _, x := range []proxy{nginx("nginx.plain.conf"), haproxy("haproxy.plain.cfg")} {
-		t.Run(x.binary, func(t *testing.T) {
+	for _, x := range []balancer.Proxy{balancer.Nginx("nginx.plain.conf"), balancer.HAProxy("haproxy.plain.cfg")} {
+		t.Run(x.Binary, func(t *testing.T) {
 			t.Parallel()
-			a, b := twoNodes(t, "--client.transports=websocket")
-			addr := x.start(t, a, b)
+			a, b := twoNodes(t)
+			addr := x.Start(t, a.addr, b.addr)
 			const clients = 20
 			for i := range clients {
 				user := fmt.Sprint(i)
-				reaches(t, dialUser(t, client.Options{URL: "http://" + addr}, user), user, a, b)
+				o := client.Options{URL: "http://" + addr, Transport: []string{client.WebSocket, client.Polling}[i%2]}
+				reaches(t, dialUser(t, o, user), user, a, b)
 			}
 			// All come from one address, and are spread all the same.
 			if onA, onB := connections(t, a), connections(t, b); onA+onB != clients || min(onA, onB) < clients/4 {
 				t.Errorf("a has %d, b has %d", onA, onB)
 			}
-			if _, err := tryDial(t, client.Options{URL: "http://" + addr, Transport: client.Polling}); err == nil {
-				t.Error("polling is served")
-			}
 			onlySocketIO(t, addr)
-			drainOne(t, addr, a, b, false)
+			drainOne(t, addr, a, b, true)
 		})
 	}
 }
@@ -228,8 +114,8 @@ func onlySocketIO(t *testing.T, addr string) {
 	}
 }
 
-// drainOne ends node a while clients are there: who is on it keeps what it has until it is told, and
-// whoever comes is served by b.
+// drainOne ends node a while clients are there: its clients keep what they have until they are told, and
+// new ones are served by b.
 func drainOne(t *testing.T, addr string, a, b *process, polling bool) {
 	t.Helper()
 	stayers := map[string]*client.Client{}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -26,10 +25,10 @@ SIGTERM or Ctrl-C drains: the clients are sent to other nodes first. A second on
 func (serveCommand) run(p *program, l *config.Loaded) int {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	level := &slog.LevelVar{}
-	log := newLogger(p.stderr, l.Log.Format, level)
-	slog.SetDefault(log) // for the brokers, which are opened without a logger
-	err := server.New(p.loader, l, log, level).Run(context.Background(), signals)
+	logs := server.NewLogs(p.stderr, l.Log.Format)
+	log := logs.Of("server")
+	slog.SetDefault(logs.Of("broker")) // brokers are opened without a logger
+	err := server.New(p.loader, l, logs).Run(context.Background(), signals)
 	switch {
 	case errors.Is(err, server.ErrCutShort):
 		log.Warn(err.Error())
@@ -39,17 +38,4 @@ func (serveCommand) run(p *program, l *config.Loaded) int {
 		return exitFailed
 	}
 	return exitDone
-}
-
-func newLogger(w io.Writer, format string, level *slog.LevelVar) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindDuration { // JSON would have nanoseconds, and no unit
-			a.Value = slog.StringValue(a.Value.Duration().String())
-		}
-		return a
-	}}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }

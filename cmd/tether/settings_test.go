@@ -13,8 +13,9 @@ import (
 
 // TestSettingsOfClientsAreSeenByThem: a few that a client meets, on the wire of the program itself.
 func TestSettingsOfClientsAreSeenByThem(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--auth.mode=none", "--namespaces=/,/a,/b", "--client.path=/io/", "--client.cookie=node",
-		"--client.upgrade=false", "--limits.namespaces=1", "--limits.auth=64").ready()
+		"--client.upgrade=false", "--relay.on=false", "--limits.namespaces=1", "--limits.auth=64").ready()
 	if got := p.get("/socket.io/?EIO=4&transport=polling"); got.status != http.StatusNotFound {
 		t.Errorf("the usual path: got %v", got)
 	}
@@ -34,6 +35,9 @@ func TestSettingsOfClientsAreSeenByThem(t *testing.T) {
 	if err := json.Unmarshal(body[1:], &opened); err != nil || len(opened.Upgrades) != 0 {
 		t.Errorf("got %s, %v", body, err)
 	}
+	if len(opened.SID) != 20 {
+		t.Errorf("the ID of the session is %s: it names its node", opened.SID)
+	}
 	if got := res.Header.Get("Set-Cookie"); !strings.HasPrefix(got, "node="+opened.SID+";") {
 		t.Errorf("the cookie: got %q", got)
 	}
@@ -49,6 +53,19 @@ func TestSettingsOfClientsAreSeenByThem(t *testing.T) {
 		if got := p.get(session); !strings.HasPrefix(got.body, c.want) {
 			t.Errorf("%.20s: got %v, want %s", c.packet, got, c.want)
 		}
+	}
+}
+
+// TestOtherNodesReachANodeThatSaysWhere, and nobody does otherwise.
+func TestOtherNodesReachANodeThatSaysWhere(t *testing.T) {
+	t.Parallel()
+	with := start(t, enough, "--relay.peer=http://127.0.0.1:3000").ready()
+	if got := with.get("/tether-relay"); got.status != http.StatusMisdirectedRequest {
+		t.Errorf("a request for no node: got %v", got)
+	}
+	without := start(t, enough).ready()
+	if got := without.get("/tether-relay"); got.status != http.StatusNotFound {
+		t.Errorf("without relay.peer: got %v", got)
 	}
 }
 

@@ -59,6 +59,7 @@ func serial(t *testing.T, p *process) int64 {
 }
 
 func TestANewCertificateIsTakenIntoUseWithoutARestart(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, every string
 		hangUp      bool

@@ -66,9 +66,14 @@ func (c *openCommand) run(p *program, l *config.Loaded) int {
 	out := struct {
 		User    string     `json:"user"`
 		Expires *time.Time `json:"expires,omitempty"`
-	}{User: identity.User}
+		Issued  *time.Time `json:"issued,omitempty"`
+		ID      string     `json:"id,omitempty"` // what tether revoke --token wants
+	}{User: identity.User, ID: identity.ID}
 	if !identity.Expires.IsZero() {
 		out.Expires = &identity.Expires
+	}
+	if !identity.Issued.IsZero() {
+		out.Issued = &identity.Issued
 	}
 	text, err := json.Marshal(out)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 
 	"tether/hub"
+	"tether/refresh"
+	"tether/revoke"
 )
 
 // connect is the hook that every connection passes: who is it, and until when?
@@ -22,6 +24,12 @@ func (s *site) connect(ctx context.Context, socket *hub.Socket) error {
 	}
 	socket.ExpireAt(id.Expires)
 	return socket.Register(ctx, id.User)
+}
+
+// open is what connect does with a token that a client brings while it is connected.
+func (s *site) open(_ context.Context, tok string) (refresh.Token, error) {
+	id, err := s.keys.OpenUser(tok)
+	return refresh.Token{Token: revoke.Token{User: hub.User(id.User)}, Expires: id.Expires}, err
 }
 
 // connectByCookie does without a token where hub and pages are one origin: the browser sends the

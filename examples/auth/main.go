@@ -1,5 +1,5 @@
 // Auth is the way of a user's identity: from the login, through a token that the browser fetches, to
-// the hub, which ends the connection when the token expires.
+// the hub, which ends the connection when the token expires and no new one has come.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"tether/broker/drivers"
 	"tether/examples/internal/serve"
 	"tether/hub"
+	"tether/refresh"
 	"tether/token"
 	"tether/transport"
 )
@@ -28,7 +29,7 @@ func main() {
 }
 
 const usage = `Auth serves a page with a login: alice or bob, password "secret". The page fetches an encrypted
-token and connects with it, and the hub ends the connection when the token expires. With -cookie the
+token and connects with it, and brings a new one before it expires; otherwise the hub ends the connection then. With -cookie the
 session cookie of the login says who it is, and no token is needed.
 
 The key of the tokens is TOKEN_KEY, and one for this process if that is not set; OLD_TOKEN_KEY opens
@@ -39,7 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	f := flag.NewFlagSet("auth", flag.ContinueOnError)
 	addr := f.String("addr", "127.0.0.1:3000", "`address` to listen on")
 	brokerURL := f.String("broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
-	ttl := f.Duration("ttl", 10*time.Minute, "life of a token, and so of a connection")
+	ttl := f.Duration("ttl", 10*time.Minute, "life of a token, and so of a connection that brings no new one")
 	byCookie := f.Bool("cookie", false, "know users by the session cookie instead of a token")
 	if ok, err := serve.Parse(f, usage, args, stderr); !ok {
 		return err
@@ -61,7 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer b.Close()
 
 	h, err := hub.New(b, hub.Options{
-		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
+		ExpiryNotice: min(time.Minute, *ttl/2),
+		Logger:       slog.New(slog.NewTextHandler(stderr, nil)),
 		OnStart: func(context.Context, *hub.Hub) error {
 			_, err := fmt.Fprintf(stdout, "listening on http://%s; log in as alice or bob, password \"secret\"\n", ln.Addr())
 			return err
@@ -75,6 +77,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		h.Of("/").OnConnect(s.connectByCookie)
 	} else {
 		h.Of("/").OnConnect(s.connect)
+		tokens, err := refresh.New(h, refresh.Options{Open: s.open})
+		if err != nil {
+			return err
+		}
+		h.Of("/").On(refresh.Event, tokens.Handle)
 	}
 
 	sockets, err := transport.NewHandler(h, transport.Options{})

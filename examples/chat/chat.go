@@ -6,17 +6,20 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/event"
 	"tether/hub"
+	"tether/presence"
 )
 
 // What clients ask for, and what they get to see.
 var (
-	join  = hub.NewCall[joinRequest, joinAnswer]("join").Strict()
-	leave = hub.NewEvent[string]("leave")
-	say   = hub.NewEvent[line]("say")
-	said  = hub.NewEvent[line]("said")
-	came  = hub.NewEvent[line]("came")
-	left  = hub.NewEvent[line]("left")
+	join  = event.NewCall[joinRequest, joinAnswer]("join").Strict()
+	leave = event.New[string]("leave")
+	types = event.New[typing]("typing")
+	say   = event.New[line]("say")
+	said  = event.New[line]("said")
+	came  = event.New[line]("came")
+	left  = event.New[line]("left")
 )
 
 type joinRequest struct {
@@ -34,6 +37,17 @@ func (r joinRequest) Validate() error {
 
 type joinAnswer struct {
 	Rooms []string `json:"rooms"` // that this client is in now
+}
+
+// typing says that somebody has begun to type in a room, or has ended.
+type typing struct {
+	Room   string `json:"room"`
+	Typing bool   `json:"typing"`
+}
+
+// state is what those who are in a room see of each other.
+type state struct {
+	Typing bool `json:"typing,omitempty"`
 }
 
 // line is a line of a room's conversation.
@@ -72,14 +86,23 @@ func newHub(b broker.Broker, o hub.Options) (*hub.Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	installChat(h.Of("/"))
+	// A reload of the page is over within the grace. What is typed is to be seen soon.
+	p, err := presence.New(h, presence.Options{Grace: 3 * time.Second, RoomInterval: 200 * time.Millisecond, Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	installChat(h.Of("/"), p)
 	return h, nil
 }
 
-func installChat(ns *hub.Namespace) {
+func installChat(ns *hub.Namespace, p *presence.Presence) {
 	join.Handle(ns, func(ctx context.Context, s *hub.Socket, req joinRequest) (joinAnswer, error) {
 		s.SetData(req.Name)
-		if err := s.Join(ctx, hub.Room(req.Room)); err != nil {
+		room := hub.Room(req.Room)
+		if err := p.Enter(ctx, s, room, req.Name, state{}); err != nil {
+			return joinAnswer{}, err
+		}
+		if err := p.WatchRoom(ctx, s, room); err != nil {
 			return joinAnswer{}, err
 		}
 		_, err := came.Emit(ctx, ns.Emitter(), hub.Room(req.Room), line{Room: req.Room, Name: req.Name})
@@ -91,17 +114,25 @@ func installChat(ns *hub.Namespace) {
 			return nil
 		}
 		s.Leave(hub.Room(name))
+		p.UnwatchRoom(s, hub.Room(name))
 		_, err := left.Emit(ctx, ns.Emitter(), hub.Room(name), line{Room: name, Name: nameOf(s)})
 		return err
 	})
 
 	say.Handle(ns, func(ctx context.Context, s *hub.Socket, l line) error {
 		if !slices.Contains(rooms(s), l.Room) || len(l.Text) > maxText {
-			return nil // only who is in a room may speak there
+			return nil // only members of a room may speak there
 		}
 		l.Name = nameOf(s) // whatever the client claims
 		_, err := said.Emit(ctx, ns.Emitter(), hub.Room(l.Room), l)
 		return err
+	})
+
+	types.Handle(ns, func(ctx context.Context, s *hub.Socket, t typing) error {
+		if !slices.Contains(rooms(s), t.Room) {
+			return nil
+		}
+		return p.Enter(ctx, s, hub.Room(t.Room), nameOf(s), state{t.Typing})
 	})
 
 	// The rooms are still known here; the socket leaves them by itself.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 	"tether/examples/internal/exampletest"
 	"tether/hub"
 	"tether/hubtest"
+	"tether/presence"
 )
 
 func setup(b broker.Broker) (*hub.Hub, error) { return newHub(b, hub.Options{}) }
@@ -38,8 +40,10 @@ func TestWhatIsSaidReachesWhoIsInTheRoomOnWhicheverNode(t *testing.T) {
 
 		ann.Disconnect()
 		ben.Expect("left", line{Room: "tea", Name: "Ann"})
-		ben.RefuteAny()
-		cat.RefuteAny()
+		for _, event := range []string{"said", "came", "left"} {
+			ben.Refute(event)
+			cat.Refute(event)
+		}
 	})
 }
 
@@ -51,6 +55,43 @@ func TestARoomIsLeft(t *testing.T) {
 		ann.Expect("left", line{Room: "tea", Name: "Ben"})
 		ann.Emit("say", line{Room: "tea", Text: "gone?"})
 		ben.Refute("said")
+	})
+}
+
+// await waits until a client has been told, after the whole or not, that something has changed.
+func await(t *testing.T, c *hubtest.Client, what string, is func(presence.RoomChange) bool) {
+	t.Helper()
+	for {
+		var change presence.RoomChange
+		c.Expect("presence", &change)
+		if is(change) {
+			return
+		}
+		t.Logf("before %s came %+v", what, change)
+	}
+}
+
+func TestFriendsSeeWhoIsThereAndWhoIsTyping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := hubtest.NewCluster(t)
+		a, b := cluster.Node(setup), cluster.Node(setup)
+		ann, ben := enter(a, "tea", "Ann"), enter(b, "tea", "Ben")
+		came := func(name, data string) func(presence.RoomChange) bool {
+			return func(c presence.RoomChange) bool {
+				return slices.ContainsFunc(c.Came, func(m presence.RoomMember) bool { return m.Name == name && string(m.Data) == data })
+			}
+		}
+		await(t, ann, "Ben is there", came("Ben", `{}`))
+		await(t, ben, "Ann is there", came("Ann", `{}`))
+
+		ann.Emit("typing", typing{Room: "milk", Typing: true}) // she is not there
+		ann.Emit("typing", typing{Room: "tea", Typing: true})
+		await(t, ben, "Ann is typing", came("Ann", `{"typing":true}`))
+		ann.Emit("typing", typing{Room: "tea"})
+		await(t, ben, "Ann is not typing", came("Ann", `{}`))
+
+		ann.Close()
+		await(t, ben, "Ann has gone", func(c presence.RoomChange) bool { return slices.Equal(c.Left, []string{"Ann"}) })
 	})
 }
 
@@ -78,5 +119,15 @@ func TestTheProgramServesItsPageAndItsRooms(t *testing.T) {
 	ann := exampletest.Connect(t, url, "")
 	ann.Want(`40{"sid":"…`)
 	ann.Send(`421["join",{"room":"tea","name":"Ann"}]`)
-	ann.Want(`42["came",{"room":"tea","name":"Ann"}]`, `431[{"rooms":["tea"]}]`)
+	wants := []string{`42["came",{"room":"tea","name":"Ann"}]`, `431[{"rooms":["tea"]}]`, `42["presence",{"room":"tea",`} // the last comes when it comes
+	for len(wants) > 0 {
+		got := ann.Next()
+		at := slices.IndexFunc(wants, func(want string) bool { return strings.HasPrefix(got, want) })
+		if at < 0 && !strings.HasPrefix(got, `42["presence",`) {
+			t.Fatalf("got packet %s, want one of %q", got, wants)
+		}
+		if at >= 0 {
+			wants = slices.Delete(wants, at, at+1)
+		}
+	}
 }

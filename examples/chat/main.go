@@ -1,5 +1,5 @@
 // Chat is rooms: clients join and leave them, and what somebody says reaches everyone who is in the
-// room, on whichever node. Run it twice with different addresses and one broker to see the latter.
+// room, on whichever node. Everyone sees who is there, and who is typing. Run it twice with different addresses and one broker to see the latter.
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 }
 
 const usage = `Chat serves a page with rooms: clients join and leave them, and what somebody says reaches
-everyone in the room, on whichever node. Open it in two windows. Over Redis or NATS, run it twice:
+everyone in the room, on whichever node, and all see who is there and who is typing. Open it in two windows. Over Redis or NATS, run it twice:
 
   go run ./examples/chat -broker redis://127.0.0.1:6379
   go run ./examples/chat -broker redis://127.0.0.1:6379 -addr 127.0.0.1:3001

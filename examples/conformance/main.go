@@ -15,10 +15,14 @@ import (
 	"time"
 
 	"tether/broker/drivers"
+	"tether/broker/seal"
 	"tether/engine"
 	"tether/examples/internal/serve"
 	"tether/hub"
 	"tether/internal/conformance"
+	"tether/presence"
+	"tether/relay"
+	"tether/revoke"
 	"tether/token"
 	"tether/transport"
 )
@@ -28,10 +32,11 @@ func main() {
 }
 
 type options struct {
-	addr, broker, tokenKey string
-	suite, engine          bool
-	hub                    hub.Options
-	transport              transport.Options
+	addr, broker, key, tokenKey, peer string
+	suite, engine                     bool
+	grace                             time.Duration
+	hub                               hub.Options
+	transport                         transport.Options
 }
 
 // suiteDefaults are the defaults of flags with -suite and -engine.
@@ -40,13 +45,14 @@ var suiteDefaults = map[string]string{
 }
 
 const usage = `Conformance is a Socket.IO server with fixed behaviours (echo, rooms, acknowledgements, binary, namespaces
-with and without access), for tests of clients. Beside /socket.io/ it serves GET /healthz, GET /readyz and
-POST /emit. It prints "listening on ADDRESS" when it is ready.
+with and without access), for tests of clients. Beside /socket.io/ it serves GET /healthz, /readyz and /stats, and
+POST /emit, /online and /revoke. It prints "listening on ADDRESS" when it is ready, and a line when the first
+device of a user comes, or the last one goes.
 `
 
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
-	var cors string
+	var cors, recoverFor string
 	f := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	f.StringVar(&o.addr, "addr", "127.0.0.1:3000", "`address` to listen on")
 	f.StringVar(&o.broker, "broker", "memory://", "`URL` of the broker: memory://, redis://, rediss://, nats://")
@@ -60,8 +66,14 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&o.transport.ControlRate, "control-rate", 100, "pings, pongs and the like that a client may send in a second; negative: no limit")
 	f.IntVar(&o.transport.MessageRate, "message-rate", 0, "messages of one client that are read in a second; 0: no limit")
 	f.BoolVar(&o.transport.Epoll, "epoll", false, "WebSocket connections on the epoll carrier")
+	f.DurationVar(&o.hub.Recovery.Window, "recovery", 0, "how long a session waits for a client that has lost its connection; 0: it does not")
+	f.StringVar(&recoverFor, "recovery-for", "all", "`who` gets recovery: all, or asked, which is who says so")
 	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
+	f.StringVar(&o.key, "key", "", "`key` that all nodes of the cluster share, in base64: what they say through the broker is authenticated with it")
+	f.BoolVar(&o.hub.Key.Seal, "seal", false, "encrypt that with -key, too")
+	f.StringVar(&o.peer, "peer", "", "`URL` at which other nodes reach this one, http://ADDRESS; none: they go through the broker")
 	f.StringVar(&o.tokenKey, "token-key", "", "`key` of the tokens of clients, in base64")
+	f.DurationVar(&o.grace, "grace", 0, "how long a user whose last device has gone still counts as online")
 	f.BoolVar(&o.suite, "suite", false, "the behaviours and timings of a protocol test suite")
 	f.BoolVar(&o.engine, "engine", false, "serve only /engine.io/: send every message back")
 	if ok, err := serve.Parse(f, usage, args, stderr); err != nil {
@@ -78,23 +90,43 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			}
 		}
 	}
+	return o, o.complete(cors, recoverFor, stderr)
+}
+
+// complete checks the options, and adds what follows from them.
+func (o *options) complete(cors, recoverFor string, stderr io.Writer) error {
 	for name, value := range map[string]int64{
 		"ping-interval": int64(o.transport.PingInterval), "ping-timeout": int64(o.transport.PingTimeout),
 		"connect-timeout": int64(o.hub.ConnectTimeout), "max-payload": int64(o.transport.MaxPayload),
 	} {
 		if value <= 0 {
-			return o, fmt.Errorf("-%s must be more than 0", name)
+			return fmt.Errorf("-%s must be more than 0", name)
 		}
+	}
+	o.hub.Recovery.On, o.hub.Recovery.All = o.hub.Recovery.Window > 0, recoverFor == "all"
+	o.hub.Recovery.Data = conformance.Data
+	if recoverFor != "all" && recoverFor != "asked" {
+		return fmt.Errorf("-recovery-for must be all or asked; got %q", recoverFor)
+	}
+	if o.hub.Recovery.Window < 0 {
+		return errors.New("-recovery must not be less than 0")
 	}
 	if cors != "" {
 		if u, err := url.Parse(cors); cors != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
-			return o, fmt.Errorf("-cors must be an origin, http://localhost:8080 say, or *; got %q", cors)
+			return fmt.Errorf("-cors must be an origin, http://localhost:8080 say, or *; got %q", cors)
 		}
 		o.transport.CORS.Origins = []string{cors}
 	}
+	if o.key != "" {
+		key, err := seal.ParseKey(o.key)
+		if err != nil {
+			return fmt.Errorf("-key: %w", err)
+		}
+		o.hub.Key.Current = key
+	}
 	o.hub.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	o.transport.Logger = o.hub.Logger
-	return o, nil
+	return nil
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -137,30 +169,58 @@ func (o options) run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	sockets, app, err := handlers(h, o, keys)
+	sockets, app, err := handlers(h, o, keys, stdout)
 	if err != nil {
 		return err
 	}
 	return sockets.Serve(ctx, ln, app, h, transport.ServeOptions{})
 }
 
-func handlers(h *hub.Hub, o options, keys *token.Keyring) (*transport.Handler, http.Handler, error) {
+func handlers(h *hub.Hub, o options, keys *token.Keyring, stdout io.Writer) (*transport.Handler, http.Handler, error) {
 	if o.engine {
 		o.transport.Path = "/engine.io/"
 		echo, err := transport.NewHandler(engine.AttachFunc(echoEngine), o.transport)
 		return echo, echo, err
 	}
+	list, err := revoke.New(h, revoke.Options{Logger: o.hub.Logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := watch(h, o, stdout); err != nil {
+		return nil, nil, err
+	}
 	if o.suite {
 		conformance.InstallSuite(h)
 	} else {
-		conformance.Install(h, conformance.Options{Keys: keys})
+		conformance.Install(h, conformance.Options{Keys: keys, List: list})
 	}
+	link, err := relay.New(h.Emitter().Cluster(), relay.Options{Peer: o.peer, Keys: o.hub.Key})
+	if err != nil {
+		return nil, nil, err
+	}
+	o.transport.Relay = link
 	sockets, err := transport.NewHandler(h, o.transport)
 	if err != nil {
 		return nil, nil, err
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", sockets)
-	mux.Handle("/", conformance.Endpoints(h))
+	mux.Handle(relay.Path, link)
+	mux.Handle("/", conformance.Endpoints(h, list))
 	return sockets, mux, nil
+}
+
+// watch writes down when a user's first device comes, and when the last one goes: on one node of the cluster.
+func watch(h *hub.Hub, o options, stdout io.Writer) error {
+	if o.grace == 0 {
+		o.grace = -1
+	}
+	_, err := presence.New(h, presence.Options{Grace: o.grace, Logger: o.hub.Logger, OnChange: func(_ context.Context, e presence.Event) {
+		what := "offline"
+		if e.Online {
+			what = "online"
+		}
+		fmt.Fprintf(stdout, "%s %s\n", what, e.User.Name()) // one write, so that lines stay whole
+	}})
+	return err
 }

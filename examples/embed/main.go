@@ -12,6 +12,7 @@ import (
 	"os/signal"
 
 	"tether/broker/drivers"
+	"tether/event"
 	"tether/hub"
 	"tether/transport"
 )
@@ -20,7 +21,7 @@ type Ping struct {
 	Hello string `json:"hello"`
 }
 
-var UserPing = hub.NewEvent[Ping]("/users/ping")
+var UserPing = event.New[Ping]("/users/ping")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

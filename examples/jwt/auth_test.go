@@ -2,6 +2,7 @@ package jwt_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"tether/examples/jwt"
 	"tether/hub"
 	"tether/hubtest"
+	"tether/internal/client"
 	"tether/transport"
 )
 
@@ -102,16 +104,19 @@ func (s sessions) User(_ context.Context, session string) (string, time.Time, bo
 	return user, time.Now().Add(time.Hour), ok
 }
 
+// cookies are what a browser may send along, and which user it is then.
+var cookies = []struct{ cookie, want string }{
+	{"session=abc", "42"},
+	{"theme=dark; session=abc", "42"},
+	{"session=abd", ""},
+	{"Session=abc", ""},
+	{"", ""},
+}
+
 func TestCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := start(t, jwt.Cookie("session", sessions{"abc": "42"}))
-		for _, c := range []struct{ cookie, want string }{
-			{"session=abc", "42"},
-			{"theme=dark; session=abc", "42"},
-			{"session=abd", ""},
-			{"Session=abc", ""},
-			{"", ""},
-		} {
+		for _, c := range cookies {
 			t.Log(c.cookie)
 			header := http.Header{}
 			if c.cookie != "" {
@@ -120,6 +125,48 @@ func TestCookie(t *testing.T) {
 			wantUser(t, node, hubtest.Handshake{Header: header}, c.want)
 		}
 	})
+}
+
+// TestTheCookieOfTheFirstRequestCountsOnEveryTransport: where it is read from differs.
+func TestTheCookieOfTheFirstRequestCountsOnEveryTransport(t *testing.T) {
+	node := start(t, jwt.Cookie("session", sessions{"abc": "42"}))
+	sockets, err := transport.NewHandler(node.Hub, transport.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(sockets)
+	defer server.Close()
+	defer sockets.Close()
+	for _, way := range []string{client.Polling, client.WebSocket, client.Upgrade} {
+		for _, c := range cookies {
+			t.Run(way+" "+c.cookie, func(t *testing.T) {
+				header := http.Header{}
+				if c.cookie != "" {
+					header.Set("Cookie", c.cookie)
+				}
+				got, err := client.Dial(t.Context(), client.Options{URL: server.URL, Transport: way, Header: header})
+				if c.want == "" {
+					var refused *client.Refused
+					if !errors.As(err, &refused) || refused.Message != "unauthorized" {
+						t.Errorf("got %v, want a refusal", err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer got.Close()
+				if _, err := node.Hub.Emitter().Emit(t.Context(), hub.User(c.want), "you"); err != nil {
+					t.Fatal(err)
+				}
+				for _, want := range []string{"/ops/connection-success", "you"} {
+					if e, err := got.Next(t.Context()); err != nil || e.Name != want {
+						t.Errorf("got %v, %v; want %s", e, err, want)
+					}
+				}
+			})
+		}
+	}
 }
 
 func TestAPageOfAnotherOriginCannotUseTheCookie(t *testing.T) {

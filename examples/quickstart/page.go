@@ -78,7 +78,7 @@ func ready(w http.ResponseWriter, h *hub.Hub) {
 	answer(w, http.StatusOK, struct{}{})
 }
 
-// login answers with a token for whomever the visitor claims to be.
+// login answers with a token for any user whom the visitor names.
 func (c *cluster) login(w http.ResponseWriter, r *http.Request) {
 	var req struct {
 		User string `json:"user"`
@@ -123,7 +123,7 @@ func emit(w http.ResponseWriter, r *http.Request, emitter *hub.Emitter) {
 			taken.Nodes = &receipt.Nodes
 		}
 		answer(w, http.StatusOK, taken)
-	case errors.Is(err, hub.ErrReservedEvent), errors.Is(err, broker.ErrTooLarge):
+	case errors.Is(err, hub.ErrEvent), errors.Is(err, broker.ErrTooLarge):
 		answer(w, http.StatusBadRequest, failure{err.Error()})
 	default: // the broker did not take it
 		answer(w, http.StatusServiceUnavailable, failure{err.Error()})

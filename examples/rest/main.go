@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"tether/broker/drivers"
+	"tether/event"
 	"tether/hub"
 	"tether/token"
 	"tether/transport"
@@ -31,7 +32,7 @@ type Order struct {
 	Title string `json:"title"`
 }
 
-var orderPlaced = hub.NewEvent[Order]("/orders/placed")
+var orderPlaced = event.New[Order]("/orders/placed")
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:3000", "address to listen on")

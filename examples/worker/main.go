@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"tether/broker/drivers"
-	"tether/hub"
+	"tether/event"
 )
 
 // Ping is an event: a name, and the type of what comes with it.
-var Ping = hub.NewEvent[PingPayload]("/users/ping")
+var Ping = event.New[PingPayload]("/users/ping")
 
 // PingPayload is what comes with a Ping.
 type PingPayload struct {

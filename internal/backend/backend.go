@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Kind says where a [Server] came from.
@@ -158,8 +159,14 @@ func standInAt(t testing.TB, p product, host, port string, args []string) *Serve
 	var end func()
 	s := &Server{
 		URL: p.scheme + "://" + addr, Addr: addr, Kind: StandIn, t: t, name: p.name,
-		start: func() (err error) { end, err = p.standsIn(addr, args); return err },
-		stop:  func() error { end(); return nil },
+		stop: func() error { end(); return nil },
+	}
+	s.start = func() (err error) {
+		for begin := time.Now(); ; time.Sleep(readyLook) { // the port may be a client's for a moment
+			if end, err = p.standsIn(addr, args); err == nil || time.Since(begin) > startTimeout {
+				return err
+			}
+		}
 	}
 	s.begin()
 	t.Logf("backend: %s at %s, standing in for %s", p.standIn, addr, p.name)

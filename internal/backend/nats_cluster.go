@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -54,7 +53,7 @@ func natsCluster(t testing.TB, size int, o NATSRoutes, start func(host, port str
 	t.Helper()
 	var local, reached []string
 	for range size {
-		addr := net.JoinHostPort(freePort(t))
+		addr := FreeAddress(t)
 		local = append(local, addr)
 		if o.Via != nil {
 			addr = o.Via(addr)
@@ -86,6 +85,10 @@ func awaitRoutes(t testing.TB, options []natsio.Option, servers []*Server) {
 	var conns []*natsio.Conn
 	for _, s := range servers {
 		c, err := natsio.Connect(s.URL, options...)
+		for err != nil && time.Now().Before(deadline) { // a server that has only just started may close it
+			time.Sleep(20 * time.Millisecond)
+			c, err = natsio.Connect(s.URL, options...)
+		}
 		if err != nil {
 			t.Fatalf("backend: %v: %v", s, err)
 		}

@@ -104,23 +104,33 @@ func (p *process) stop() error {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// freePort returns a loopback address that nobody listens at. It lies below the range from which
-// outgoing connections commonly get their ports: a server that is down for a while would otherwise
-// find its own port taken by a client that tries to reach it.
-func freePort(t testing.TB) (host, port string) {
+// FreeAddress returns a loopback address that nobody listens at, and that no other test is given until t has
+// ended. It lies below the range from which outgoing connections commonly get their ports: a server that is down
+// for a while would otherwise find its own port taken by a client that tries to reach it.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
-	host = "127.0.0.1"
-	for range 100 {
-		port = strconv.Itoa(12_000 + rand.IntN(20_000))
-		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	for range 1000 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000)))
+		claim, err := net.ListenPacket("udp", addr) // tests of other processes look here too
 		if err != nil {
 			continue
 		}
-		l.Close()
-		return host, port
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			t.Cleanup(func() { claim.Close() })
+			return addr
+		}
+		claim.Close()
 	}
 	t.Fatal("backend: no free port found")
-	return "", ""
+	return ""
+}
+
+// freePort is FreeAddress, apart.
+func freePort(t testing.TB) (host, port string) {
+	t.Helper()
+	host, port, _ = net.SplitHostPort(FreeAddress(t))
+	return host, port
 }
 
 // tail keeps the last few kilobytes that a server wrote.

@@ -91,14 +91,43 @@ func startNATS(addr string, args []string) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
+	failed := make(fatal, 1)
+	s.SetLoggerV2(failed, false, false, false)
 	s.Start()
 	stop := func() { s.Shutdown(); s.WaitForShutdown() }
-	if !s.ReadyForConnections(startTimeout) {
-		stop()
-		return nil, errors.New("not ready after " + startTimeout.String())
+	for begin := time.Now(); !s.ReadyForConnections(readyLook); {
+		select {
+		case err = <-failed:
+		default:
+			if time.Since(begin) > startTimeout {
+				err = errors.New("not ready after " + startTimeout.String())
+			}
+		}
+		if err != nil {
+			stop()
+			return nil, err
+		}
 	}
 	return stop, nil
 }
 
+const readyLook = 100 * time.Millisecond
+
+// fatal is a log of a NATS server that keeps the first reason why it cannot serve.
+type fatal chan error
+
+func (f fatal) Fatalf(format string, v ...any) {
+	select {
+	case f <- fmt.Errorf(format, v...):
+	default:
+	}
+}
+
+func (fatal) Noticef(string, ...any) {}
+func (fatal) Warnf(string, ...any)   {}
+func (fatal) Errorf(string, ...any)  {}
+func (fatal) Debugf(string, ...any)  {}
+func (fatal) Tracef(string, ...any)  {}
+
 // startTimeout is how long a server may take until it serves, on a machine that is busy with other tests.
-const startTimeout = 15 * time.Second
+const startTimeout = 30 * time.Second

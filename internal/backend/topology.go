@@ -141,16 +141,8 @@ func SecureCluster(t testing.TB, product string, sec *Security, replicas int, ar
 		if i < masters {
 			must(t, c.secured.tell(n.Addr, "CLUSTER", "ADDSLOTSRANGE", i*16384/masters, (i+1)*16384/masters-1))
 		}
-		if i > 0 {
-			host, port, _ := net.SplitHostPort(n.Addr)
-			must(t, c.secured.tell(c.Nodes[0].Addr, "CLUSTER", "MEET", host, port, c.busPort(i)))
-		}
 	}
-	for i := range c.Nodes {
-		await(t, "the Cluster's nodes to know each other", func() error {
-			return c.secured.says(c.Nodes[i].Addr, "cluster_known_nodes:"+strconv.Itoa(len(c.Nodes)), "CLUSTER", "INFO")
-		})
-	}
+	c.meet()
 	for i := masters; i < len(c.Nodes); i++ {
 		must(t, c.secured.tell(c.Nodes[i].Addr, "CLUSTER", "REPLICATE", c.ID(i%masters)))
 	}
@@ -163,6 +155,27 @@ func SecureCluster(t testing.TB, product string, sec *Security, replicas int, ar
 	c.URL = sec.URL("redis+cluster", addrs, "")
 	t.Logf("backend: Cluster at %s", strings.Join(addrs, ","))
 	return c
+}
+
+// meet returns when all nodes know each other. A node gives up an introduction that takes a second, so they are
+// introduced anew.
+func (c *Cluster) meet() {
+	c.t.Helper()
+	var again time.Time
+	for i := range c.Nodes {
+		await(c.t, "the Cluster's nodes to know each other", func() error {
+			err := c.secured.says(c.Nodes[i].Addr, "cluster_known_nodes:"+strconv.Itoa(len(c.Nodes)), "CLUSTER", "INFO")
+			if err == nil || time.Now().Before(again) {
+				return err
+			}
+			for j, n := range c.Nodes[1:] {
+				host, port, _ := net.SplitHostPort(n.Addr)
+				must(c.t, c.secured.tell(c.Nodes[0].Addr, "CLUSTER", "MEET", host, port, c.busPort(j+1)))
+			}
+			again = time.Now().Add(2 * time.Second)
+			return err
+		})
+	}
 }
 
 func (c *Cluster) busPort(i int) string {

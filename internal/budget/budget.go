@@ -21,7 +21,7 @@ type Budget struct {
 
 // Share is one thing that is not complete.
 type Share struct {
-	// End gives it up, because all together hold too much. It is called once, without a lock, by whoever
+	// End gives it up, because all together hold too much. It is called once, without a lock, by the caller that
 	// holds more at that moment.
 	End func()
 

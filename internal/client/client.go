@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -32,8 +33,11 @@ type Options struct {
 	Auth      any    // payload of CONNECT; nil: none
 	Cookies   bool   // keep cookies
 	From      string // source address; default: any
-	Header    http.Header
-	TLS       *tls.Config
+
+	// Answer answers events that ask for an acknowledgement. Nil: nobody does.
+	Answer func(c *Client, e Event) []any
+	Header http.Header
+	TLS    *tls.Config
 }
 
 // Event is what the server has emitted.
@@ -44,7 +48,8 @@ type Event struct {
 
 // Client is connected to a namespace, until it is closed or the server ends it.
 type Client struct {
-	ID string // of the socket
+	ID  string // of the socket
+	PID string // of its session, "" if it has none
 
 	options Options
 	http    *http.Client
@@ -54,6 +59,7 @@ type Client struct {
 
 	answer chan error  // of CONNECT
 	events chan Event  // closed at the end
+	acks   chan []any  // the answer to a call
 	pongs  chan string // 3probe
 	ended  chan struct{}
 	end    sync.Once
@@ -84,7 +90,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		options: o,
 		http:    &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: o.TLS.Clone()}},
 		answer:  make(chan error, 1),
-		events:  make(chan Event, 4096),
+		events:  make(chan Event, 1<<14),
+		acks:    make(chan []any, 1),
 		pongs:   make(chan string, 2),
 		ended:   make(chan struct{}),
 	}
@@ -186,11 +193,49 @@ func (c *Client) Close() {
 
 // Emit sends an event.
 func (c *Client) Emit(ctx context.Context, name string, args ...any) error {
+	return c.emit(ctx, "", name, args)
+}
+
+// Call sends an event and waits for its acknowledgement. It is called by one goroutine.
+func (c *Client) Call(ctx context.Context, name string, args ...any) (answer []any, err error) {
+	if err := c.emit(ctx, "0", name, args); err != nil {
+		return nil, err
+	}
+	select {
+	case answer = <-c.acks:
+		return answer, nil
+	case <-c.ended:
+		return nil, errors.New("client: ended: " + c.reason)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// emit sends an event; id is that of its acknowledgement.
+func (c *Client) emit(ctx context.Context, id, name string, args []any) error {
 	data, err := json.Marshal(append([]any{name}, args...))
 	if err != nil {
 		return err
 	}
-	return c.send(ctx, "42"+string(data))
+	return c.send(ctx, c.head("42")+id+string(data))
+}
+
+// head is what packets of a kind begin with.
+func (c *Client) head(kind string) string {
+	if c.options.Namespace == "/" {
+		return kind
+	}
+	return kind + c.options.Namespace + ","
+}
+
+func (c *Client) acknowledge(id string, args []any) {
+	data, err := json.Marshal(args)
+	if err == nil {
+		err = c.send(context.Background(), c.head("43")+id+string(data))
+	}
+	if err != nil {
+		c.finish("acknowledge: " + err.Error())
+	}
 }
 
 func (c *Client) finish(reason string) {
@@ -245,21 +290,33 @@ func (c *Client) message(text string) {
 	}
 	switch kind {
 	case '0':
-		var in struct{ SID string }
+		var in struct{ SID, PID string }
 		_ = json.Unmarshal([]byte(rest), &in)
-		c.ID = in.SID
+		c.ID, c.PID = in.SID, in.PID
 		c.answer <- nil
 	case '1':
 		c.finish("disconnected by the server")
 	case '2':
+		text := strings.TrimLeft(rest, "0123456789")
 		var args []json.RawMessage
-		if err := json.Unmarshal([]byte(rest), &args); err != nil || len(args) == 0 {
+		if err := json.Unmarshal([]byte(text), &args); err != nil || len(args) == 0 {
 			c.finish("not an event: " + rest)
 			return
 		}
 		e := Event{Args: args[1:]}
 		_ = json.Unmarshal(args[0], &e.Name)
-		c.events <- e
+		if id := rest[:len(rest)-len(text)]; id != "" && c.options.Answer != nil {
+			c.acknowledge(id, c.options.Answer(c, e))
+			return
+		}
+		select {
+		case c.events <- e:
+		case <-c.ended: // nobody reads them any more
+		}
+	case '3':
+		var args []any
+		_ = json.Unmarshal([]byte(strings.TrimPrefix(rest, "0")), &args)
+		c.acks <- args
 	case '4':
 		r := &Refused{}
 		_ = json.Unmarshal([]byte(rest), r)
@@ -274,6 +331,9 @@ func (c *Client) address(scheme, transport string) string {
 		u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
 	}
 	q := url.Values{"EIO": {"4"}, "transport": {transport}}
+	if transport == Polling {
+		q.Set("t", rand.Text()) // as stock clients do, so that a request that is sent again is known
+	}
 	if c.sid != "" {
 		q.Set("sid", c.sid)
 	}

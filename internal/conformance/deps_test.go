@@ -6,6 +6,6 @@ import (
 	"tether/internal/deptest"
 )
 
-func TestDependsOnHubAndTokenOnly(t *testing.T) {
-	deptest.Only(t, "tether/internal/conformance", "tether/hub", "tether/engine", "tether/cluster", "tether/broker", "tether/token", "tether/internal/socketio", "tether/internal/group", "tether/internal/budget")
+func TestDependsOnHubAndBelowOnly(t *testing.T) {
+	deptest.OnHub(t, "tether/internal/conformance", "tether/presence", "tether/revoke", "tether/token")
 }

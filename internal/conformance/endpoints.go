@@ -14,6 +14,7 @@ import (
 
 	"tether/broker"
 	"tether/hub"
+	"tether/revoke"
 )
 
 const (
@@ -23,12 +24,17 @@ const (
 	maxEmitBody = 1 << 20 // bytes
 )
 
-// Endpoints serves GET /healthz, GET /readyz, GET /stats and POST /emit for h.
-func Endpoints(h *hub.Hub) http.Handler {
+// Endpoints serves GET /healthz, GET /readyz, GET /stats, POST /emit and POST /online for h, and POST /revoke if there
+// is a list.
+func Endpoints(h *hub.Hub, list *revoke.List) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := h.Ready(); err != nil {
+		err := h.Ready()
+		if err == nil && list != nil {
+			err = list.Ready()
+		}
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -40,16 +46,28 @@ func Endpoints(h *hub.Hub) http.Handler {
 		for i, m := range members {
 			names[i] = m.Name
 		}
-		answer(w, http.StatusOK, map[string]any{"connections": h.Stats().Connections, "members": names})
+		answer(w, http.StatusOK, map[string]any{
+			"connections": h.Stats().Connections, "parked": h.Stats().Parked, "members": names,
+		})
 	})
-	mux.HandleFunc("POST /emit", func(w http.ResponseWriter, r *http.Request) {
-		nodes, err := emit(r.Context(), h.Emitter(), http.MaxBytesReader(w, r.Body, maxEmitBody))
-		if err != nil {
-			answer(w, status(err), map[string]string{"error": err.Error()})
-			return
-		}
-		answer(w, http.StatusOK, map[string]*int{"nodes": nodes})
+	post := func(path string, serve func(ctx context.Context, body io.Reader) (any, error)) {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			out, err := serve(r.Context(), http.MaxBytesReader(w, r.Body, maxEmitBody))
+			if err != nil {
+				answer(w, status(err), map[string]string{"error": err.Error()})
+				return
+			}
+			answer(w, http.StatusOK, out)
+		})
+	}
+	post("/emit", func(ctx context.Context, body io.Reader) (any, error) {
+		nodes, err := emit(ctx, h.Emitter(), body)
+		return map[string]*int{"nodes": nodes}, err
 	})
+	post("/online", func(ctx context.Context, body io.Reader) (any, error) { return online(ctx, h.Emitter(), body) })
+	if list != nil {
+		post("/revoke", func(ctx context.Context, body io.Reader) (any, error) { return putOut(ctx, list, body) })
+	}
 	return mux
 }
 
@@ -60,7 +78,7 @@ func (b badRequest) Unwrap() error { return b.error }
 
 func status(err error) int {
 	for _, target := range []error{
-		hub.ErrReservedEvent, hub.ErrUndeclaredEvent, hub.ErrNamespace, hub.ErrTooManyRooms, broker.ErrTooLarge,
+		hub.ErrEvent, hub.ErrNamespace, hub.ErrTooMany, broker.ErrTooLarge,
 	} {
 		if errors.Is(err, target) {
 			return http.StatusBadRequest
@@ -124,7 +142,7 @@ func emit(ctx context.Context, e *hub.Emitter, body io.Reader) (*int, error) {
 	return &receipt.Nodes, nil
 }
 
-// decode reads a body that is one JSON object, and says what is wrong with it in the words of whoever
+// decode reads a body that is one JSON object, and says what is wrong with it in the words of the client that
 // wrote it.
 func decode(body io.Reader, v any) error {
 	text, err := io.ReadAll(body)

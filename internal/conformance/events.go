@@ -78,6 +78,9 @@ func echo(_ context.Context, s *hub.Socket, m *hub.Message) error {
 // asks are the questions of one socket that are still open.
 type asks struct{ open sync.WaitGroup }
 
+// Data is where the data of a socket goes that comes from another node: see hub.Recovery.
+func Data() any { return new(asks) }
+
 // ask puts the question without holding up the events that come after it.
 func ask(ctx context.Context, s *hub.Socket, m *hub.Message) error {
 	args := m.Args()
@@ -130,7 +133,7 @@ func forwarded(m *hub.Message, skip int) (event string, args []any, err error) {
 // with these is the client's mistake.
 func forwarding(err error) error {
 	for _, mistake := range []error{
-		hub.ErrReservedEvent, hub.ErrTooManyRooms, hub.ErrTooManyAttachments, broker.ErrTooLarge,
+		hub.ErrEvent, hub.ErrTooMany, broker.ErrTooLarge,
 	} {
 		if errors.Is(err, mistake) {
 			return fmt.Errorf("%w: %w", hub.ErrArgs, err)

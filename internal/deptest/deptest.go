@@ -39,6 +39,24 @@ func Only(t testing.TB, pkg string, allowed ...string) {
 	}
 }
 
+// OnHub fails the test unless pkg depends on the hub, on what is below it, and on others of ours that are named:
+// on no transport, and on no driver.
+func OnHub(t testing.TB, pkg string, others ...string) {
+	t.Helper()
+	Only(t, pkg, append([]string{
+		"tether/hub", "tether/engine", "tether/cluster", "tether/broker",
+		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget",
+	}, others...)...)
+	NoDriver(t, pkg)
+}
+
+// NoDriver fails the test if pkg depends on a driver.
+func NoDriver(t testing.TB, pkg string) {
+	t.Helper()
+	const why = "the program chooses the driver"
+	Forbid(t, pkg, map[string]string{"tether/broker/redis": why, "tether/broker/nats": why, "tether/broker/memory": why})
+}
+
 func under(path, prefix string) bool {
 	return path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/")
 }

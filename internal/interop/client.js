@@ -33,7 +33,7 @@ function connect({ client, url, namespace, share, options }) {
   if (!share) {
     socket.io.on("open", () => socket.io.engine.on("upgrade", (transport) => say({ client, on: "upgrade", transport: transport.name })));
   }
-  socket.on("connect", () => say({ client, on: "connect", sid: socket.id }));
+  socket.on("connect", () => say({ client, on: "connect", sid: socket.id, recovered: socket.recovered === true }));
   socket.on("connect_error", (err) => say({ client, on: "connect_error", message: err.message, data: err.data, active: socket.active }));
   socket.on("disconnect", (reason) => say({ client, on: "disconnect", reason, active: socket.active }));
   socket.onAny((event, ...args) => {
@@ -76,6 +76,8 @@ async function run(command) {
     case "burst": return burst(socket, command);
     case "disconnect": return void socket.disconnect();
     case "reconnect": return void socket.connect();
+    case "lose": return void socket.io.engine.close();
+    case "move": return void (socket.io.uri = command.url);
     case "restart": return void socket.disconnect().connect();
     case "transport": return { args: [socket.io.engine.transport.name] };
     case "pause": return new Promise((resolve) => setTimeout(() => resolve({}), command.timeout));

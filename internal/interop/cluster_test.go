@@ -16,6 +16,7 @@ import (
 )
 
 func TestEmitsReachTheOtherNode(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	one, two := serve(t, setup{name: "A", bus: bus}), serve(t, setup{name: "B", bus: bus})
 	everyWay(t, func(t *testing.T, w way) {
@@ -64,6 +65,7 @@ func TestEmitsReachTheOtherNode(t *testing.T) {
 }
 
 func TestNodesAskEachOther(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	one, two := serve(t, setup{name: "A", bus: bus}), serve(t, setup{name: "B", bus: bus})
 	everyWay(t, func(t *testing.T, w way) {
@@ -105,6 +107,7 @@ func want(t testing.TB, got, want []any) {
 }
 
 func TestUserIsGreetedAndReachedOnEveryNode(t *testing.T) {
+	t.Parallel()
 	key, err := token.NewKey(token.GenerateKey())
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 )
 
 func TestConnectShowsAuthQueryAndHeaders(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		auth := map[string]any{"token": "T", "nested": map[string]any{"a": []any{1.0}}}
@@ -29,6 +30,7 @@ func TestConnectShowsAuthQueryAndHeaders(t *testing.T) {
 }
 
 func TestFixedAndDynamicNamespacesConnect(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		custom := w.dial(t, n, "/custom", nil)
@@ -44,6 +46,7 @@ func TestFixedAndDynamicNamespacesConnect(t *testing.T) {
 }
 
 func TestRefusedConnectSaysWhy(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		for _, c := range []struct {
@@ -69,6 +72,7 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 }
 
 func TestNamespacesShareAConnection(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyJS(t, func(t *testing.T, w way) {
 		root, _ := w.join(t, n)
@@ -97,6 +101,7 @@ func TestNamespacesShareAConnection(t *testing.T) {
 
 // DISCONNECT and CONNECT of a namespace in one segment close the connection of the reference server.
 func TestNamespaceIsLeftAndJoinedAgainAtOnce(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyJS(t, func(t *testing.T, w way) {
 		root, _ := w.join(t, n)
@@ -119,6 +124,7 @@ func TestNamespaceIsLeftAndJoinedAgainAtOnce(t *testing.T) {
 }
 
 func TestDefaultTransportsEndOnWebSocket(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)

@@ -25,6 +25,7 @@ func settle(t *testing.T, w way, c *client) {
 }
 
 func TestServerDisconnectIsFinal(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		for _, closing := range []bool{false, true} {
@@ -40,6 +41,7 @@ func TestServerDisconnectIsFinal(t *testing.T) {
 }
 
 func TestServerDisconnectOfOneNamespaceLeavesTheOthers(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyJS(t, func(t *testing.T, w way) {
 		root, _ := w.join(t, n)
@@ -58,6 +60,7 @@ func TestServerDisconnectOfOneNamespaceLeavesTheOthers(t *testing.T) {
 }
 
 func TestServerDisconnectOfTheConnectionEndsAllNamespaces(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyJS(t, func(t *testing.T, w way) {
 		root, _ := w.join(t, n)
@@ -77,6 +80,7 @@ func TestServerDisconnectOfTheConnectionEndsAllNamespaces(t *testing.T) {
 }
 
 func TestLostConnectionIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, id := w.join(t, n)
@@ -100,6 +104,7 @@ func TestLostConnectionIsMadeAgain(t *testing.T) {
 }
 
 func TestTooLargeMessageEndsTheConnection(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{transport: transport.Options{MaxPayload: 10_000}})
 	everyJS(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -141,6 +146,7 @@ func await(t *testing.T, reasons <-chan hub.Reason, want ...hub.Reason) {
 }
 
 func TestClientDisconnectIsNoticedAtOnce(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, w way) {
 		var o transport.Options
 		want := []hub.Reason{hub.ReasonClientDisconnect}
@@ -184,6 +190,7 @@ func TestSilentNetworkIsAPingTimeoutOnBothSides(t *testing.T) {
 }
 
 func TestCutConnectionIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	everyJS(t, func(t *testing.T, w way) {
 		n, reasons := probe(t, transport.Options{})
 		proxy := faultproxy.New(t, n.addr)
@@ -203,6 +210,7 @@ func TestCutConnectionIsMadeAgain(t *testing.T) {
 }
 
 func TestDrainSendsClientsElsewhere(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, w way) {
 		n, reasons := probe(t, transport.Options{})
 		c := w.dial(t, n, "/probe", nil)

@@ -26,6 +26,8 @@ const patience = 20 * time.Second
 //	{"id":4,"do":"burst","client":"a","event":"e","n":100}
 //	{"id":5,"do":"disconnect","client":"a"}                           also "reconnect", "restart", "transport"
 //	{"id":6,"do":"pause","timeout":100}
+//	{"id":7,"do":"lose","client":"a"}                                 the connection, which it makes again
+//	{"id":8,"do":"move","client":"a","url":"http://…"}                where it makes its next connection
 //
 // answers each with {"id":…}, with "args" if there is an answer and "error" if there is none, and says
 // what happens to its clients: {"client":"a","event":"e","args":[…]}, or "on" in place of "event":
@@ -58,6 +60,7 @@ type line struct {
 	Data      any    `json:"data"`
 	Active    bool   `json:"active"`
 	Transport string `json:"transport"`
+	Recovered bool   `json:"recovered"`
 }
 
 func (l line) String() string {
@@ -226,7 +229,7 @@ func (d *driver) dialShared(t testing.TB, with *client, url, namespace string, o
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("%s was left with %v", c.name, c.rest())
+			t.Logf("%s was left with %.2000s", c.name, fmt.Sprint(c.rest()))
 		}
 		d.do(t, map[string]any{"do": "disconnect", "client": c.name})
 	})

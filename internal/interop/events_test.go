@@ -26,6 +26,7 @@ func values() [][]any {
 }
 
 func TestEventsComeBackAsTheyWere(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -38,6 +39,7 @@ func TestEventsComeBackAsTheyWere(t *testing.T) {
 
 // TestAClientMayForceBase64 has binary go as text in both directions.
 func TestAClientMayForceBase64(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyJS(t, func(t *testing.T, w way) {
 		c := w.dial(t, n, "", map[string]any{"forceBase64": true})
@@ -50,6 +52,7 @@ func TestAClientMayForceBase64(t *testing.T) {
 }
 
 func TestPollingResponsesMayBeCompressed(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{transport: transport.Options{CompressPolling: 10}})
 	someWays(t, func(*kind) bool { return true }, []string{"polling"}, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -61,6 +64,7 @@ func TestPollingResponsesMayBeCompressed(t *testing.T) {
 }
 
 func TestAcksCarryWhatTheEventCarried(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -76,6 +80,7 @@ func TestAcksCarryWhatTheEventCarried(t *testing.T) {
 }
 
 func TestClientsAnswerQuestions(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -88,6 +93,7 @@ func TestClientsAnswerQuestions(t *testing.T) {
 }
 
 func TestQuestionsWithoutAnAnswerTimeOut(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	someWays(t, func(*kind) bool { return true }, []string{"default"}, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -107,6 +113,7 @@ func TestQuestionsWithoutAnAnswerTimeOut(t *testing.T) {
 }
 
 func TestAnEventThatNobodyHandlesIsAnsweredWithAnError(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	someWays(t, func(*kind) bool { return true }, []string{"default"}, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -118,6 +125,7 @@ func TestAnEventThatNobodyHandlesIsAnsweredWithAnError(t *testing.T) {
 }
 
 func TestManyEventsComeInOrder(t *testing.T) {
+	t.Parallel()
 	const count = 2000
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
@@ -135,6 +143,7 @@ func TestManyEventsComeInOrder(t *testing.T) {
 }
 
 func TestLargeMessagesPassBothWays(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
@@ -150,6 +159,7 @@ func TestLargeMessagesPassBothWays(t *testing.T) {
 }
 
 func TestVolatileEventsComeInOrderOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)

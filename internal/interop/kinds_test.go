@@ -86,6 +86,7 @@ type fleet struct {
 var drivers = &fleet{drivers: map[*kind]*driver{}, errs: map[*kind]error{}}
 
 func TestMain(m *testing.M) {
+	long.Parallel(4)
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	drivers.close()

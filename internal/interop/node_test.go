@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"tether/broker/memory"
 	"tether/hub"
 	"tether/internal/conformance"
+	"tether/relay"
 	"tether/transport"
 )
 
@@ -32,6 +34,10 @@ type setup struct {
 	bus         *memory.Bus
 	conformance conformance.Options
 	transport   transport.Options
+	recovery    hub.Recovery
+	relay       bool             // requests of polling clients may come to any node
+	peer        bool             // and are passed on over HTTP
+	notice      time.Duration    // hub.Options.ExpiryNotice
 	install     func(h *hub.Hub) // what it does beside internal/conformance
 }
 
@@ -49,6 +55,9 @@ func serve(t testing.TB, s setup) *node {
 	h, err := hub.New(b, hub.Options{
 		Node:        s.name,
 		DrainWindow: -1,
+		Recovery:    s.recovery,
+
+		ExpiryNotice: s.notice,
 		OnStart: func(context.Context, *hub.Hub) error {
 			close(started)
 			return nil
@@ -65,26 +74,34 @@ func serve(t testing.TB, s setup) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var link *relay.Relay
+	if s.relay {
+		o := relay.Options{}
+		if s.peer {
+			o.Peer = "http://" + listener.Addr().String()
+		}
+		if link, err = relay.New(h.Emitter().Cluster(), o); err != nil {
+			t.Fatal(err)
+		}
+		s.transport.Relay = link
+	}
 	engine, err := transport.NewHandler(h, s.transport)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/socket.io/", engine)
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if h.Ready() != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	if s.peer {
+		mux.Handle(relay.Path, link)
+	}
 	addr := listener.Addr().String()
 	n := &node{hub: h, addr: addr, url: "http://" + addr, server: transport.NewServer(addr, mux), engine: engine}
-	ctx, cancel := context.WithCancel(context.Background())
-	n.drain = cancel
-	n.wg.Go(func() { // stop waits
-		if err := h.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("node %s: %v", s.name, err)
-		}
-	})
-	n.wg.Go(func() { // stop waits
-		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			t.Errorf("node %s: %v", s.name, err)
-		}
-	})
+	n.run(t, listener, s.name)
 	t.Cleanup(func() {
 		n.stop(t)
 		if err := b.Close(); err != nil {
@@ -93,6 +110,21 @@ func serve(t testing.TB, s setup) *node {
 	})
 	<-started
 	return n
+}
+
+func (n *node) run(t testing.TB, listener net.Listener, name string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n.drain = cancel
+	n.wg.Go(func() { // stop waits
+		if err := n.hub.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("node %s: %v", name, err)
+		}
+	})
+	n.wg.Go(func() { // stop waits
+		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("node %s: %v", name, err)
+		}
+	})
 }
 
 func (n *node) stop(t testing.TB) {

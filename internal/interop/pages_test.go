@@ -16,6 +16,7 @@ func has(selector, text string) string {
 
 func TestTheChatPageTalks(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	chromium, err := browser.Find()
 	need(t, err)
 	page := startExample(t, "chat", 1)[0]
@@ -27,15 +28,32 @@ func TestTheChatPageTalks(t *testing.T) {
 		p.Click(t, "#join button")
 		p.Wait(t, has("#lines", "You are in tea."))
 	}
+	both := `[...document.querySelectorAll("#online li")].map((li) => li.textContent).join() === "Ann,Ben"`
+	ann.Wait(t, both)
+	ben.Wait(t, both)
+
 	ann.Fill(t, "#text", "hello")
+	ben.Wait(t, has("#typing", "Ann is typing"))
+	ben.Emulate(t, 1200, 900, false)
+	screenshot(t, ben, "chat")
+	ben.Emulate(t, 360, 740, false)
+	screenshot(t, ben, "chat-phone")
 	ann.Click(t, "#say button")
 	ben.Wait(t, has("#lines", "tea · Ann: hello"))
-	screenshot(t, ben, "chat")
+	ben.Wait(t, `document.querySelector("#typing").textContent === ""`)
+
+	ann.Fill(t, "#text", "nothing more comes")
+	ben.Wait(t, has("#typing", "Ann is typing"))
+	ben.Wait(t, `document.querySelector("#typing").textContent === ""`)
+
+	ann.Close(t)
+	ben.Wait(t, `document.querySelector("#online").textContent === "Ben"`)
 	wantNoProblems(t, b)
 }
 
 func TestTheAuthPageLogsIn(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	chromium, err := browser.Find()
 	need(t, err)
 	page := startExample(t, "auth", 1)[0]
@@ -56,6 +74,7 @@ func TestTheAuthPageLogsIn(t *testing.T) {
 
 func TestAPageWithoutAClientSaysSo(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	chromium, err := browser.Find()
 	need(t, err)
 	places := map[string]string{"quickstart": "#notice", "chat": "#lines", "auth": "#lines"}
@@ -75,6 +94,7 @@ func TestAPageWithoutAClientSaysSo(t *testing.T) {
 
 func TestTheLightOfTheQuickstartIsNotGreenWithoutABroker(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	chromium, err := browser.Find()
 	need(t, err)
 	server := backend.Redis(t)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,15 +17,26 @@ import (
 	"tether/internal/interop/browser"
 )
 
-var printedAddress = regexp.MustCompile(`(http://[\d.:]+)(;|$)`)
+var printedAddress = regexp.MustCompile(`(?:http://|listening on )([\d.:]+)(;|$)`)
 
 // startExample runs a program of examples on so many ports, and returns the addresses of its pages.
 func startExample(t *testing.T, name string, ports int, args ...string) []string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), name)
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "tether/examples/"+name).CombinedOutput(); err != nil {
+	return startBinary(t, build(t, "tether/examples/"+name), ports, args...)
+}
+
+func build(t *testing.T, pkg string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), path.Base(pkg))
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, pkg).CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	return binary
+}
+
+func startBinary(t *testing.T, binary string, ports int, args ...string) []string {
+	t.Helper()
+	name := filepath.Base(binary)
 	ctx, cancel := context.WithCancel(context.Background())
 	addresses := strings.Repeat(",127.0.0.1:0", ports)[1:]
 	cmd := exec.CommandContext(ctx, binary, append([]string{"-addr", addresses}, args...)...)
@@ -66,7 +78,7 @@ func startExample(t *testing.T, name string, ports int, args ...string) []string
 				t.Fatalf("%s ended", name)
 			}
 			if m := printedAddress.FindStringSubmatch(line); m != nil {
-				pages = append(pages, m[1])
+				pages = append(pages, "http://"+m[1])
 			}
 		case <-late:
 			t.Fatalf("%s does not start", name)
@@ -96,6 +108,7 @@ func emit(t *testing.T, p *browser.Page, to, payload, receipt string) {
 }
 
 func TestQuickstartPagesEmitToEachOther(t *testing.T) {
+	t.Parallel()
 	chromium, err := browser.Find()
 	need(t, err)
 	pages := startExample(t, "quickstart", 2)

@@ -22,6 +22,13 @@ func (w *wire) Transport() string   { return "websocket" }
 func (w *wire) Close(engine.Reason) {}
 
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
+
+func (w *wire) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if !log.Add(e, from) {
+		return engine.ErrDisconnected
+	}
+	return w.Send(&e.Packet, from)
+}
 func (w *wire) Send(p *engine.Packet, _ *engine.Gate) error {
 	w.packets <- p.Keep()
 	return nil
@@ -91,6 +98,7 @@ func (g generator) arguments(t testing.TB) (args, want []any) {
 // TestTheReferenceReadsWhatIsEmitted has a hub emit, answer and refuse, and asks the reference what it
 // understands.
 func TestTheReferenceReadsWhatIsEmitted(t *testing.T) {
+	t.Parallel()
 	ref := startReference(t)
 	g := newGenerator(2)
 	var ask []question
@@ -201,6 +209,7 @@ func TestTheReferenceReadsWhatIsEmitted(t *testing.T) {
 
 // TestWhatTheReferenceWritesIsUnderstood has the reference write packets and bodies.
 func TestWhatTheReferenceWritesIsUnderstood(t *testing.T) {
+	t.Parallel()
 	ref := startReference(t)
 	g := newGenerator(3)
 	g.names = []string{"a", "b", "é", "num", "0", "<&>"} // the reference's encoder loses a member "__proto__"

@@ -371,6 +371,7 @@ func sameKinds(a, b []enginePacket) bool {
 // made of what clients send, damaged or not. Every disagreement has to be in the lists above, and every
 // entry of the lists has to come up.
 func TestTheReferenceUnderstandsPacketsAlike(t *testing.T) {
+	t.Parallel()
 	const batches, perBatch = 100, 200
 	ref := startReference(t)
 	g := newGenerator(1)

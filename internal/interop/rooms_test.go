@@ -28,6 +28,7 @@ func joinRoom(t *testing.T, room string, clients ...*client) {
 }
 
 func TestEmitsReachTheRoomAndNobodyElse(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		a, _ := w.join(t, n)
@@ -78,6 +79,7 @@ func TestEmitsReachTheRoomAndNobodyElse(t *testing.T) {
 }
 
 func TestSocketsLeaveTheRoomsTheyJoined(t *testing.T) {
+	t.Parallel()
 	n := serve(t, setup{})
 	everyWay(t, func(t *testing.T, w way) {
 		a, id := w.join(t, n)

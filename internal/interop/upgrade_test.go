@@ -102,6 +102,7 @@ func (f *fire) broadcast(ctx context.Context, h *hub.Hub) {
 }
 
 func TestNothingIsLostDoubledOrReorderedWhileClientsUpgrade(t *testing.T) {
+	t.Parallel()
 	const clients = 25
 	someWays(t, func(*kind) bool { return true }, []string{"default"}, func(t *testing.T, w way) {
 		f := &fire{t: t, pause: 5 * time.Millisecond}

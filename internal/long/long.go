@@ -3,8 +3,11 @@
 package long
 
 import (
+	"flag"
 	"os"
+	"strconv"
 	"testing"
+	"time"
 )
 
 // all is asked within tests and not before: only so does the cache of test results know of the variable.
@@ -25,3 +28,26 @@ func Or[T any](short, long T) T {
 	}
 	return short
 }
+
+// Limit is d with TETHER_TEST_QUIET=1, which says that the machine has nothing else to do, and ten times as long
+// elsewhere: there a test is about what happens, and not about when.
+func Limit(d time.Duration) time.Duration {
+	if quiet() {
+		return d
+	}
+	return 10 * d
+}
+
+func quiet() bool { return os.Getenv("TETHER_TEST_QUIET") == "1" }
+
+// Alone is called by a test with a Limit. Where the limit counts it has the process for itself, elsewhere others run
+// at the same time.
+func Alone(t *testing.T) {
+	if !quiet() {
+		t.Parallel()
+	}
+}
+
+// Parallel lets n tests of a package run at a time, unless the command line says otherwise: for tests that wait
+// more than they compute. TestMain calls it.
+func Parallel(n int) { flag.Set("test.parallel", strconv.Itoa(n)) }

@@ -119,7 +119,7 @@ func (w *world) question(c *client, s *hub.Socket, number, awaited int, patience
 		if c.alive() && !c.dismissed() {
 			w.violate("%s: question %d: %v", c, number, err)
 		}
-	case errors.Is(err, hub.ErrTooManyAcks):
+	case errors.Is(err, hub.ErrTooMany):
 		if awaited <= maxAcks {
 			w.violate("%s: question %d is one too many, and %d were asked", c, number, awaited)
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -40,6 +39,7 @@ type client struct {
 	refused   bool                      // guarded by mu
 	left      time.Time                 // guarded by mu; since when it leaves, by itself or with its connection
 	many      bool                      // guarded by mu; is in many rooms
+	expires   bool                      // guarded by mu; was given a time to go, which leaves the connection open
 	quits     bool                      // guarded by mu; has left the namespace alone
 	over      bool                      // guarded by mu; the connection has ended, and the hub knows
 	overAt    time.Time                 // guarded by mu; since when
@@ -73,6 +73,7 @@ func (c *client) room(name string) string { return c.namespace + "," + name }
 func (w *world) connect(k *wire, namespace string, a auth) *client {
 	c := &client{
 		w: w, n: w.nextClient(), node: k.node, namespace: namespace, user: a.User, wire: k, rng: w.fork(),
+		expires:   a.Expire != 0,
 		stays:     make(map[string]*ledger.Stay),
 		gone:      make(map[string]bool),
 		moves:     make(map[string]int),
@@ -269,95 +270,6 @@ func (c *client) answer(k packet) {
 	then(k)
 }
 
-// join asks to be in a room, leave to leave it. Both are events that a handler of the hub answers.
-func (c *client) join(name string) {
-	c.mu.Lock()
-	if c.sid == "" || c.stays[name] != nil || !c.left.IsZero() || c.kicked {
-		c.mu.Unlock()
-		return
-	}
-	stay := c.rec.Ask(c.room(name))
-	c.stays[name] = stay
-	c.moves[name]++
-	delete(c.gone, name)
-	c.mu.Unlock()
-	c.ask("join", quote(name), func(k packet) {
-		c.settled(name)
-		if string(k.data) == `["ok"]` {
-			stay.Sure()
-		}
-	})
-}
-
-// joinMany asks to be in n rooms that have numbers.
-func (c *client) joinMany(from, n int) {
-	var stays []*ledger.Stay
-	c.mu.Lock()
-	if c.many || c.sid == "" || !c.left.IsZero() || c.kicked {
-		c.mu.Unlock()
-		return
-	}
-	c.many = true
-	for i := from; i < from+n; i++ {
-		stay := c.rec.Ask(c.room(manyRoom(i)))
-		c.stays[manyRoom(i)] = stay
-		stays = append(stays, stay)
-	}
-	c.mu.Unlock()
-	c.ask("many", fmt.Sprintf("[%d,%d]", from, n), func(k packet) {
-		if string(k.data) == `["ok"]` {
-			for _, s := range stays {
-				s.Sure()
-			}
-		}
-	})
-}
-
-func (c *client) leave(name string) {
-	c.mu.Lock()
-	stay := c.stays[name]
-	if c.sid == "" || stay == nil || !c.left.IsZero() || c.kicked {
-		c.mu.Unlock()
-		return
-	}
-	delete(c.stays, name)
-	c.moved[name] = time.Now()
-	c.moves[name]++
-	stay.Leave()
-	c.mu.Unlock()
-	c.ask("leave", quote(name), func(packet) {
-		stay.Gone()
-		c.settled(name)
-	})
-}
-
-// settled notes that a request to join or leave a room has been answered.
-func (c *client) settled(name string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.moves[name]--
-	c.gone[name] = c.moves[name] == 0 && c.stays[name] == nil
-}
-
-func quote(s string) string {
-	text, _ := json.Marshal(s)
-	return string(text)
-}
-
-// rooms are those that the client is in, or about to be, beside the fixed ones.
-func (c *client) rooms() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var names []string
-	for name := range c.stays {
-		if name != everyone {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // leaveNow notes that the client means to leave from now on. It reports whether it did already.
 func (c *client) leaveNow() (already bool) {
 	c.mu.Lock()
@@ -407,10 +319,11 @@ func (c *client) quit() {
 	}
 }
 
-func (c *client) hasQuit() bool {
+// mayStayOpen reports whether its socket may go by itself, and leave the connection open.
+func (c *client) mayStayOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.quits
+	return c.quits || c.expires
 }
 
 // ended is called when the hub has been told that the connection has ended.
@@ -447,13 +360,6 @@ func (c *client) alive() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sid != "" && c.left.IsZero() && !c.kicked && c.wire.closedFor() == ""
-}
-
-// stayed reports whether the client has not asked to leave a room since a moment.
-func (c *client) stayed(room string, since time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.moved[room].Before(since)
 }
 
 // id is the client's socket ID, "" if it is not connected.

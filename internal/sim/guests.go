@@ -128,34 +128,52 @@ func (g *guests) count(n, by int) int {
 
 // serve gives a namespace what the clients expect.
 func (n *node) serve(ns *hub.Namespace) {
-	g := &n.guests
-	ns.OnConnect(func(ctx context.Context, s *hub.Socket) error { return n.admit(ctx, s) })
-	ns.OnDisconnect(func(s *hub.Socket, r hub.Reason) { g.leave(n.w, s, r) })
-	on := func(event string, f func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error)) {
-		ns.On(event, func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
-			leave := g.enter(n.w, s)
-			answer, err := f(ctx, s, m)
-			leave()
-			if err != nil {
-				answer = "failed"
-			}
-			return m.Ack(answer)
-		})
-	}
-	on("join", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
+	ns.OnConnect(n.admit)
+	ns.OnDisconnect(func(s *hub.Socket, r hub.Reason) { n.guests.leave(n.w, s, r) })
+	n.serveRooms(ns)
+	n.on(ns, "echo", func(ctx context.Context, _ *hub.Socket, m *hub.Message) (any, error) {
+		var d time.Duration
+		if err := m.Decode(0, &d); err != nil {
+			return nil, err
+		}
+		return d, wait(ctx, d)
+	})
+	n.on(ns, "blob", func(_ context.Context, _ *hub.Socket, m *hub.Message) (any, error) {
+		var b []byte
+		err := m.Decode(0, &b)
+		return hub.Binary(b), err
+	})
+	n.on(ns, "expire", func(_ context.Context, s *hub.Socket, m *hub.Message) (any, error) {
+		var d time.Duration
+		if err := m.Decode(0, &d); err != nil {
+			return nil, err
+		}
+		var at time.Time
+		if d != 0 {
+			at = n.clock.now().Add(d)
+		}
+		n.expiry.set(n.guests.number(s), at)
+		s.ExpireAt(at)
+		return "ok", nil
+	})
+}
+
+// serveRooms lets clients join rooms and leave them.
+func (n *node) serveRooms(ns *hub.Namespace) {
+	n.on(ns, "join", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
 		var room string
 		if err := m.Decode(0, &room); err != nil {
 			return nil, err
 		}
 		return "ok", s.Join(ctx, target(room))
 	})
-	on("leave", func(_ context.Context, s *hub.Socket, m *hub.Message) (any, error) {
+	n.on(ns, "leave", func(_ context.Context, s *hub.Socket, m *hub.Message) (any, error) {
 		var room string
 		err := m.Decode(0, &room)
 		s.Leave(target(room))
 		return "ok", err
 	})
-	on("many", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
+	n.on(ns, "many", func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error) {
 		var of [2]int
 		if err := m.Decode(0, &of); err != nil {
 			return nil, err
@@ -166,30 +184,18 @@ func (n *node) serve(ns *hub.Namespace) {
 		}
 		return "ok", s.Join(ctx, rooms...)
 	})
-	on("echo", func(ctx context.Context, _ *hub.Socket, m *hub.Message) (any, error) {
-		var d time.Duration
-		if err := m.Decode(0, &d); err != nil {
-			return nil, err
+}
+
+// on answers an event with what f returns, or with "failed".
+func (n *node) on(ns *hub.Namespace, event string, f func(ctx context.Context, s *hub.Socket, m *hub.Message) (any, error)) {
+	ns.On(event, func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
+		leave := n.guests.enter(n.w, s)
+		answer, err := f(ctx, s, m)
+		leave()
+		if err != nil {
+			answer = "failed"
 		}
-		return d, wait(ctx, d)
-	})
-	on("blob", func(_ context.Context, _ *hub.Socket, m *hub.Message) (any, error) {
-		var b []byte
-		err := m.Decode(0, &b)
-		return hub.Binary(b), err
-	})
-	on("expire", func(_ context.Context, s *hub.Socket, m *hub.Message) (any, error) {
-		var d time.Duration
-		if err := m.Decode(0, &d); err != nil {
-			return nil, err
-		}
-		var at time.Time
-		if d != 0 {
-			at = n.clock.now().Add(d)
-		}
-		n.expiry.set(g.number(s), at)
-		s.ExpireAt(at)
-		return "ok", nil
+		return m.Ack(answer)
 	})
 }
 

@@ -58,6 +58,9 @@ func (w *world) recover() {
 
 // look checks, after each step, what has to be true at any moment.
 func (w *world) look() {
+	if w.broken() {
+		w.crowd.trouble()
+	}
 	for _, n := range w.live() {
 		s := n.hub.Stats()
 		if s.Malformed > 0 || s.Newer > 0 || s.ProtocolErrors > 0 || s.Panics > 0 {
@@ -131,7 +134,7 @@ func (w *world) refusal(c *client, k packet) {
 	if w.devices.Max == 0 {
 		w.violate("%s is one too many, and there is no limit", c)
 	}
-	if w.devices.Exceed != hub.EndOldest {
+	if w.devices.RefuseNew {
 		return
 	}
 	w.mu.Lock()
@@ -206,7 +209,7 @@ func (w *world) disconnect(p *publisher, namespace, room string, closing bool) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_, err := p.emitter.In(namespace).Disconnect(ctx, target(room), closing)
-		w.book.Disturb(name) // it may have met those who have come meanwhile
+		w.book.Disturb(name) // it may have met sockets that have come meanwhile
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		k.to = time.Now()
@@ -239,7 +242,7 @@ func (w *world) verify(k *kick, alone bool) {
 		if c.alive() {
 			w.violate("%s was to be disconnected with %q, and is still there", c, k.room)
 		}
-		if k.closing && alone && !c.hasQuit() && c.wire.closedFor() == "" {
+		if k.closing && alone && !c.mayStayOpen() && c.wire.closedFor() == "" {
 			w.violate("%s was to be closed with %q, and is still open", c, k.room)
 		}
 	}

@@ -210,7 +210,7 @@ func (w *wire) speakReal() {
 			}
 		}
 		if err != nil {
-			return // who reads sees that too
+			return // the reader sees that too
 		}
 	}
 }

@@ -57,8 +57,32 @@ func (w *world) start() *node {
 	if w.chance(3) {
 		n.clock.off = w.upTo(2*time.Hour) - time.Hour
 	}
-	h, err := hub.New(n.broker, hub.Options{
+	if w.keys != nil {
+		n.clock.off = w.upTo(clockSpread) - clockSpread/2
+	}
+	h, err := hub.New(n.broker, n.options())
+	if err != nil {
+		w.violate("New: %v", err)
+		return nil
+	}
+	n.hub = h
+	if err := w.crowd.attend(n); err != nil {
+		w.violate("presence: %v", err)
+		return nil
+	}
+	n.serve(h.Of("/"))
+	n.serve(h.Of("/b"))
+	n.serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
+	n.run()
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+func (n *node) options() hub.Options {
+	w := n.w
+	return hub.Options{
 		Node:        n.name,
+		Key:         w.keysOf(),
 		Logger:      slog.New(slog.DiscardHandler),
 		DrainWindow: drainWindow,
 		HookTimeout: hookTimeout,
@@ -71,30 +95,26 @@ func (w *world) start() *node {
 			n.mu.Unlock()
 			w.book.Gap(n.name, g)
 		},
-	})
-	if err != nil {
-		w.violate("New: %v", err)
-		return nil
 	}
-	n.hub = h
-	n.serve(h.Of("/"))
-	n.serve(h.Of("/b"))
-	n.serve(h.Match(func(name string) bool { return strings.HasPrefix(name, "/dyn-") }))
+}
+
+// run runs the hub until the node is stopped or killed, and sees what is left then.
+func (n *node) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	unlisten := func() {}
-	if w.real {
+	if n.w.real {
 		unlisten = n.listen()
 	}
-	w.readers.Go(func() {
+	n.w.readers.Go(func() {
 		defer close(n.ended)
-		err := h.Run(ctx)
+		err := n.hub.Run(ctx)
 		n.bury()
 		if text := n.guests.unfinished(); text != "" && !n.isDead() {
-			w.violate("Run of %s has returned, and %s", n.name, text)
+			n.w.violate("Run of %s has returned, and %s", n.name, text)
 		}
-		if left := h.Stats().Connections; left > 0 && !n.isDead() {
-			w.violate("Run of %s has returned, and %d connections are left", n.name, left)
+		if left := n.hub.Stats().Connections; left > 0 && !n.isDead() {
+			n.w.violate("Run of %s has returned, and %d connections are left", n.name, left)
 		}
 		n.mu.Lock()
 		n.err = err
@@ -104,8 +124,6 @@ func (w *world) start() *node {
 			n.network.Close()
 		}
 	})
-	w.nodes = append(w.nodes, n)
-	return n
 }
 
 // broker returns a node's broker, or with a nil node that of a worker, which never runs it.
@@ -127,7 +145,11 @@ func (w *world) broker(name string, n *node) broker.Broker {
 	if w.plan.Broker != nil {
 		b = w.plan.Broker(b)
 	}
-	return &stutter{Broker: b, rng: w.fork()}
+	b = &stutter{Broker: b, rng: w.fork()}
+	if w.keys != nil {
+		b = newStranger(b, &w.rumour, w.fork())
+	}
+	return b
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -159,6 +181,9 @@ func (n *node) isDead() bool {
 // stop begins a drain.
 func (n *node) stop() {
 	n.w.book.Drain(n.name)
+	n.w.mu.Lock()
+	n.w.stops++
+	n.w.mu.Unlock()
 	n.mu.Lock()
 	n.stopping = true
 	n.told, n.clients = time.Now(), n.hub.Stats().Connections
@@ -235,7 +260,7 @@ func (n *node) subscriptions() map[string]bool {
 	return n.watch.subscriptions()
 }
 
-// watch is a peer of the memory broker whose calls take their time, and who keeps a list.
+// watch is a peer of the memory broker whose calls take their time, and which keeps a list.
 type watch struct {
 	broker.Broker
 	w *world

@@ -6,4 +6,6 @@ import "tether/internal/long"
 
 func defaultSeeds() int { return long.Or(300, 1000) }
 
+func recoveringSeeds() int { return long.Or(60, 1000) }
+
 const raceDetector = false

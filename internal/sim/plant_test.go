@@ -54,6 +54,12 @@ func (f *faulty) Unsubscribe(ctx context.Context, subjects ...string) []error {
 }
 
 func (f *faulty) Run(ctx context.Context, h broker.Handler) error {
+	if h.Gap == nil { // not all want to know
+		h.Gap = func(broker.Gap) {}
+	}
+	if h.State == nil {
+		h.State = func(error) {}
+	}
 	if f.handler != nil {
 		h = f.handler(h)
 	}
@@ -410,7 +416,7 @@ func TestThePageNamesEveryPlantedFault(t *testing.T) {
 	for _, p := range append(brokerPlants, connPlants...) {
 		names = append(names, p.name)
 	}
-	for _, m := range slices.Concat(planted, mutants) {
+	for _, m := range slices.Concat(planted, mutants, revokingMutants, resumed) {
 		names = append(names, m.name)
 	}
 	for _, name := range names {

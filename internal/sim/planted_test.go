@@ -65,8 +65,8 @@ var planted = []mutant{
 		"\t_ = x\n\tswitch e.kind {",
 	}, {
 		"a disconnect of a socket does not close its connection", "change.go",
-		"\t\t\ts.Disconnect(closing)\n",
-		"\t\t\ts.Disconnect(closing && a.to.kind != single)\n",
+		"\t\t\ts.Disconnect(c.closing)\n",
+		"\t\t\ts.Disconnect(false)\n",
 	}, {
 		"of what is held only the last is kept", "connect.go",
 		"\theld := s.admission.held.push(p.Keep(),",
@@ -80,8 +80,8 @@ var planted = []mutant{
 		"\tfor i := 0; i < 1 && s.admission != nil && len(admission.held.list) > 0; i++ {",
 	}, {
 		"DISCONNECT may come before the answer to CONNECT", "socket.go",
-		"\tcase stateConnected:\n\t\ts.sendDisconnect()\n",
-		"\tcase stateConnected, stateWelcome:\n\t\ts.sendDisconnect()\n",
+		"\tcase stateConnected, stateLogged:\n\t\ts.sendDisconnect()\n",
+		"\tcase stateConnected, stateLogged, stateWelcome:\n\t\ts.sendDisconnect()\n",
 	}, {
 		"a DISCONNECT that had to wait is forgotten", "connect.go",
 		"\t\tif admission.disconnect {\n\t\t\ts.sendDisconnect()\n",
@@ -96,19 +96,19 @@ var planted = []mutant{
 		"",
 	}, {
 		"who is refused has joined all the same", "connect.go",
-		"\tinterrupted := ctx.Err() != nil\n\tif s.end(false) == stateGone {\n\t\treturn",
-		"\tinterrupted := ctx.Err() != nil\n\tif was := s.gate.state.Load(); was == stateGone {\n\t\treturn",
+		"\tif s.endBefore(stateParked, false) == stateGone {\n\t\treturn",
+		"\tif was := s.gate.State(); was == stateGone {\n\t\treturn",
 	}, {
 		"a deadline is measured by the wall clock", "client.go",
 		"\th.joining.set(c, time.Now().Add(h.options.ConnectTimeout))",
 		"\th.joining.set(c, h.options.Time().Add(h.options.ConnectTimeout))",
 	}, {
 		"an expiry is measured by the monotonic clock", "hub.go",
-		"h.expiring.passed(h.options.Time())",
-		"h.expiring.passed(now)",
+		"h.sweepExpiry(h.options.Time())",
+		"h.sweepExpiry(now)",
 	}, {
-		"an expiry that is taken back stays", "socket.go",
-		"\tif t.IsZero() {\n\t\th.expiring.unset(s)\n\t\treturn",
+		"an expiry that is taken back stays", "expiry.go",
+		"\tif t.IsZero() {\n\t\th.expiry.unset(s)\n\t\treturn",
 		"\tif t.IsZero() {\n\t\treturn",
 	}, {
 		"a connection without a namespace stays", "client.go",
@@ -116,8 +116,8 @@ var planted = []mutant{
 		"\tif was == stateConnecting {\n\t\tc.rearm(false)\n\t}\n",
 	}, {
 		"the end is told twice", "client.go",
-		"\tif again {\n\t\treturn\n\t}\n\tfor _, s := range c.all() {\n\t\ts.leave(reason)",
-		"\t_ = again\n\tfor _, s := range c.all() {\n\t\ts.leave(reason)",
+		"\tif again {\n\t\treturn\n\t}\n\tfor _, s := range c.all() {\n\t\ts.lose(reason)",
+		"\t_ = again\n\tfor _, s := range c.all() {\n\t\ts.lose(reason)",
 	}, {
 		"an attachment is kept in the transport's memory", "client.go",
 		"\tcopy(attachment, data)\n",
@@ -128,8 +128,8 @@ var planted = []mutant{
 		"\treturn c.receive(s, p, p.Data, nil)",
 	}, {
 		"the limit on devices is off by one", "devices.go",
-		"\t\texcess := max(len(all)-limit.Max, 0)",
-		"\t\texcess := max(len(all)-limit.Max-1, 0)",
+		"\texcess := max(len(all)-limit.Max, 0)",
+		"\texcess := max(len(all)-limit.Max-1, 0)",
 	}, {
 		"the census does not hear the other nodes", "devices.go",
 		"\t\tif claims, ok := parseClaims(page); ok {\n",
@@ -220,8 +220,8 @@ var planted = []mutant{
 		"\tif b.live--; b.live <= 1 {",
 	}, {
 		"packets that are gathered for one write are dropped", "../transport/flush.go",
-		"\t\tw.packets = append(w.packets, s.queue.pop(s.h))\n",
-		"\t\tif p := s.queue.pop(s.h); len(w.packets) < 8 {\n\t\t\tw.packets = append(w.packets, p)\n\t\t}\n",
+		"\t\tw.packets = append(w.packets, p)\n",
+		"\t\tif len(w.packets) < 8 {\n\t\t\tw.packets = append(w.packets, p)\n\t\t}\n",
 	}, {
 		"packets that are gathered change places", "../transport/flush.go",
 		"\t\tfor _, p := range w.packets {\n\t\t\tw.buf",

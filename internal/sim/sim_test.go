@@ -28,6 +28,26 @@ func count(env string, def int) int {
 	return def
 }
 
+// eachSeed has run go through as many seeds as the flags and the environment say, one after the other, each in a
+// bubble. It ends the test at the third with a violation, and returns how many seeds that were.
+func eachSeed(t *testing.T, def int, run func(seed uint64) *minutes) uint64 {
+	t.Helper()
+	first, n, last := *firstSeed, uint64(cmp.Or(*seedCount, count("TETHER_SIM_SEEDS", def))), 150
+	if *oneSeed >= 0 {
+		first, n, last = uint64(*oneSeed), 1, maxProtocol
+	}
+	failed := 0
+	for seed := first; seed < first+n && failed < 3; seed++ {
+		var m *minutes
+		synctest.Test(t, func(*testing.T) { m = run(seed) })
+		if complaint := m.complaint(seed, last); complaint != "" {
+			failed++
+			t.Error(complaint)
+		}
+	}
+	return n
+}
+
 // run runs a plan in a bubble.
 func run(t *testing.T, p Plan) (r Report) {
 	synctest.Test(t, func(*testing.T) { r = Run(p) })

@@ -3,15 +3,11 @@ package sim
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
-	"encoding/json"
-	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +27,7 @@ type wire struct {
 	attached   time.Time
 	queue      chan sent
 	closed     chan struct{} // Close was called, or the queue has overflown
-	turn       chan struct{} // of one: held by who calls the hub, one at a time
+	turn       chan struct{} // of one: held by the goroutine that calls the hub
 	done       chan struct{} // closed when the hub has been told
 
 	// In a run with the real transport; see network.go.
@@ -40,7 +36,7 @@ type wire struct {
 	pipe     net.Conn      // the client's end
 	told     chan struct{} // closed when the hub has been told of the end
 	open     chan struct{} // closed when the client knows the session
-	buffered *bufio.Reader // owned by who reads
+	buffered *bufio.Reader // owned by the reader
 
 	welcomed atomic.Bool // the last packet was an answer to CONNECT
 
@@ -51,8 +47,8 @@ type wire struct {
 	head     ledger.Moment            // guarded by mu; when the oldest packet that is not read was sent
 	stall    time.Duration            // guarded by mu; that it will not read for
 	clients  []*client                // guarded by mu; in the order of their CONNECTs
-	serving  map[string]*client       // guarded by mu; by namespace: whom the hub has answered
-	reading  map[string]*client       // guarded by mu; by namespace: who has got the answer
+	serving  map[string]*client       // guarded by mu; by namespace: the client that the hub has answered
+	reading  map[string]*client       // guarded by mu; by namespace: the client that has got the answer
 	farewell map[string]time.Time     // guarded by mu; by namespace: when DISCONNECT was sent
 	answered map[string]ledger.Moment // guarded by mu; by namespace: when the last answer to CONNECT was sent
 	idle     time.Time                // guarded by mu; since when nobody is connected
@@ -121,20 +117,10 @@ func (w *wire) Transport() string { return "websocket" }
 // Behind is never asked: no handler in the simulation waits.
 func (w *wire) Behind() (<-chan struct{}, error) { return nil, nil }
 
-// namespaceOf is the namespace of a packet of the hub's, "40/b,{}" say.
-func namespaceOf(text []byte) string {
-	rest := bytes.TrimLeft(text, "0123456789-")
-	if len(rest) == 0 || rest[0] != '/' {
-		return "/"
-	}
-	name, _, _ := bytes.Cut(rest, []byte(","))
-	return string(name)
-}
-
 // welcome is how long the hub takes at most to send what it has held behind an answer to CONNECT.
 const welcome = 20 * maxHesitation
 
-// letGo notes that whom a namespace is served to may be in no room any more: since now, or since the answer to
+// letGo notes that the client of a namespace may be in no room any more: since now, or since the answer to
 // its CONNECT, if this DISCONNECT may have had to wait behind what was held.
 func (w *wire) letGo(namespace string) {
 	w.mu.Lock()
@@ -207,6 +193,13 @@ func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	}
 	w.breakLocked(engine.ReasonServerClose)
 	return engine.ErrSlowConsumer
+}
+
+func (w *wire) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) error {
+	if !log.Add(e, from) {
+		return engine.ErrDisconnected
+	}
+	return w.Send(&e.Packet, from)
 }
 
 // hesitates is true for one packet in eight.
@@ -371,176 +364,5 @@ func (w *wire) speak() {
 				return
 			}
 		}
-	}
-}
-
-// packet is what a client understands of a packet, by a parser that has nothing in common with the
-// hub's.
-type packet struct {
-	kind      byte // Socket.IO's digit
-	namespace string
-	id        string // digits, "" if there is none
-	data      []byte // JSON
-	binary    [][]byte
-}
-
-func parse(s sent) (packet, error) {
-	p := s.p
-	if crc32.ChecksumIEEE(p.Frames()) != s.sum {
-		return packet{}, fmt.Errorf("a packet was changed after it was sent: %q", p.Frames())
-	}
-	var k packet
-	frames := p.Frames()
-	var payloads [][]byte
-	for len(frames) > 0 {
-		if len(frames) < 2 || frames[0] != 0x81 && frames[0] != 0x82 || frames[0] == 0x81 && len(payloads) > 0 {
-			return k, fmt.Errorf("not a frame: %q", frames)
-		}
-		n, head := int(frames[1]), 2
-		switch n {
-		case 126:
-			n, head = int(binary.BigEndian.Uint16(frames[2:])), 4
-		case 127:
-			n, head = int(binary.BigEndian.Uint64(frames[2:])), 10
-		}
-		if head+n > len(frames) {
-			return k, fmt.Errorf("frame is longer than the packet: %q", frames)
-		}
-		payloads = append(payloads, frames[head:head+n])
-		frames = frames[head+n:]
-	}
-	if len(payloads) == 0 || !bytes.Equal(payloads[0], p.Text()) {
-		return k, fmt.Errorf("frames and text differ: %q and %q", payloads, p.Text())
-	}
-	k.binary = payloads[1:]
-	for i, b := range k.binary {
-		if p.Attachments() != len(k.binary) || !bytes.Equal(p.Attachment(i), b) {
-			return k, fmt.Errorf("frames and attachments differ: %q", p.Frames())
-		}
-	}
-	text := p.Text()
-	if len(text) < 2 || text[0] != '4' {
-		return k, fmt.Errorf("not a message: %q", text)
-	}
-	k.kind, text = text[1], text[2:]
-	if k.kind == '5' || k.kind == '6' {
-		count, rest, _ := bytes.Cut(text, []byte("-"))
-		if n, err := strconv.Atoi(string(count)); err != nil || n != len(k.binary) {
-			return k, fmt.Errorf("%d attachments are not %q", len(k.binary), count)
-		}
-		text = rest
-	} else if len(k.binary) > 0 {
-		return k, fmt.Errorf("attachments of %q", p.Text())
-	}
-	k.namespace = "/"
-	if len(text) > 0 && text[0] == '/' {
-		name, rest, ok := bytes.Cut(text, []byte(","))
-		if !ok {
-			name, rest = text, nil
-		}
-		k.namespace, text = string(name), rest
-	}
-	end := 0
-	for end < len(text) && '0' <= text[end] && text[end] <= '9' {
-		end++
-	}
-	k.id, k.data = string(text[:end]), text[end:]
-	if len(k.data) > 0 && !json.Valid(k.data) {
-		return k, fmt.Errorf("not JSON: %q", p.Text())
-	}
-	return k, nil
-}
-
-// read takes packets from the queue until the connection has ended, and then tells the hub.
-func (w *wire) read() {
-	for {
-		select {
-		case s := <-w.queue:
-			w.take(s)
-			continue
-		case <-w.closed:
-		}
-		for len(w.queue) > 0 && !w.isBroken() {
-			w.take(<-w.queue)
-		}
-		break
-	}
-	reason := w.closedFor()
-	w.turn <- struct{}{}
-	w.hc.Closed(reason)
-	w.hc.Closed(engine.ReasonParseError) // only the first call counts
-	for _, c := range w.all() {
-		c.ended(reason)
-	}
-	close(w.done)
-}
-
-// latency is how long the client takes for the next packet.
-func (w *wire) latency() time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch w.rng.IntN(4) {
-	case 0, 1:
-		return 0
-	case 2:
-		return time.Duration(w.rng.Int64N(int64(time.Millisecond)))
-	}
-	if d := w.stall; d > 0 {
-		w.stall = 0
-		return d
-	}
-	return time.Duration(w.rng.Int64N(int64(4 * time.Millisecond)))
-}
-
-func (w *wire) take(s sent) {
-	w.mu.Lock()
-	w.head = s.at
-	w.mu.Unlock()
-	if d := w.latency(); d > 0 {
-		pause(d, w.closed)
-	}
-	if w.isBroken() {
-		return
-	}
-	k, err := parse(s)
-	if err != nil {
-		w.w.violate("%v: %v", w.all(), err)
-	} else if c := w.whose(k); c != nil {
-		c.took(k)
-	}
-	w.mu.Lock()
-	if len(w.queue) == 0 && len(w.due) == 0 {
-		w.head = ledger.Moment{}
-	}
-	w.mu.Unlock()
-}
-
-// whose is the client that a packet is for: an answer to CONNECT is for the next of its namespace.
-func (w *wire) whose(k packet) *client {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if k.kind == '0' || k.kind == '4' {
-		for _, c := range w.clients {
-			if c.namespace == k.namespace && !c.seen {
-				c.seen = true
-				w.reading[k.namespace] = c
-				break
-			}
-		}
-	}
-	c := w.reading[k.namespace]
-	if c == nil {
-		w.w.violate("%v got a packet of kind %c of %s", w.clients, k.kind, k.namespace)
-	}
-	return c
-}
-
-// pause waits for d, or until stop is closed.
-func pause(d time.Duration, stop <-chan struct{}) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-stop:
 	}
 }

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"tether/broker"
 	"tether/broker/memory"
+	"tether/broker/seal"
 	"tether/engine"
 	"tether/hub"
 	"tether/internal/ledger"
@@ -44,14 +44,17 @@ type Report struct {
 
 // world is one run. The goroutine of Run alone uses the fields above mu.
 type world struct {
+	minutes
 	plan       Plan
 	rng        *rand.Rand
 	forks      uint64
-	began      time.Time
 	book       *ledger.Ledger
+	crowd      *crowd
 	cluster    *simbroker.Cluster // nil in a run on the memory broker
 	bus        *memory.Bus        // nil in a run on the simulated one
 	devices    hub.Devices
+	keys       []seal.Key // nil: none
+	rumour     rumour
 	nodes      []*node
 	wires      []*wire
 	clients    []*client
@@ -67,22 +70,13 @@ type world struct {
 	readers sync.WaitGroup // clients and nodes, which last
 	jobs    sync.WaitGroup // what has been asked for, and ends by itself
 
-	mu         sync.Mutex
-	kicks      []*kick                  // guarded by mu
-	dialed     []*wire                  // guarded by mu; with the real transport
-	rivals     map[string][]rival       // guarded by mu; by user's room
-	violations []string                 // guarded by mu
-	protocol   []string                 // guarded by mu
-	streams    map[string]chan struct{} // guarded by mu; a token each
-	numbered   int                      // guarded by mu; clients
-}
-
-// publisher is somebody who emits.
-type publisher struct {
-	name    string
-	node    *node // nil: a worker without a hub
-	emitter *hub.Emitter
-	stop    context.CancelFunc // of a worker
+	mu       sync.Mutex
+	kicks    []*kick                  // guarded by mu
+	dialed   []*wire                  // guarded by mu; with the real transport
+	rivals   map[string][]rival       // guarded by mu; by user's room
+	streams  map[string]chan struct{} // guarded by mu; a token each
+	numbered int                      // guarded by mu; clients
+	stops    int                      // guarded by mu; nodes that were told to stop
 }
 
 // kick is one Emitter.Disconnect that was taken.
@@ -93,27 +87,6 @@ type kick struct {
 	at              ledger.Moment
 	from, to        time.Time
 	verified        bool
-}
-
-const maxViolations = 20
-
-func (w *world) violate(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	w.note("VIOLATION: %s", text)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.violations) < maxViolations {
-		w.violations = append(w.violations, text)
-	}
-}
-
-func (w *world) note(format string, args ...any) {
-	at := time.Since(w.began)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.protocol) < 2000 {
-		w.protocol = append(w.protocol, fmt.Sprintf("%9.3fs  ", at.Seconds())+fmt.Sprintf(format, args...))
-	}
 }
 
 func (w *world) nextClient() int {
@@ -150,7 +123,7 @@ func Run(p Plan) Report {
 	w := &world{
 		plan:    p,
 		rng:     rand.New(rand.NewPCG(p.Seed, 0)),
-		began:   time.Now(),
+		minutes: minutes{began: time.Now()},
 		streams: make(map[string]chan struct{}),
 		rivals:  make(map[string][]rival),
 	}
@@ -184,7 +157,7 @@ func (w *world) furnish() (kind string) {
 		kind = "memory"
 		w.bus = memory.NewBus()
 		if w.chance(3) {
-			w.devices = hub.Devices{Max: 2, Exceed: hub.OnExceed(w.rng.IntN(2))}
+			w.devices = hub.Devices{Max: 2, RefuseNew: w.rng.IntN(2) == 1}
 		}
 	} else {
 		bound := []broker.Bound{broker.Exact, broker.Exact, broker.AtLeast, broker.Unknown}[w.rng.IntN(4)]
@@ -192,11 +165,16 @@ func (w *world) furnish() (kind string) {
 		w.cluster = simbroker.New(simbroker.Options{Seed: w.plan.Seed, Bound: bound})
 		latency = simbroker.Patience + simbroker.MaxSlow + 100*time.Millisecond
 	}
+	w.furnishKeys()
+	if w.keys != nil {
+		kind += ", keys"
+	}
 	w.many, w.real = w.chance(12), w.chance(4)
 	if w.real {
 		kind += ", real transport"
 	}
 	w.book = ledger.New(latency)
+	w.crowd = w.newCrowd()
 	w.users = slices.Clone(names)
 	w.rng.Shuffle(len(w.users), func(i, j int) { w.users[i], w.users[j] = w.users[j], w.users[i] })
 	w.users = w.users[:2+w.rng.IntN(4)]
@@ -219,7 +197,7 @@ func (w *world) furnish() (kind string) {
 // work starts a worker.
 func (w *world) work(name string) *publisher {
 	b := w.broker(name, nil)
-	e := hub.NewEmitter(b, hub.EmitterOptions{})
+	e := hub.NewEmitter(b, hub.EmitterOptions{Key: w.keysOf()})
 	ctx, stop := context.WithCancel(context.Background())
 	up := make(chan struct{})
 	w.readers.Go(func() {
@@ -257,84 +235,6 @@ func (w *world) present() []*client {
 	})
 }
 
-// publisherOf is who emits next: a worker, or a node that lives.
-func (w *world) publisherOf() *publisher {
-	if live := w.live(); len(live) > 0 && w.chance(2) {
-		n := pick(w, live)
-		return &publisher{name: n.name, node: n, emitter: n.hub.Emitter()}
-	}
-	return pick(w, w.workers)
-}
-
-// token returns the token of a stream, so that its messages are published one after the other.
-func (w *world) token(stream string) chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	t := w.streams[stream]
-	if t == nil {
-		t = make(chan struct{}, 1)
-		w.streams[stream] = t
-	}
-	return t
-}
-
-// emit emits n events to one room, or to the union of several, one after the other.
-func (w *world) emit(p *publisher, namespace string, to, except []string, n int, binary bool) {
-	calm := !w.disturbed
-	w.jobs.Go(func() {
-		full := func(list []string) (names []string, out []hub.Target) {
-			for _, r := range list {
-				names = append(names, namespace+","+r)
-				out = append(out, target(r))
-			}
-			return names, out
-		}
-		names, targets := full(to)
-		excepted, exceptions := full(except)
-		e := p.emitter.In(namespace)
-		if len(exceptions) > 0 {
-			e = e.Except(exceptions...)
-		}
-		token := w.token(p.name + names[0])
-		for range n {
-			token <- struct{}{}
-			w.emitOne(e, p, names, excepted, targets, binary, calm)
-			<-token
-		}
-	})
-}
-
-func (w *world) emitOne(e *hub.Emitter, p *publisher, names, excepted []string, to []hub.Target, binary, calm bool) {
-	m := w.book.Send(p.name, names, excepted)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	args := []any{m.Mark}
-	if binary {
-		args = append(args, attachment(m.Mark))
-	}
-	began := time.Now()
-	var receipt hub.Receipt
-	var err error
-	if len(to) == 1 {
-		receipt, err = e.Emit(ctx, to[0], "n", args...)
-	} else {
-		receipt, err = e.EmitUnion(ctx, to, "n", args...)
-	}
-	w.book.Sent(m, receipt, err)
-	if took := time.Since(began); took > simbroker.PublishFails+100*time.Millisecond {
-		w.violate("%v took %v", m, took)
-	}
-	if err == nil {
-		return
-	}
-	if !errors.Is(err, broker.ErrUnavailable) && !errors.Is(err, broker.ErrClosed) {
-		w.violate("%v: %v", m, err)
-	}
-	if calm && !w.wasDisturbed() && (p.node == nil || !p.node.ending()) {
-		w.violate("%v failed although nothing was wrong: %v", m, err)
-	}
-}
-
 // checkpoint mends everything, waits until nothing moves, and compares what is with what should be.
 func (w *world) checkpoint() {
 	w.mend()
@@ -342,6 +242,7 @@ func (w *world) checkpoint() {
 	w.visit()
 	w.mended.Store(true)
 	w.jobs.Wait()
+	w.crowd.settle()
 	for again := true; again; again = w.dismissing() {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -353,6 +254,7 @@ func (w *world) checkpoint() {
 		w.inspectMembers(n)
 	}
 	w.inspectDevices(devices)
+	w.crowd.inspect()
 	w.verifyKicks()
 	w.setDisturbed(false)
 	w.mended.Store(false)
@@ -372,6 +274,7 @@ func (w *world) end() {
 			users++
 		}
 	}
+	w.crowd.forgive() // to end all at the same instant is to die together, as far as presence is concerned
 	for _, n := range nodes {
 		n.stop()
 	}

@@ -25,7 +25,7 @@ func (p *Peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 	}
 	p.c.mu.Unlock()
 	if err := p.sleep(ctx, p.travel()); err != nil {
-		return reach, err // taken, but who knows
+		return reach, err // taken, but nobody knows
 	}
 	p.c.mu.Lock()
 	lost := !p.c.up || !p.silent.IsZero()

@@ -89,6 +89,11 @@ func (p *Peer) subscribe(ctx context.Context, subjects []string) error {
 	if lost {
 		p.forget(subjects)
 		p.unheard(since)
+		select {
+		case <-p.closed:
+			return broker.ErrClosed
+		default:
+		}
 		return fmt.Errorf("%w: no confirmation", broker.ErrUnavailable)
 	}
 	return nil

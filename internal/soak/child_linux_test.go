@@ -24,6 +24,7 @@ import (
 	"tether/hub"
 	"tether/internal/backend"
 	"tether/internal/ledger"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -34,13 +35,18 @@ const (
 	childEnv  = "TETHER_SOAK_NODE"   // the URL of its broker
 	listenEnv = "TETHER_SOAK_LISTEN" // where it listens. Default: a loopback port
 	epollEnv  = "TETHER_SOAK_EPOLL"  // if set, it uses that carrier
+	townEnv   = "TETHER_SOAK_TOWN"   // if set, it is a node of a town, with this name
+	logEnv    = "TETHER_SOAK_LOG"    // if set, its clients come back, also when it is killed, and are in the room all
 )
 
 // report is a line of a child's.
 type report struct {
 	Addr string     `json:",omitempty"`
+	Tag  string     `json:",omitempty"` // beside Addr
 	Gap  *time.Time `json:",omitempty"` // where it begins
 	To   *time.Time `json:",omitempty"`
+
+	Change *change `json:",omitempty"` // of a town
 }
 
 func TestMain(m *testing.M) {
@@ -58,6 +64,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	long.Parallel(4)
 	os.Exit(m.Run())
 }
 
@@ -79,11 +86,26 @@ func serveChild(brokerURL string) error {
 		defer mu.Unlock()
 		json.NewEncoder(os.Stdout).Encode(r)
 	}
-	h, err := hub.New(b, hub.Options{DrainWindow: -1, Logger: slog.New(slog.DiscardHandler), OnGap: func(g broker.Gap) { say(report{Gap: &g.From, To: &g.To}) }})
+	o := hub.Options{
+		Node: os.Getenv(townEnv), DrainWindow: -1, Logger: slog.New(slog.DiscardHandler),
+		OnGap: func(g broker.Gap) { say(report{Gap: &g.From, To: &g.To}) },
+	}
+	if os.Getenv(logEnv) != "" {
+		o.Recovery = hub.Recovery{On: true, Log: true}
+	}
+	h, err := hub.New(b, o)
 	if err != nil {
 		return err
 	}
 	register(h)
+	if os.Getenv(townEnv) != "" {
+		if err := settleTown(h, func(c change) { say(report{Change: &c}) }); err != nil {
+			return err
+		}
+	}
+	if o.Recovery.On {
+		joinAll(h)
+	}
 	handler, err := transport.NewHandler(h, transport.Options{Epoll: os.Getenv(epollEnv) != "", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
@@ -104,7 +126,7 @@ func serveChild(brokerURL string) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	say(report{Addr: l.Addr().String()})
+	say(report{Addr: l.Addr().String(), Tag: h.Emitter().Cluster().Tag()})
 	err = <-ended
 	server.Close()
 	handler.Close()
@@ -115,10 +137,16 @@ type child struct {
 	cmd  *exec.Cmd
 	in   io.Closer
 	addr string
+	tag  string
 	done chan struct{} // closed when it has said its last
 }
 
 func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string, env ...string) *child {
+	t.Helper()
+	return runChild(t, gapsOf(book, name), childCommand(t, brokerURL, env...), func(io.Writer) {})
+}
+
+func childCommand(t testing.TB, brokerURL string, env ...string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -126,11 +154,20 @@ func startChild(t *testing.T, book *ledger.Ledger, name, brokerURL string, env .
 	}
 	cmd := exec.Command(exe)
 	cmd.Env = append(append(os.Environ(), childEnv+"="+brokerURL), env...)
-	return runChild(t, book, name, cmd, func(io.Writer) {})
+	return cmd
 }
 
-// runChild starts a node by a command of the caller's; prepare is called when it runs.
-func runChild(t *testing.T, book *ledger.Ledger, name string, cmd *exec.Cmd, prepare func(stdin io.Writer)) *child {
+// gapsOf notes the gaps of a node in the book.
+func gapsOf(book *ledger.Ledger, name string) func(report) {
+	return func(r report) {
+		if r.Gap != nil {
+			book.Gap(name, broker.Gap{From: *r.Gap, To: *r.To})
+		}
+	}
+}
+
+// runChild starts a node by a command of the caller's; prepare is called when it runs, and hear with what it says.
+func runChild(t testing.TB, hear func(report), cmd *exec.Cmd, prepare func(stdin io.Writer)) *child {
 	t.Helper()
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	c.cmd.Stderr = os.Stderr
@@ -147,7 +184,7 @@ func runChild(t *testing.T, book *ledger.Ledger, name string, cmd *exec.Cmd, pre
 		t.Fatal(err)
 	}
 	prepare(in)
-	addr := make(chan string, 1)
+	begun := make(chan report, 1)
 	go func() { // the cleanup waits for it
 		defer close(c.done)
 		lines := bufio.NewScanner(out)
@@ -157,11 +194,9 @@ func runChild(t *testing.T, book *ledger.Ledger, name string, cmd *exec.Cmd, pre
 				continue
 			}
 			if r.Addr != "" {
-				addr <- r.Addr
+				begun <- r
 			}
-			if r.Gap != nil {
-				book.Gap(name, broker.Gap{From: *r.Gap, To: *r.To})
-			}
+			hear(r)
 		}
 	}()
 	t.Cleanup(func() {
@@ -176,7 +211,8 @@ func runChild(t *testing.T, book *ledger.Ledger, name string, cmd *exec.Cmd, pre
 		c.cmd.Wait()
 	})
 	select {
-	case c.addr = <-addr:
+	case r := <-begun:
+		c.addr, c.tag = r.Addr, r.Tag
 	case <-c.done:
 		t.Fatal("a node has ended before it began")
 	case <-time.After(wait):
@@ -203,6 +239,7 @@ func (c *child) status(name string) int64 {
 // A node is killed, or frozen: within six seconds emits count nobody there. One that wakes again
 // delivers nothing stale, and its losses lie inside gaps.
 func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
+	long.Alone(t)
 	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 1, 3*time.Second, hub.Options{}, transport.Options{})
 		p := r.publishers()[1]
@@ -222,7 +259,7 @@ func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
 			}
 		}
 		// Each user is asked again as soon as there is an answer: what was taken in the instant of the freeze
-		// is answered at once, and does not wait for those who have to wait until nobody answers.
+		// is answered at once, and does not wait for requests that have to wait until nobody answers.
 		nobody := func(name string) (time.Duration, bool) {
 			began := time.Now()
 			var counted atomic.Int64
@@ -232,7 +269,7 @@ func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
 					if err == nil && receipt.Nobody() || name == "frozen" && r.uncounted(receipt, err) {
 						return
 					}
-					if time.Since(began) > ghostTime {
+					if time.Since(began) > long.Limit(ghostTime) {
 						counted.Add(1)
 						return
 					}

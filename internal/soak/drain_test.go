@@ -14,7 +14,7 @@ import (
 
 // One of three nodes is told to stop under load. Its clients go to the others, spread over the window, and
 // each user is emitted to in the instant in which nobody is there; nothing that was taken is lost, by
-// everybody in the room or by all of them; who comes new is refused with 503.
+// everybody in the room or by all of them; new clients are refused with 503.
 func TestADrainLosesNothing(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		const window = 3 * time.Second
@@ -29,7 +29,7 @@ func TestADrainLosesNothing(t *testing.T) {
 		for i := 0; i < len(clients); i += len(r.nodes) {
 			leavers = append(leavers, clients[i])
 		}
-		for i := range scaled(50, 300) { // who is nowhere else
+		for i := range scaled(50, 300) { // users that are nowhere else
 			names = append(names, "alone-"+strconv.Itoa(i))
 			leavers = append(leavers, r.connect(leaving, names[len(names)-1], webSocket))
 		}

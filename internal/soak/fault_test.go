@@ -69,6 +69,7 @@ func (r *rig) reached(names []string) {
 // The broker is killed and comes back, again and again, under load. Every loss lies inside a gap that
 // was reported, nodes say that they are not ready, emits fail fast, and the subscriptions come back.
 func TestABrokerThatIsKilledAndComesBack(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		names := users(scaled(200, 2000))
@@ -87,6 +88,9 @@ func TestABrokerThatIsKilledAndComesBack(t *testing.T) {
 				t.Errorf("nodes are ready %v after the broker was killed", took)
 			}
 			blind = max(blind, took)
+			if _, err := r.emit(publisher{"meanwhile", r.nodes[0].hub.Emitter()}, room(names[0])); err == nil {
+				t.Error("an emit has been taken while there was no broker")
+			}
 			down := time.NewTimer(time.Duration(rand.IntN(scaled(500, 10_000))) * time.Millisecond)
 			<-down.C
 			s.Start()
@@ -100,9 +104,6 @@ func TestABrokerThatIsKilledAndComesBack(t *testing.T) {
 			slowest, failed := end()
 			if slowest > failsFast {
 				t.Errorf("an emit took %v", slowest)
-			}
-			if failed == 0 {
-				t.Error("no emit has failed")
 			}
 			figure(t, "kill "+fmt.Sprint(kill), "noticed after %v, back after %v, %d emits failed, the slowest took %v",
 				blind.Round(time.Millisecond), back.Round(time.Millisecond), failed, slowest.Round(time.Millisecond))
@@ -126,6 +127,7 @@ func (r *rig) flow() {
 
 // The broker is frozen: its sockets stay open, and nothing answers.
 func TestABrokerThatIsFrozen(t *testing.T) {
+	t.Parallel()
 	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		names := users(100)
@@ -157,6 +159,7 @@ func TestABrokerThatIsFrozen(t *testing.T) {
 
 // The link of one node fails in ways that nobody is told of.
 func TestALinkThatIsSilent(t *testing.T) {
+	t.Parallel()
 	faults := []struct {
 		name string
 		do   func(p *faultproxy.Proxy)
@@ -210,6 +213,7 @@ func TestALinkThatIsSilent(t *testing.T) {
 // A node that is cut off is no longer counted, and serves nobody what is stale.
 func TestANodeThatIsUnpluggedIsNotCounted(t *testing.T) {
 	long.Only(t)
+	t.Parallel()
 	waiting(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
 		c := r.connect(r.nodes[1], "ghost", webSocket)
@@ -236,6 +240,7 @@ func TestANodeThatIsUnpluggedIsNotCounted(t *testing.T) {
 
 // A client that answers no pings is gone after interval, timeout and a second, and others are told.
 func TestADeadClientIsNoticed(t *testing.T) {
+	t.Parallel()
 	to := transport.Options{PingInterval: time.Second, PingTimeout: 500 * time.Millisecond}
 	r := newRig(t, "memory://", "", 1, time.Second, hub.Options{}, to)
 	n := scaled(200, 2000)

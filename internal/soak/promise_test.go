@@ -83,7 +83,7 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		rate := float64(messages) / time.Since(began).Seconds()
 		close(stop)
 		wanderers.Wait()
-		<-time.After(latency) // who leaves before need not have had all
+		<-time.After(latency) // those that leave before need not have had all
 		r.quiet()
 		close(leave)
 		residents.Wait()
@@ -174,7 +174,7 @@ func (d *resident) stay(leave <-chan struct{}) {
 }
 
 // behind waits until nobody is far behind what has been emitted to a user: clients that share their
-// processor with those who emit would be slow consumers.
+// processor with the emitters would be slow consumers.
 func behind(who ...*resident) {
 	const far = 50
 	for _, d := range who {

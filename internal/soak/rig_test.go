@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,11 +89,14 @@ func figure(t testing.TB, name string, format string, args ...any) {
 
 // rig is a cluster in this process.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	book  *ledger.Ledger
 	mux   broker.Mux
-	url   string
+	urls  []string // of the broker's servers, which nodes take in turn
 	nodes []*node
+
+	// install gives a hub more than its users, before it runs. Nil: nothing.
+	install func(n *node, h *hub.Hub) error
 }
 
 // node is one node of it, on a loopback port.
@@ -141,10 +145,11 @@ var backends = map[string]func(t testing.TB) *backend.Server{
 	"nats":  func(t testing.TB) *backend.Server { return backend.NATS(t) },
 }
 
-// newRig starts nodes on a broker. addr is the backend's, "" for the memory broker.
-func newRig(t *testing.T, brokerURL, addr string, nodes int, latency time.Duration, o hub.Options, to transport.Options) *rig {
+// newRig starts nodes on a broker. Several URLs, with blanks between, are several servers of one. addr is the backend's, ""
+// for one that is not reached through a proxy.
+func newRig(t testing.TB, brokerURL, addr string, nodes int, latency time.Duration, o hub.Options, to transport.Options) *rig {
 	t.Helper()
-	r := &rig{t: t, book: ledger.New(latency), mux: drivers.Mux(), url: brokerURL}
+	r := &rig{t: t, book: ledger.New(latency), mux: drivers.Mux(), urls: strings.Fields(brokerURL)}
 	if _, overtakes := overtaking.Load(brokerURL); overtakes {
 		r.book.Overtakes()
 	}
@@ -157,7 +162,7 @@ func newRig(t *testing.T, brokerURL, addr string, nodes int, latency time.Durati
 // open opens the broker, through a proxy if there is one.
 func (r *rig) open(proxy *faultproxy.Proxy) broker.Broker {
 	r.t.Helper()
-	u, err := url.Parse(r.url)
+	u, err := url.Parse(r.urls[len(r.nodes)%len(r.urls)])
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -173,7 +178,7 @@ func (r *rig) open(proxy *faultproxy.Proxy) broker.Broker {
 
 func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	r.t.Helper()
-	n := &node{rig: r, name: fmt.Sprintf("node-%d", len(r.nodes)), ended: make(chan struct{})}
+	n := &node{rig: r, name: cmp.Or(o.Node, fmt.Sprintf("node-%d", len(r.nodes))), ended: make(chan struct{})}
 	if addr != "" {
 		n.proxy = faultproxy.New(r.t, addr)
 	}
@@ -197,6 +202,11 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	}
 	n.hub = h
 	register(h)
+	if r.install != nil {
+		if err := r.install(n, h); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 	to.Logger = slog.New(slog.DiscardHandler)
 	n.handler, err = transport.NewHandler(h, to)
 	if err != nil {
@@ -218,22 +228,27 @@ func (r *rig) start(addr string, o hub.Options, to transport.Options) *node {
 	})
 	wg.Go(func() { n.server.Serve(transport.Listener(l)) })
 	r.t.Cleanup(func() {
-		if n.proxy != nil {
-			n.proxy.Heal()
-		}
-		for _, other := range r.nodes { // all drain at the same time
-			other.cancel()
-		}
-		cancel()
-		<-n.ended
-		n.server.Close()
-		n.handler.Close()
-		n.broker.Close()
+		n.stop()
 		wg.Wait()
 	})
 	must(r.t, n.name+" ready", func() bool { return h.Ready() == nil })
 	r.nodes = append(r.nodes, n)
 	return n
+}
+
+// stop ends the node, and tells all others to end.
+func (n *node) stop() {
+	if n.proxy != nil {
+		n.proxy.Heal()
+	}
+	n.cancel()
+	for _, other := range n.rig.nodes { // all drain at the same time
+		other.cancel()
+	}
+	<-n.ended
+	n.server.Close()
+	n.handler.Close()
+	n.broker.Close()
 }
 
 // register makes the sockets of a hub those of the user that they say they are.
@@ -360,7 +375,7 @@ func users(n int) []string {
 // uncounted reports whether a receipt counts no node. On NATS nobody can tell of a node that is silent that it
 // is not there.
 func (r *rig) uncounted(receipt hub.Receipt, err error) bool {
-	silent := strings.HasPrefix(r.url, "nats:") && receipt.Bound == broker.Unknown
+	silent := strings.HasPrefix(r.urls[0], "nats:") && receipt.Bound == broker.Unknown
 	return err == nil && (silent || receipt.Nobody())
 }
 
@@ -405,4 +420,28 @@ func onAll(t *testing.T, f func(t *testing.T, brokerURL, addr string)) {
 		repeat(t, func(t *testing.T) { f(t, "memory://", "") })
 	})
 	on(t, func(t *testing.T, brokerURL, addr string, _ *backend.Server) { f(t, brokerURL, addr) })
+}
+
+// clusters are brokers of several servers, as newRig wants their URLs.
+var clusters = map[string]func(t testing.TB) string{
+	"redis sentinel": func(t testing.TB) string { return backend.RedisSentinels(t, backend.RedisProduct).URL },
+	"redis cluster":  func(t testing.TB) string { return backend.RedisCluster(t, backend.RedisProduct, 0).URL },
+	"nats cluster": func(t testing.TB) string {
+		var urls []string
+		for _, s := range backend.NATSCluster(t, 3, backend.NATSRoutes{}) {
+			urls = append(urls, s.URL+"?discover=no")
+		}
+		return strings.Join(urls, " ")
+	},
+}
+
+// everywhere is onAll, and where all tests are to run clusters too.
+func everywhere(t *testing.T, f func(t *testing.T, brokerURL, addr string)) {
+	onAll(t, f)
+	for name, start := range clusters {
+		t.Run(name, func(t *testing.T) {
+			long.Only(t)
+			repeat(t, func(t *testing.T) { f(t, start(t), "") })
+		})
+	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"tether/hub"
 	"tether/internal/backend"
+	"tether/internal/ledger"
 	"tether/internal/long"
 	"tether/transport"
 )
@@ -75,10 +76,9 @@ func TestAHostThatIsUnplugged(t *testing.T) {
 	}
 }
 
-func unplugHost(t *testing.T, s *backend.Server) {
-	r := newRig(t, s.URL, s.Addr, 1, 2*time.Second, hub.Options{}, transport.Options{PingInterval: 2 * time.Second, PingTimeout: 2 * time.Second})
-	p := r.publishers()[1]
-	u, err := url.Parse(s.URL)
+// hostWithACable runs a node on a host of its own, a network namespace, whose only way here is a cable.
+func hostWithACable(t *testing.T, book *ledger.Ledger, brokerURL string) *child {
+	u, err := url.Parse(brokerURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func unplugHost(t *testing.T, s *backend.Server) {
 	cmd := exec.Command("sh", "-c", `read -r plugged && exec "$0"`, exe)
 	cmd.Env = append(os.Environ(), childEnv+"="+u.String(), listenEnv+"="+thereIP+":0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	there := runChild(t, r.book, "there", cmd, func(in io.Writer) {
+	there := runChild(t, gapsOf(book, "there"), cmd, func(in io.Writer) {
 		pid := strconv.Itoa(cmd.Process.Pid)
 		inside := func(args ...string) {
 			t.Helper()
@@ -109,7 +109,25 @@ func unplugHost(t *testing.T, s *backend.Server) {
 		fmt.Fprintln(in, "plugged")
 	})
 	t.Cleanup(func() { exec.Command("ip", "link", "del", "cable").Run() }) // gone already with its peer, perhaps
+	return there
+}
 
+// connected counts the clients whose connection has not ended.
+func connected(clients []*client) (n int) {
+	for _, c := range clients {
+		select {
+		case <-c.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func unplugHost(t *testing.T, s *backend.Server) {
+	r := newRig(t, s.URL, s.Addr, 1, 2*time.Second, hub.Options{}, transport.Options{PingInterval: 2 * time.Second, PingTimeout: 2 * time.Second})
+	p := r.publishers()[1]
+	there := hostWithACable(t, r.book, s.URL)
 	clients := make([]*client, 20)
 	for i := range clients {
 		clients[i] = newClient(r.book, "there", there.addr, "there"+strconv.Itoa(i))
@@ -136,7 +154,6 @@ func unplugHost(t *testing.T, s *backend.Server) {
 	nobody := each1(r.uncounted)
 	somebody := each1(func(receipt hub.Receipt, err error) bool { return err == nil && receipt.Nodes > 0 })
 	must(t, "users of the other host are counted", somebody)
-
 	ip(t, "link", "set", "cable", "down")
 	unplugged := time.Now()
 	took, in := within(ghostTime, nobody)
@@ -152,7 +169,7 @@ func unplugHost(t *testing.T, s *backend.Server) {
 	if !in {
 		t.Errorf("the other host has reported no gap %v after it was plugged in", back)
 	}
-	// Its clients answered no pings meanwhile: they have been let go. Who comes now is reached.
+	// Its clients answered no pings meanwhile: they have been let go. New ones are reached.
 	again := make([]*client, len(clients))
 	each(len(again), len(again), func(i int) {
 		again[i] = newClient(r.book, "there", there.addr, "there"+strconv.Itoa(i))
@@ -161,16 +178,8 @@ func unplugHost(t *testing.T, s *backend.Server) {
 	must(t, "users of the other host are counted again", somebody)
 	close(stop)
 	slowest, _ := end()
-	left := 0
-	for _, c := range clients {
-		select {
-		case <-c.done:
-		default:
-			left++
-		}
-	}
 	figure(t, "unplugged host", "nobody is counted after %v; a gap was reported %v after it was plugged in again, %d of %d clients had kept their connection; the slowest emit to others meanwhile took %v; %v",
-		took.Round(time.Millisecond), back.Round(time.Millisecond), left, len(clients), slowest.Round(time.Millisecond), r.settle())
+		took.Round(time.Millisecond), back.Round(time.Millisecond), connected(clients), len(clients), slowest.Round(time.Millisecond), r.settle())
 	for _, c := range append(clients, again...) {
 		c.hangUp(false)
 	}

@@ -16,7 +16,7 @@ const tick = 25 * time.Millisecond
 
 // Work is a load process: it reads its options and then commands from in, as lines of JSON, and
 // writes replies and a snapshot forty times a second to out. It returns when in ends or ctx is done,
-// so that it never outlives whoever started it.
+// so that it never outlives the process that started it.
 func Work(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)

@@ -262,6 +262,16 @@ func waitWritable(fd int) error {
 	return err
 }
 
+// Deliver writes a message to the user that it is for: for one caller at a time.
+func (s *Server) Deliver(payload []byte) error {
+	if m, ok := mark.Parse(payload); ok {
+		if _, err := s.one(context.Background(), m.User, payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Sender writes to the sockets: for one caller at a time.
 func (s *Server) Sender() emit.Sender {
 	return emit.Sender{One: s.one, Burst: s.burst}

@@ -28,18 +28,5 @@ func (*Server) Run(context.Context) error { return errors.New("phys: the physica
 // Sender is empty here.
 func (*Server) Sender() emit.Sender { return emit.Sender{} }
 
-// Follow needs Linux.
-func (*Server) Follow(context.Context, string, int, func()) error {
-	return errors.New("phys: the floor needs Linux")
-}
-
-// FloorEmitter is empty here.
-type FloorEmitter struct{}
-
-// DialFloor needs Linux.
-func DialFloor(string, int, int) (*FloorEmitter, error) {
-	return nil, errors.New("phys: the floor needs Linux")
-}
-
-// Sender is empty here.
-func (*FloorEmitter) Sender() emit.Sender { return emit.Sender{} }
+// Deliver needs Linux.
+func (*Server) Deliver([]byte) error { return errors.New("phys: the physical limit needs Linux") }

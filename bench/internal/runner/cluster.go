@@ -191,7 +191,7 @@ func (c *cluster) prepare() error {
 	for i, n := range c.nodes {
 		first, end := c.share(i)
 		o := load.Options{
-			URL: n.url, Conns: end - first, First: first, Run: c.run, Ready: c.s.Ready,
+			URL: n.url, Conns: end - first, First: first, Run: c.run, Ready: c.s.Ready, Auth: c.peer.auth,
 			InFlight: max(128/len(c.nodes), 1), Source: c.run*64 + uint32(i)*8,
 			SlowEvery: c.s.SlowEvery, ChurnEvery: c.s.ChurnEvery,
 			Life: time.Duration(c.s.Life), Away: time.Duration(c.s.Away),

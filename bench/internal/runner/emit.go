@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -161,23 +162,34 @@ func (c *cluster) during(ctx context.Context, j emit.Job, from, to int64) (*meas
 	}
 }
 
-// profile fetches a profile of the first node into the directory of the configuration, if there is
-// one and the node is ours. The channel gets the error when that is done, and must be read.
+// profile fetches a profile of the first node, and of an emitter apart, into the directory of the
+// configuration, if there is one and they are Go. The channel gets the error when that is done, and must be read.
 func (c *cluster) profile(ctx context.Context, which, kind string) <-chan error {
 	done := make(chan error, 1)
-	if c.cfg.Profile == "" || c.peer.limit || c.peer.redisOnly {
+	if c.cfg.Profile == "" || c.peer.redisOnly {
 		done <- nil
 		return done
 	}
-	go func() { // whoever reads done waits for it
-		data, err := c.nodes[0].control.Profile(ctx, which)
+	save := func(s *server, name string) error {
+		data, err := s.control.Profile(ctx, which)
 		if err == nil {
 			err = os.MkdirAll(c.cfg.Profile, 0o755)
 		}
 		if err == nil {
-			err = os.WriteFile(filepath.Join(c.cfg.Profile, c.s.Name+"-"+c.peer.Name+"."+kind), data, 0o644)
+			err = os.WriteFile(filepath.Join(c.cfg.Profile, name+"."+kind), data, 0o644)
 		}
-		done <- err
+		return err
+	}
+	go func() { // the reader of done waits for it
+		name := c.s.Name + "-" + c.peer.Name
+		emitter := make(chan error, 1)
+		if c.emitter == c.nodes[0] {
+			emitter <- nil
+		} else {
+			go func() { emitter <- save(c.emitter, name+"-emitter") }() // waited for below
+		}
+		err := save(c.nodes[0], name)
+		done <- errors.Join(err, <-emitter)
 	}()
 	return done
 }

@@ -17,9 +17,10 @@ type Peer struct {
 	serve func(c commands) (path string, args []string) // a node
 	emit  func(c commands) (path string, args []string) // a process that only emits
 
-	oneLane   bool // concurrent emits make no sense
-	limit     bool // a yardstick, measured where a scenario names it
-	redisOnly bool // it knows no other broker
+	auth      string // what clients say, see load.Options; "": who they are
+	oneLane   bool   // concurrent emits make no sense
+	limit     bool   // a yardstick, measured where a scenario names it
+	redisOnly bool   // it knows no other broker
 }
 
 // commands is what the command line of a process is made of.
@@ -56,8 +57,11 @@ func node(extra ...string) func(commands) (string, []string) {
 var Peers = []Peer{
 	{Name: "hub", About: "our hub, portable carrier", serve: self("hub"), emit: self("emitter")},
 	{Name: "hub-epoll", About: "our hub, epoll carrier", serve: self("hub-epoll"), emit: self("emitter")},
+	{Name: "hub-recovery", About: "our hub with recovery on, and clients that ask for it", serve: self("hub-recovery"), emit: self("emitter"), auth: `{"user":"{user}","recovery":true}`},
+	{Name: "hub-unasked", About: "our hub with recovery on, and clients that do not ask for it", serve: self("hub-recovery"), emit: self("emitter")},
 	{Name: "phys", About: "the physical limit: a loop of write or writev", serve: self("phys"), limit: true, oneLane: true},
-	{Name: "floor", About: "the physical limit behind a bare Redis", serve: self("floor"), emit: self("floor-emitter"), limit: true, oneLane: true},
+	{Name: "floor", About: "the physical limit behind a bare broker: a subject for each node", serve: self("floor"), emit: self("floor-emitter"), limit: true, oneLane: true},
+	{Name: "bare", About: "the same with a subject for each user, as our hub has it", serve: self("bare"), emit: self("bare-emitter"), oneLane: true},
 	{Name: "node", About: "Socket.IO on Node, a user is a room", serve: node(), emit: node("--emitter"), redisOnly: true},
 	{Name: "psychic", About: "Socket.IO on Node, registering and emitting as Psychic does", serve: node("--psychic"), emit: node("--emitter", "--psychic"), redisOnly: true},
 }

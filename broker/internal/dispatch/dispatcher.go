@@ -22,7 +22,7 @@ const (
 // Dispatcher has a worker for each processor, eight at most; a subject always has the same one. About
 // 1,500 messages wait for a worker, so a Deliver that is slow pushes back on the readers, and through
 // them on the connections to the backend. Each [Session] has one reader. Put, After, Flush and Abandon belong
-// to the reader of their session, and to who has waited for it; Close to who has waited for all.
+// to the reader of their session, and to a goroutine that has waited for it; Close to one that has waited for all.
 // Messages of one subject that two sessions have read are delivered in the order of their flushes.
 type Dispatcher struct {
 	deliver func(broker.Message)
@@ -77,10 +77,17 @@ type Session struct {
 
 // New starts the workers; Close ends them.
 func New(deliver func(broker.Message)) *Dispatcher {
+	return start(deliver, min(runtime.GOMAXPROCS(0), maxWorkers))
+}
+
+// NewOrdered is New with one worker: all messages of a session are delivered in order.
+func NewOrdered(deliver func(broker.Message)) *Dispatcher { return start(deliver, 1) }
+
+func start(deliver func(broker.Message), workers int) *Dispatcher {
 	d := &Dispatcher{
 		deliver: deliver,
 		seed:    maphash.MakeSeed(),
-		workers: make([]worker, min(runtime.GOMAXPROCS(0), maxWorkers)),
+		workers: make([]worker, workers),
 	}
 	for i := range d.workers {
 		w := &d.workers[i]

@@ -13,8 +13,7 @@ type call struct {
 	begun   int64         // ns since the base of the lanes
 	left    atomic.Int32  // messages without an answer
 	done    chan struct{} // capacity 1; a token when left reaches 0
-	timer   *time.Timer
-	lanes   *Lanes // immutable
+	lanes   *Lanes        // immutable
 
 	one [1]result // of the common call with one message
 }
@@ -36,9 +35,7 @@ const (
 func (l *Lanes) newCall(n int) *call {
 	c, _ := l.calls.Get().(*call)
 	if c == nil {
-		c = &call{lanes: l, done: make(chan struct{}, 1), timer: time.NewTimer(l.o.Timeout)}
-	} else {
-		c.timer.Reset(l.o.Timeout)
+		c = &call{lanes: l, done: make(chan struct{}, 1)}
 	}
 	if n == 1 {
 		c.results = c.one[:]
@@ -67,7 +64,6 @@ func (c *call) answer(i int, r broker.Receipt, err error) {
 
 // cancel withdraws what has not been sent.
 func (c *call) cancel() {
-	c.timer.Stop()
 	for i := range c.results {
 		c.results[i].state.CompareAndSwap(queued, withdrawn)
 	}

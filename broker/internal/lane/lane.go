@@ -67,27 +67,14 @@ func (ln *lane) waitLocked(ctx context.Context, c *call) error {
 	room := ln.room
 	ln.mu.Unlock()
 	defer ln.mu.Lock()
-	for {
-		select {
-		case <-room:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ln.all.closed:
-			return broker.ErrClosed
-		case <-c.timer.C:
-			if err := ln.all.stalled(c); err != nil {
-				return err
-			}
-		}
-	}
+	return ln.all.await(ctx, c, room)
 }
 
 // work sends until the queue is empty.
 func (ln *lane) work() {
 	b := &ln.batch
 	b.all = ln.all
-	// Those who are about to publish go first: answers wake many at a time, and what they send then leaves in one
+	// Callers that are about to publish go first: answers wake many at a time, and what they send then leaves in one
 	// batch. When nobody else is there this costs next to nothing.
 	for runtime.Gosched(); ln.fill(b); runtime.Gosched() {
 		err := ln.send(b)
@@ -181,12 +168,12 @@ func (b *Batch) Message(i int) broker.Message { return b.entries[i].m }
 
 // Alive says that the backend is at work on the batch, though it may not have answered a message
 // lately: Timeout begins anew.
-func (b *Batch) Alive() { b.all.alive() }
+func (b *Batch) Alive() { b.all.Alive() }
 
 // Took says how many nodes took message i.
 func (b *Batch) Took(i int, r broker.Receipt) {
 	if i%aliveEvery == 0 || i == len(b.entries)-1 {
-		b.all.alive()
+		b.all.Alive()
 	}
 	b.resolved[i] = true
 	e := &b.entries[i]
@@ -200,27 +187,22 @@ func (b *Batch) Fail(i int, err error) {
 	e.call.answer(int(e.i), broker.Receipt{Bound: broker.Unknown}, err)
 }
 
-// Resolved reports whether the fate of message i is known.
-func (b *Batch) Resolved(i int) bool { return b.resolved[i] }
-
 // Later hands message i over to the driver, which answers it, or fails it, after Send has returned:
 // in time, and exactly once.
 func (b *Batch) Later(i int) Pending {
 	b.resolved[i] = true
 	e := &b.entries[i]
-	return Pending{e.call, e.i, e.call.lanes}
+	return Pending{e.call, e.i}
 }
 
 // Pending is one message that is answered after its pipeline.
 type Pending struct {
 	call *call
 	i    int32
-	all  *Lanes
 }
 
-// Took says how many nodes took the message.
+// Took says how many nodes took the message. It is no sign of life by itself: see Lanes.Alive.
 func (p Pending) Took(r broker.Receipt) {
-	p.all.alive()
 	p.call.answer(int(p.i), r, nil)
 }
 

@@ -54,7 +54,12 @@ type Lanes struct {
 	closed chan struct{} // closed by Close
 	base   time.Time
 	moved  atomic.Int64 // when there was a sign of life, in ns since base
-	calls  sync.Pool    // of *call
+
+	tick    atomic.Pointer[chan struct{}] // closed and replaced by look
+	ticking atomic.Bool                   // ticker is set
+	ticker  *time.Timer                   // calls look
+
+	calls sync.Pool // of *call
 
 	mu       sync.Mutex
 	isClosed bool           // guarded by mu
@@ -78,6 +83,10 @@ func New(o Options) *Lanes {
 		closed: make(chan struct{}),
 		base:   time.Now(),
 	}
+	tick := make(chan struct{})
+	l.tick.Store(&tick)
+	l.ticker = time.AfterFunc(time.Hour, l.look)
+	l.ticker.Stop()
 	for i := range l.lanes {
 		l.lanes[i].index = i
 		l.lanes[i].all = l
@@ -93,10 +102,8 @@ func setDefault(n *int, to int) {
 
 // Publish implements [broker.Broker.Publish].
 func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
-	select {
-	case <-l.closed:
+	if l.done() {
 		return unknown(len(msgs)), broker.ErrClosed
-	default:
 	}
 	if err := ctx.Err(); err != nil {
 		return unknown(len(msgs)), err
@@ -107,7 +114,7 @@ func (l *Lanes) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.R
 	c := l.newCall(len(msgs))
 	err := l.enqueue(ctx, c, msgs)
 	if err == nil {
-		err = l.await(ctx, c)
+		err = l.await(ctx, c, c.done)
 	}
 	if err != nil {
 		// Entries of c may still be in flight: c is left to the collector.
@@ -177,35 +184,42 @@ func (l *Lanes) laneOf(subject string) int {
 	return int(maphash.String(l.seed, subject) % uint64(len(l.lanes)))
 }
 
-// await waits until every message of c is answered.
-func (l *Lanes) await(ctx context.Context, c *call) error {
+// await waits for a channel of c.
+func (l *Lanes) await(ctx context.Context, c *call, until <-chan struct{}) error {
 	for {
+		tick := *l.tick.Load()
+		if l.done() {
+			return broker.ErrClosed // and tick may be one that is not closed any more
+		}
+		if !l.ticking.Load() && l.ticking.CompareAndSwap(false, true) {
+			l.ticker.Reset(l.o.Timeout / ticks)
+		}
 		select {
-		case <-c.done:
-			c.timer.Stop()
+		case <-until:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-l.closed:
-			return broker.ErrClosed
-		case <-c.timer.C:
-			if err := l.stalled(c); err != nil {
-				return err
+		case <-tick:
+			if time.Since(l.base)-time.Duration(max(l.moved.Load(), c.begun)) >= l.o.Timeout {
+				return errStalled
 			}
 		}
 	}
 }
 
-func (l *Lanes) alive() { l.moved.Store(int64(time.Since(l.base))) }
+// ticks is how often in a Timeout it is looked whether calls stall.
+const ticks = 10
 
-// stalled is called when the timer of c has fired: it sets it anew if there was any answer since.
-func (l *Lanes) stalled(c *call) error {
-	quiet := time.Since(l.base) - time.Duration(max(l.moved.Load(), c.begun))
-	if quiet >= l.o.Timeout {
-		return errStalled
+// look wakes the calls that wait if there was no sign of life, and Close does. One clock for all of them costs
+// less than a timer for each.
+func (l *Lanes) look() {
+	if !l.done() && time.Since(l.base)-time.Duration(l.moved.Load()) < l.o.Timeout {
+		l.ticker.Reset(l.o.Timeout / ticks)
+		return
 	}
-	c.timer.Reset(l.o.Timeout - quiet)
-	return nil
+	l.ticking.Store(false) // a call that still waits, or the next, sets the ticker
+	next := make(chan struct{})
+	close(*l.tick.Swap(&next))
 }
 
 // Alive says that the backend answers, and that a message without an answer waits for something else:
@@ -220,6 +234,17 @@ func (l *Lanes) Close() {
 	if !l.isClosed {
 		l.isClosed = true
 		close(l.closed)
+		l.ticker.Stop()
+		l.look()
+	}
+}
+
+func (l *Lanes) done() bool {
+	select {
+	case <-l.closed:
+		return true
+	default:
+		return false
 	}
 }
 

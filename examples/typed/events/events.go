@@ -4,25 +4,31 @@ package events
 import (
 	"time"
 
-	"tether/hub"
+	"tether/event"
 )
 
 var (
 	// Post asks for a note to be put on the board. The answer is the note as it stands there.
-	Post = hub.NewCall[Draft, Note]("post").Strict()
+	Post = event.NewCall[Draft, Note]("post").Strict()
 
 	// Typing tells the others that somebody writes.
-	Typing = hub.NewEvent[string]("typing")
+	Typing = event.New[string]("typing")
 
 	// Posted is told to everybody: a new note.
-	Posted = hub.NewEvent[Note]("posted")
+	Posted = event.New[Note]("posted")
 
 	// Writes is told to everybody but the one who writes.
-	Writes = hub.NewEvent[string]("writes")
+	Writes = event.New[string]("writes")
 
 	// Confirm asks a client whether it is still there.
-	Confirm = hub.NewCall[Question, bool]("confirm")
+	Confirm = event.NewCall[Question, bool]("confirm")
 )
+
+// ServerToClient are the events that the server emits, for the front end: see tether types.
+var ServerToClient = []event.Declared{Posted, Writes, Confirm}
+
+// ClientToServer are those that clients emit.
+var ClientToServer = []event.Declared{Post, Typing}
 
 // Draft is a note before it is on the board.
 type Draft struct {

@@ -8,7 +8,7 @@ import (
 
 func main() {
 	types.Main(types.Events{
-		Server: types.List{events.Posted, events.Writes, events.Confirm},
-		Client: types.List{events.Post, events.Typing},
+		Server: events.ServerToClient,
+		Client: events.ClientToServer,
 	})
 }

@@ -57,7 +57,7 @@ func (c *conn) close() {
 }
 
 // send queues a command. Its answer goes to reply, which has room for it; nil: nobody cares. When the
-// queue is full the command is dropped, and whoever waits for the answer will say so.
+// queue is full the command is dropped, and the caller that waits for the answer will say so.
 func (c *conn) send(session, method string, params any, reply chan<- answer) {
 	c.mu.Lock()
 	c.lastID++

@@ -11,6 +11,7 @@ import (
 // Page is one tab.
 type Page struct {
 	b       *Browser
+	target  string
 	session string
 }
 
@@ -25,7 +26,7 @@ func (b *Browser) Open(t testing.TB, url string) *Page {
 		SessionID string `json:"sessionId"`
 	}
 	b.call(t, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached)
-	p := &Page{b: b, session: attached.SessionID}
+	p := &Page{b: b, target: target.TargetID, session: attached.SessionID}
 	p.call(t, "Fetch.enable", map[string]any{"patterns": []map[string]string{{"urlPattern": "*"}}}, nil)
 	p.call(t, "Runtime.enable", nil, nil)
 	p.call(t, "Log.enable", nil, nil)
@@ -39,6 +40,12 @@ func (b *Browser) Open(t testing.TB, url string) *Page {
 	}
 	p.Wait(t, `document.readyState === "complete"`)
 	return p
+}
+
+// Close closes the tab.
+func (p *Page) Close(t testing.TB) {
+	t.Helper()
+	p.b.call(t, "", "Target.closeTarget", map[string]any{"targetId": p.target}, nil)
 }
 
 func (p *Page) call(t testing.TB, method string, params, result any) {
@@ -109,6 +116,14 @@ func (p *Page) Fill(t testing.TB, selector, value string) {
 func (p *Page) Click(t testing.TB, selector string) {
 	t.Helper()
 	p.Eval(t, fmt.Sprintf("document.querySelector(%s).click()", quote(selector)))
+}
+
+// Emulate gives the page a screen of so many pixels, and a dark colour scheme or a light one.
+func (p *Page) Emulate(t testing.TB, width, height int, dark bool) {
+	t.Helper()
+	p.call(t, "Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}, nil)
+	scheme := map[bool]string{false: "light", true: "dark"}[dark]
+	p.call(t, "Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 }
 
 // Screenshot writes the whole page to a PNG file.

@@ -4,14 +4,15 @@ package sample
 import (
 	"encoding/json"
 
+	"tether/event"
 	"tether/hub"
 )
 
 // Listed is a page of things.
-var Listed = hub.NewEvent[Page[Thing]]("listed")
+var Listed = event.New[Page[Thing]]("listed")
 
 // Paint asks for another color.
-var Paint = hub.NewCall[Color, Thing]("paint")
+var Paint = event.NewCall[Color, Thing]("paint")
 
 // Page is a part of a list.
 type Page[T any] struct {

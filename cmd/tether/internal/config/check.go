@@ -15,12 +15,19 @@ import (
 	"tether/broker"
 	"tether/broker/drivers"
 	"tether/broker/memory"
+	"tether/broker/seal"
 	"tether/hub"
+	"tether/relay"
 	"tether/token"
 	"tether/transport"
 )
 
 const leastKeyLength = 16 // characters of a bearer key
+
+// LogParts are the parts of the program that log.parts gives levels to.
+var LogParts = []string{"server", "hub", "transport", "broker"}
+
+var logLevels = []string{"debug", "info", "warn", "error"} // as the tag of log.level has them
 
 // checker gathers the mistakes that no single tag can say.
 type checker struct {
@@ -33,6 +40,8 @@ func (l *Loaded) checkTogether() []error {
 	c.checkGeneral()
 	c.checkClient()
 	c.checkKeys()
+	c.checkAdminUI()
+	c.checkTracing()
 	c.checkOrigins()
 	c.checkTLS()
 	return c.all
@@ -50,15 +59,33 @@ func (c *checker) checkGeneral() {
 	if !isAddress(c.Addr) {
 		c.wrong("addr", "%q is not an address; :3000 or 127.0.0.1:3000 is right", c.Addr)
 	}
+	if c.Admin.Addr != "" && !isAddress(c.Admin.Addr) {
+		c.wrong("admin.addr", "%q is not an address; 127.0.0.1:3001 is right", c.Admin.Addr)
+	}
+	if err := relay.CheckPeer(c.Relay.Peer); err != nil {
+		c.wrong("relay.peer", "%s", err)
+	} else if c.Relay.Peer != "" && !c.Relay.On {
+		c.wrong("relay.peer", "nothing comes there with relay.on=false; leave one of them out")
+	}
 	if problem := checkBroker(c.Broker); problem != "" {
 		c.wrong("broker", "%s", problem)
+	}
+	c.checkRecovery()
+	for _, one := range c.Log.Parts {
+		part, level, _ := strings.Cut(one, "=")
+		if !slices.Contains(LogParts, part) || !slices.Contains(logLevels, level) {
+			c.wrong("log.parts", "%q is not a part and a level; hub=debug is right. Parts: %s. Levels: %s", one, strings.Join(LogParts, ", "), strings.Join(logLevels, ", "))
+		}
+	}
+	if _, err := c.ClusterKeys(); err != nil {
+		c.wrong("key", "%s", err)
 	}
 	if len(c.Namespaces) == 0 {
 		c.wrong("namespaces", "is empty; / is right for most applications")
 	}
 	for _, n := range c.Namespaces {
-		if !strings.HasPrefix(n, "/") || strings.ContainsAny(n, ", ?") {
-			c.wrong("namespaces", "%q is not a namespace; / or /news is right", n)
+		if problem := checkNamespace(n); problem != "" {
+			c.wrong("namespaces", "%s", problem)
 		} else if len(n) > c.Limits.Namespace {
 			c.wrong("limits.namespace", "%d is less than the length of %q, which is in namespaces", c.Limits.Namespace, n)
 		}
@@ -112,11 +139,82 @@ func (c *checker) checkKeys() {
 			c.checkLength("emit.keys", keys)
 		}
 	}
+	if c.Admin.FollowEvery > 0 && len(c.Admin.Keys) == 0 {
+		c.missing("admin.keys", "admin.follow-every is for who has one; tether key makes one")
+	}
+	if keys, err := Expand(c.Admin.Keys); err != nil {
+		c.wrong("admin.keys", "%s", err)
+	} else if len(keys) == 0 && isAddress(c.Admin.Addr) && !isLoopback(c.Admin.Addr) {
+		c.missing("admin.keys", "others than this host reach "+c.Admin.Addr+"; give a key, or 127.0.0.1 in admin.addr")
+	} else {
+		c.checkLength("admin.keys", keys)
+	}
+	if c.Webhook.URL != "" {
+		if keys, err := Expand(c.Webhook.Keys); err != nil {
+			c.wrong("webhook.keys", "%s", err)
+		} else if len(keys) == 0 {
+			c.missing("webhook.keys", "give a key that signs the requests, or no webhook.url")
+		} else {
+			c.checkLength("webhook.keys", keys)
+		}
+	}
 	if keys, err := Expand(c.Stats.Keys); err != nil {
 		c.wrong("stats.keys", "%s", err)
 	} else {
 		c.checkLength("stats.keys", keys)
 	}
+}
+
+func (c *checker) checkAdminUI() {
+	u := &c.AdminUI
+	if u.Mode == AdminUIOff {
+		return
+	}
+	if passwords, err := Expand([]Secret{u.Password}); err != nil {
+		c.wrong("admin-ui.password", "%s", err)
+	} else if u.Password == "" {
+		c.missing("admin-ui.password", "the page can disconnect clients, and needs a password; tether key makes one")
+	} else if len(passwords) != 1 {
+		c.wrong("admin-ui.password", "the file holds %d lines; one password is right", len(passwords))
+	} else {
+		c.checkLength("admin-ui.password", passwords)
+	}
+	if u.Username == "" {
+		c.wrong("admin-ui.username", "is empty; admin is right")
+	}
+	if problem := checkNamespace(u.Namespace); problem != "" {
+		c.wrong("admin-ui.namespace", "%s", problem)
+	} else if slices.Contains(c.Namespaces, u.Namespace) {
+		c.wrong("admin-ui.namespace", "%s is among namespaces, which are for clients; leave it out there", u.Namespace)
+	} else if len(u.Namespace) > c.Limits.Namespace {
+		c.wrong("limits.namespace", "%d is less than the length of %q, which is admin-ui.namespace", c.Limits.Namespace, u.Namespace)
+	}
+}
+
+func checkNamespace(n string) string {
+	if !strings.HasPrefix(n, "/") || strings.ContainsAny(n, ", ?") {
+		return fmt.Sprintf("%q is not a namespace; / or /news is right", n)
+	}
+	return ""
+}
+
+func (c *checker) checkTracing() {
+	t := &c.Tracing
+	if t.Endpoint == "" {
+		return
+	}
+	if u, err := url.Parse(t.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		c.wrong("tracing.endpoint", "is not a URL without a password; http://localhost:4318 is right. OTEL_EXPORTER_OTLP_HEADERS is for passwords")
+	} else if !t.On {
+		c.wrong("tracing.endpoint", "nothing is sent there with tracing.on=false; leave one of them out")
+	}
+}
+
+// isLoopback reports whether only this host reaches an address.
+func isLoopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (c *checker) checkLength(key string, keys []Secret) {
@@ -181,7 +279,7 @@ func CheckEvent(name string) string {
 	switch {
 	case name == "":
 		return "a name is empty; /users/ping would be right"
-	case errors.Is(err, hub.ErrReservedEvent):
+	case errors.Is(err, hub.ErrEvent):
 		return fmt.Sprintf("%q is reserved by Socket.IO; /users/ping would be right", name)
 	case err != nil:
 		return err.Error()
@@ -190,6 +288,28 @@ func CheckEvent(name string) string {
 }
 
 // checkBroker connects to nobody: a broker may be away when a server starts.
+// checkRecovery says what recovery.log lacks.
+func (c *checker) checkRecovery() {
+	if !c.Recover.Log {
+		return
+	}
+	if !c.Recover.On {
+		c.wrong("recovery.log", "nobody comes back with recovery.on=false; leave one of them out")
+	}
+	raw, _ := brokerURL(c.Broker) // what is wrong with it has been said
+	u, err := broker.ParseURL(string(raw))
+	if err != nil {
+		return
+	}
+	o, err := broker.ParseLog(u.Query().Get)
+	switch {
+	case u.Scheme == "nats" || u.Scheme == "tls":
+		c.wrong("recovery.log", "NATS keeps no log here; Redis does: redis://host?log=5m")
+	case err == nil && o.Age < 2*c.Recover.Window:
+		c.wrong("recovery.log", "the URL of the broker has to say log=%v or more behind its question mark, on all nodes and for all emitters: twice recovery.window", 2*c.Recover.Window)
+	}
+}
+
 func checkBroker(s Secret) string {
 	known := slices.Sorted(maps.Keys(drivers.Mux()))
 	want := strings.Join(known, "://, ") + ":// is right"
@@ -235,6 +355,33 @@ func Keyring(keys []Secret) (*token.Keyring, error) {
 		parsed[i] = key
 	}
 	return token.NewKeyring(parsed[0], parsed[1:]...), nil
+}
+
+// ClusterKeys are the keys of what goes through the broker.
+func (c *Config) ClusterKeys() (seal.Keys, error) {
+	k := seal.Keys{
+		Seal:  c.Seal,
+		Plain: map[string]seal.Plain{"send": seal.SendPlain, "accept": seal.AcceptPlain}[c.Plain],
+	}
+	texts, err := Expand(c.Key)
+	if err != nil {
+		return k, err
+	}
+	for i, text := range texts {
+		key, err := seal.ParseKey(string(text))
+		if err != nil {
+			return k, fmt.Errorf("key %d of %d is not the base64 of 16, 24 or 32 bytes; tether key makes a good one", i+1, len(texts))
+		}
+		if i == 0 {
+			k.Current = key
+		} else {
+			k.Accept = append(k.Accept, key)
+		}
+	}
+	if len(texts) == 0 && (k.Seal || k.Plain != seal.RefusePlain) {
+		return k, errors.New("is missing: seal and plain mean nothing without a key; tether key makes one")
+	}
+	return k, nil
 }
 
 // OpenBroker opens the broker of the URL. The caller closes it.

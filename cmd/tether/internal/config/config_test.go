@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,8 +46,8 @@ func TestEverySettingHasHelpAndSaneTags(t *testing.T) {
 		if k := f.Target.Kind(); (k == reflect.Int || k == reflect.Int64) && !f.Tag.Has("min") {
 			t.Errorf("%s: a number without bounds", f.Name)
 		}
-		if _, secret := f.Target.Interface().(Secret); secret != (f.Name == "broker") {
-			t.Errorf("%s: only the URL of the broker is a single secret, see shown", f.Name)
+		if _, secret := f.Target.Interface().(Secret); secret != slices.Contains([]string{"broker", "webhook.url", "admin-ui.password"}, f.Name) {
+			t.Errorf("%s: only two URLs and a password are single secrets, see shown", f.Name)
 		}
 	}
 }
@@ -108,7 +109,8 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 	key := "TETHER_AUTH_KEYS=" + testTokenKey
 	emit := "TETHER_EMIT_KEYS=" + testEmitKey
 	missing := filepath.Join(t.TempDir(), "missing")
-	empty := writeFile(t, "empty", "\n")
+	empty, two := writeFile(t, "empty", "\n"), writeFile(t, "two", "0123456789abcdef\n0123456789abcdeF\n")
+	ui := []string{"--admin-ui.mode=production", "--admin-ui.password=0123456789abcdef"}
 	for _, c := range []struct {
 		name string
 		args []string
@@ -125,11 +127,13 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"bad duration in a flag", []string{"--http.idle-timeout=60"}, nil, "", []string{"http.idle-timeout", "duration", "unit"}},
 		{"bad choice in a flag", []string{"--log.level=loud"}, nil, "", []string{"log.level", "debug", "error"}},
 		{"unknown variable", nil, append([]string{"TETHER_LOG_LEVL=info"}, enough...), "", []string{"TETHER_LOG_LEVL", "TETHER_LOG_LEVEL"}},
-		{"unknown variable, like nothing", nil, append([]string{"TETHER_X=1"}, enough...), "", []string{"TETHER_X", "docs/configuration.md"}},
+		{"unknown variable, like nothing", nil, append([]string{"TETHER_WHATEVERTHISIS=1"}, enough...), "", []string{"TETHER_WHATEVERTHISIS", "docs/configuration.md"}},
 		{"Kubernetes service link", nil, append([]string{"TETHER_PORT_3000_TCP_ADDR=10.0.0.1"}, enough...), "", []string{"enableServiceLinks"}},
 		{"bad number in a variable", nil, append([]string{"TETHER_CLIENT_MAX_PAYLOAD=1MB"}, enough...), "", []string{"client.max-payload", "TETHER_CLIENT_MAX_PAYLOAD", "whole number"}},
 		{"bad bool in a variable", nil, append([]string{"TETHER_CLIENT_COMPRESS=maybe"}, enough...), "", []string{"client.compress", "true or false"}},
 		{"bad choice in a variable", nil, append([]string{"TETHER_CLIENT_OVERFLOW=panic"}, enough...), "", []string{"client.overflow", "TETHER_CLIENT_OVERFLOW", "drop-oldest"}},
+		{"peer without a scheme", []string{"--relay.peer=10.0.0.5:3000"}, nil, "", []string{"relay.peer", "http://10.0.0.5:3000"}},
+		{"peer without a relay", []string{"--relay.peer=http://10.0.0.5:3000", "--relay.on=false"}, nil, "", []string{"relay.peer", "relay.on"}},
 		{"unknown key", nil, nil, "log:\n  levle: info\n", []string{"log.levle", "server.yaml:2", "log.level"}},
 		{"unknown section", nil, nil, "metrics:\n  on: true\n", []string{"metrics", "server.yaml:1"}},
 		{"flag that is no setting", nil, nil, "check-config: true\n", []string{"check-config", "unknown key"}},
@@ -161,6 +165,11 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"reserved event", []string{"--emit.events=/users/ping,disconnect"}, nil, "", []string{"emit.events", `"disconnect"`, "/users/ping"}},
 		{"broker with a database", []string{"--broker=redis://me:hunter2@host/3"}, nil, "", []string{"broker (flag)", "database 3", "prefix"}},
 		{"broker with an unknown option", []string{"--broker=redis://me:hunter2@host?prefx=hunter2"}, nil, "", []string{"broker", `"prefx"`, "prefix"}},
+		{"log without recovery", []string{"--broker=redis://host?log=5m", "--recovery.log"}, nil, "", []string{"recovery.log", "recovery.on"}},
+		{"log that the broker does not keep", []string{"--broker=redis://host", "--recovery.on", "--recovery.log"}, nil, "", []string{"recovery.log", "log=4m"}},
+		{"log that is too short", []string{"--broker=redis://host?log=3m", "--recovery.on", "--recovery.log"}, nil, "", []string{"recovery.log", "log=4m"}},
+		{"log on NATS", []string{"--broker=nats://host", "--recovery.on", "--recovery.log"}, nil, "", []string{"recovery.log", "redis://"}},
+		{"log of no time", []string{"--broker=redis://host?log=hunter2"}, nil, "", []string{"broker", "5m is right"}},
 		{"broker without a master", []string{"--broker=redis+sentinel://me:hunter2@host"}, nil, "", []string{"broker", "name of the master"}},
 		{"broker with a bad port", []string{"--broker=redis://me:hunter2@host:66666"}, nil, "", []string{"broker", "65535"}},
 		{"broker without a host", []string{"--broker=nats://me:hunter2@"}, nil, "", []string{"broker", "no name"}},
@@ -184,6 +193,18 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"any origin with cookies", []string{"--cors.origins=*", "--cors.credentials"}, nil, "", []string{"cors.credentials", "origins"}},
 		{"certificate without a key", []string{"--tls.cert=a.pem"}, nil, "", []string{"tls.key", "missing"}},
 		{"key without a certificate", []string{"--tls.key=a.pem"}, nil, "", []string{"tls.cert", "missing"}},
+		{"Admin UI without a password", []string{"--admin-ui.mode=production"}, nil, "", []string{"admin-ui.password", "TETHER_ADMIN_UI_PASSWORD", "tether key"}},
+		{"Admin UI with a short password", []string{"--admin-ui.mode=production", "--admin-ui.password=hunter2"}, nil, "", []string{"admin-ui.password", "16 characters"}},
+		{"Admin UI with two passwords", []string{"--admin-ui.mode=production", "--admin-ui.password=file:" + two}, nil, "", []string{"admin-ui.password", "2 lines"}},
+		{"Admin UI with a file that is not there", []string{"--admin-ui.mode=development", "--admin-ui.password=file:" + missing}, nil, "", []string{"admin-ui.password", missing}},
+		{"Admin UI where clients are", append(ui[:2:2], "--admin-ui.namespace=/"), nil, "", []string{"admin-ui.namespace", "namespaces"}},
+		{"Admin UI in no namespace", append(ui[:2:2], "--admin-ui.namespace=admin"), nil, "", []string{"admin-ui.namespace", "/news"}},
+		{"Admin UI in a namespace longer than allowed", append(ui[:2:2], "--limits.namespace=3"), nil, "", []string{"limits.namespace", `"/admin"`}},
+		{"Admin UI for nobody", append(ui[:2:2], "--admin-ui.username="), nil, "", []string{"admin-ui.username", "admin"}},
+		{"too many sockets for the Admin UI", append(ui[:2:2], "--admin-ui.max-sockets=1001"), nil, "", []string{"admin-ui.max-sockets", "1 to 1000"}},
+		{"collector", []string{"--tracing.on", "--tracing.endpoint=localhost:4318"}, nil, "", []string{"tracing.endpoint", "http://localhost:4318"}},
+		{"collector with a password", []string{"--tracing.on", "--tracing.endpoint=http://me:hunter2@host"}, nil, "", []string{"tracing.endpoint", "OTEL_EXPORTER_OTLP_HEADERS"}},
+		{"collector without traces", []string{"--tracing.endpoint=http://localhost:4318"}, nil, "", []string{"tracing.endpoint", "tracing.on"}},
 		{"certificate that is not there", []string{"--tls.cert=" + missing, "--tls.key=" + missing}, nil, "", []string{"tls.cert", missing}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -268,7 +289,7 @@ func FuzzFile(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "server.yaml")
 	f.Fuzz(func(t *testing.T, text string) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Skip(err)
+			t.Fatal(err)
 		}
 		l, err := Loader{Args: []string{"--config=" + path}, Environ: enough}.Load()
 		if err == nil {

@@ -45,7 +45,13 @@ func (l *Loaded) Print(w io.Writer) error {
 func shown(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
 	case Secret:
-		return ShowURL(v)
+		switch {
+		case v == "":
+			return ""
+		case f.Name == "broker":
+			return ShowURL(v)
+		}
+		return hidden // of webhook.url, too: its path may be what makes it one
 	case []Secret:
 		out := make([]string, len(v))
 		for i, s := range v {

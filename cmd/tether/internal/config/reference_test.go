@@ -19,8 +19,8 @@ const referenceHead = `# Configuration
 
 <!-- Made from cmd/tether/internal/config/config.go by: go test ./cmd/tether/internal/config -run ReferenceIsCurrent -update -->
 
-The settings of ´tether serve´. The other commands use some of them: ´tether emit´ the broker and the prefix, and
-´tether token´ the keys.
+The settings of ´tether serve´. The other commands use some of them: ´tether emit´ the broker, the prefix and the
+key, and ´tether token´ the keys of tokens.
 
 Every setting is a command line flag, an environment variable and a key of a YAML file. A flag wins
 over the environment, the environment over the file, and the file over the default.
@@ -35,7 +35,7 @@ Lists are separated by commas in flags and variables, and are lists in YAML. Dur
 ´500ms´, ´10s´, ´1m30s´. A key that is not in the tables below is a mistake, in all three places.
 
 - ´tether check-config´ checks all this and what it refers to (key files, certificates), and exits with 0 or 2. It
-  says how long a node may take to stop.
+  says how long a node may take to stop, and the ID of its key.
 - ´tether print-config´ prints what came out and where each value came from, with secrets hidden.
 - A **secret** is best kept in a file: ´file:/run/secrets/emit´ as its value reads it from there. It is
   never printed or logged.

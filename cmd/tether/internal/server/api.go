@@ -14,13 +14,15 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"tether/broker"
 	"tether/cmd/tether/internal/config"
+	"tether/cmd/tether/internal/otlp"
 	"tether/hub"
+	"tether/refresh"
+	"tether/revoke"
 	"tether/transport"
 )
 
@@ -28,23 +30,28 @@ import (
 type api struct {
 	config  *config.Config // of the start
 	hub     *hub.Hub
+	list    *revoke.List
+	tokens  *refresh.Refresher // nil if clients are anonymous
+	traces  *otlp.Traces       // nil: there are none
 	sockets *transport.Handler
+	metrics http.Handler
 	log     *slog.Logger
 	started time.Time
 
 	emitKeys  atomic.Pointer[[]keyHash] // for all requests; replaced as a whole by a reload
 	statsKeys atomic.Pointer[[]keyHash] // for GET /stats, beside the others; likewise
-	active    chan struct{}             // one token for each request that is being served
+	active    chan struct{}             // one token for each request with a key that is being served
+	unkeyed   chan struct{}             // likewise for those without, so that they take no place from the others
 
 	failures throttle
 }
 
 type keyHash [sha256.Size]byte
 
-func newAPI(c *config.Config, h *hub.Hub, sockets *transport.Handler, log *slog.Logger) *api {
+func newAPI(c *config.Config, h *hub.Hub, list *revoke.List, sockets *transport.Handler, metrics http.Handler, log *slog.Logger) *api {
 	return &api{
-		config: c, hub: h, sockets: sockets, log: log, started: time.Now(),
-		active: make(chan struct{}, c.Emit.MaxActive),
+		config: c, hub: h, list: list, sockets: sockets, metrics: metrics, log: log, started: time.Now(),
+		active: make(chan struct{}, c.Emit.MaxActive), unkeyed: make(chan struct{}, c.Emit.MaxActive),
 	}
 }
 
@@ -65,24 +72,47 @@ func hashesOf(keys []config.Secret) *[]keyHash {
 // request is one that the API serves.
 type request struct {
 	method, path string
-	stats        bool // the keys of the statistics are good enough
+	key          keyKind
 	serve        func(ctx context.Context, body []byte) (any, error)
+}
+
+// keyKind says which keys open a request.
+type keyKind int
+
+const (
+	needsEmitKey  keyKind = iota // one of emit.keys
+	needsStatsKey                // one of stats.keys is good enough
+	needsNoKey                   // what is in the body has to be
+)
+
+// served reports whether the configuration has the request served.
+func (a *api) served(r request) bool {
+	switch r.key {
+	case needsStatsKey:
+		return a.config.Emit.Enabled || len(a.config.Stats.Keys) > 0
+	case needsNoKey:
+		return a.tokens != nil
+	}
+	return a.config.Emit.Enabled
 }
 
 // routes adds the routes to the mux.
 func (a *api) routes(mux *http.ServeMux) {
 	requests := []request{
-		{http.MethodPost, "/emit", false, a.emit},
-		{http.MethodPost, "/emit/batch", false, a.emitBatch},
-		{http.MethodPost, "/disconnect", false, a.disconnect},
-		{http.MethodPost, "/sockets", false, a.fetch},
-		{http.MethodPost, "/join", false, a.join},
-		{http.MethodPost, "/leave", false, a.leave},
-		{http.MethodPost, "/ask", false, a.ask},
-		{http.MethodGet, "/stats", true, a.stats},
+		{http.MethodPost, "/emit", needsEmitKey, a.emit},
+		{http.MethodPost, "/emit/batch", needsEmitKey, a.emitBatch},
+		{http.MethodPost, "/disconnect", needsEmitKey, a.disconnect},
+		{http.MethodPost, "/sockets", needsEmitKey, a.fetch},
+		{http.MethodPost, "/join", needsEmitKey, a.join},
+		{http.MethodPost, "/leave", needsEmitKey, a.leave},
+		{http.MethodPost, "/ask", needsEmitKey, a.ask},
+		{http.MethodPost, "/online", needsEmitKey, a.online},
+		{http.MethodPost, "/revoke", needsEmitKey, a.revoke},
+		{http.MethodPost, "/refresh", needsNoKey, a.refresh},
+		{http.MethodGet, "/stats", needsStatsKey, a.stats},
 	}
 	for _, r := range requests {
-		if !a.config.Emit.Enabled && !(r.stats && len(a.config.Stats.Keys) > 0) {
+		if !a.served(r) {
 			continue
 		}
 		mux.Handle(r.method+" "+r.path, a.guard(r))
@@ -91,6 +121,19 @@ func (a *api) routes(mux *http.ServeMux) {
 			writeJSON(w, http.StatusMethodNotAllowed, map[string]string{"error": "the method is " + r.method})
 		})
 	}
+	if a.config.Emit.Enabled || len(a.config.Stats.Keys) > 0 {
+		mux.HandleFunc("GET /metrics", a.serveMetrics)
+	}
+}
+
+// serveMetrics is for Prometheus, which has a key of its own kind of request: it sends no JSON, and takes none.
+func (a *api) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	if !a.hasKey(r, needsStatsKey) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
+		http.Error(w, "a good bearer key is needed, one of stats.keys or emit.keys: Authorization: Bearer KEY", http.StatusUnauthorized)
+		return
+	}
+	a.metrics.ServeHTTP(w, r)
 }
 
 func (a *api) emit(ctx context.Context, body []byte) (any, error) {
@@ -101,13 +144,9 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err := decode(body, &in); err != nil {
 		return nil, err
 	}
-	e, err := a.emitter(in.Namespace)
+	e, to, err := a.targeted(in.target)
 	if err != nil {
 		return nil, err
-	}
-	to, err := in.sockets()
-	if err != nil {
-		return nil, badRequest(err)
 	}
 	name, args, err := in.parts()
 	if err != nil {
@@ -169,13 +208,9 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 	if err := decode(body, &in); err != nil {
 		return nil, err
 	}
-	e, err := a.emitter(in.Namespace)
+	e, to, err := a.targeted(in.target)
 	if err != nil {
 		return nil, err
-	}
-	to, err := in.sockets()
-	if err != nil {
-		return nil, badRequest(err)
 	}
 	changed, err := e.Disconnect(ctx, to, in.Close)
 	if err != nil {
@@ -197,12 +232,16 @@ func (a *api) stats(context.Context, []byte) (any, error) {
 
 type figures map[string]any
 
-// figuresOf are the fields of a struct, with names as JSON has them.
+// figuresOf are the fields of a struct, also of one in it, with names as JSON has them.
 func figuresOf(stats any) figures {
 	v, out := reflect.ValueOf(stats), figures{}
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name
-		out[strings.ToLower(name[:1])+name[1:]] = v.Field(i).Interface()
+		value := v.Field(i).Interface()
+		if v.Field(i).Kind() == reflect.Struct {
+			value = figuresOf(value)
+		}
+		out[strings.ToLower(name[:1])+name[1:]] = value
 	}
 	return out
 }
@@ -248,56 +287,50 @@ func (a *api) logRequest(r *http.Request, status int, took time.Duration, err er
 	a.log.LogAttrs(r.Context(), level, "API request", attrs...)
 }
 
-// throttle lets one event a second pass, and counts the others.
-type throttle struct {
-	mu   sync.Mutex
-	last time.Time // when one passed; guarded by mu
-	held int       // since then; guarded by mu
-}
-
-// pass says whether the event passes, and if so, how many before it did not.
-func (t *throttle) pass(now time.Time) (held int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Sub(t.last) < time.Second {
-		t.held++
-		return 0, false
-	}
-	held, t.last, t.held = t.held, now, 0
-	return held, true
-}
-
 func (a *api) serve(w http.ResponseWriter, r *http.Request, q request) (any, error) {
-	if !a.hasKey(r, q.stats) {
+	if !a.hasKey(r, q.key) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
 		return nil, &requestError{http.StatusUnauthorized, errors.New("a good bearer key is needed, one of emit.keys: Authorization: Bearer KEY")}
 	}
+	active, maxBody := a.active, a.config.Emit.MaxBody
+	if q.key == needsNoKey {
+		active, maxBody = a.unkeyed, maxUnkeyedBody
+	}
 	select {
-	case a.active <- struct{}{}:
-		defer func() { <-a.active }()
+	case active <- struct{}{}:
+		defer func() { <-active }()
 	default:
 		w.Header().Set("Retry-After", "1")
 		return nil, &requestError{http.StatusServiceUnavailable, errors.New("too many requests at once; see emit.max-active")}
 	}
-	body, err := a.read(w, r)
+	body, err := a.read(w, r, maxBody)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, &requestError{http.StatusRequestTimeout, fmt.Errorf("the body did not arrive within %v", a.config.HTTP.BodyTimeout)}
 	} else if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", a.config.Emit.MaxBody)}
+		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)}
 	} else if err != nil {
 		return nil, badRequest(errors.New("the body did not arrive"))
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), a.config.Emit.Timeout)
 	defer cancel()
-	return q.serve(ctx, body)
+	if q.key != needsEmitKey { // strangers make no spans
+		return q.serve(ctx, body)
+	}
+	ctx, end := a.traces.Request(ctx, r)
+	out, err := q.serve(ctx, body)
+	end(err, statusOf)
+	return out, err
 }
 
+// maxUnkeyedBody is the size of a body without a key in bytes: it has a token, see token.MaxLen.
+const maxUnkeyedBody = 16 << 10
+
 // read reads the body, within its limits.
-func (a *api) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (a *api) read(w http.ResponseWriter, r *http.Request, maxBody int) ([]byte, error) {
 	// A connection without deadlines, which none of net/http's is, has none here.
 	deadline := http.NewResponseController(w)
 	_ = deadline.SetReadDeadline(time.Now().Add(a.config.HTTP.BodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(a.config.Emit.MaxBody)))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(maxBody)))
 	if err == nil {
 		_ = deadline.SetReadDeadline(time.Time{}) // it would end the request's context
 	}
@@ -306,19 +339,25 @@ func (a *api) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 
 // hasKey compares hashes, and all of them, so that neither the time it takes nor the length of what
 // was sent says anything about a key.
-func (a *api) hasKey(r *http.Request, stats bool) bool {
+func (a *api) hasKey(r *http.Request, kind keyKind) bool {
+	if kind == needsNoKey {
+		return true
+	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	hash := sha256.Sum256([]byte(strings.TrimSpace(given)))
+	keys := *a.emitKeys.Load()
+	if kind == needsStatsKey {
+		keys = slices.Concat(keys, *a.statsKeys.Load())
+	}
+	return isOneOf(keys, strings.TrimSpace(given)) && strings.EqualFold(scheme, "Bearer")
+}
+
+func isOneOf(keys []keyHash, given string) bool {
+	hash := sha256.Sum256([]byte(given))
 	found := 0
-	for _, k := range *a.emitKeys.Load() {
+	for _, k := range keys {
 		found |= subtle.ConstantTimeCompare(hash[:], k[:])
 	}
-	if stats {
-		for _, k := range *a.statsKeys.Load() {
-			found |= subtle.ConstantTimeCompare(hash[:], k[:])
-		}
-	}
-	return found == 1 && strings.EqualFold(scheme, "Bearer")
+	return found == 1
 }
 
 // unavailable are the errors after which it is worth trying again. The event may have left all the

@@ -43,7 +43,7 @@ func TestAnAnswerSaysWhatTheReceiptSays(t *testing.T) {
 
 func TestRequestsBeyondTheLimitAreToldToComeBack(t *testing.T) {
 	c := &config.Config{Emit: config.EmitConfig{MaxActive: 1, MaxBody: 1024}}
-	a := newAPI(c, nil, nil, slog.New(slog.DiscardHandler))
+	a := newAPI(c, nil, nil, nil, nil, slog.New(slog.DiscardHandler))
 	a.setKeys([]config.Secret{emitKey}, nil)
 	serving, finish := make(chan struct{}), make(chan struct{})
 	handler := a.guard(request{serve: func(context.Context, []byte) (any, error) {
@@ -73,7 +73,7 @@ func TestFailuresAreLoggedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		c := &config.Config{Emit: config.EmitConfig{MaxActive: 1, MaxBody: 1024, Timeout: time.Second}}
-		a := newAPI(c, nil, nil, slog.New(slog.NewJSONHandler(&out, nil)))
+		a := newAPI(c, nil, nil, nil, nil, slog.New(slog.NewJSONHandler(&out, nil)))
 		a.setKeys([]config.Secret{emitKey}, nil)
 		handler := a.guard(request{serve: func(context.Context, []byte) (any, error) { return nil, broker.ErrUnavailable }})
 		for range 3 {

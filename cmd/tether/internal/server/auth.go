@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"tether/hub"
+	"tether/refresh"
+	"tether/revoke"
 	"tether/token"
 )
 
 // auth says which user a client is, from the encrypted token that it connects with.
 type auth struct {
 	leeway time.Duration
+	list   *revoke.List
 	now    atomic.Pointer[authSettings] // replaced as a whole by a reload
 }
 
@@ -30,7 +33,7 @@ func (a *auth) connect(ctx context.Context, s *hub.Socket) error {
 	began := time.Now()
 	err := a.admit(ctx, s)
 	if errors.As(err, new(*hub.Refusal)) {
-		token.Even(ctx, began)
+		token.PadTime(ctx, began)
 	}
 	return err
 }
@@ -54,12 +57,30 @@ func (a *auth) admit(ctx context.Context, s *hub.Socket) error {
 		}
 		return nil
 	}
-	identity, err := settings.ring.OpenUserAt(*sent.Token, time.Now().Add(-a.leeway))
+	t, err := a.open(ctx, *sent.Token)
 	if err != nil {
 		return unauthorized()
 	}
-	if !identity.Expires.IsZero() {
-		s.ExpireAt(identity.Expires.Add(a.leeway))
+	s.ExpireAt(t.Expires)
+	err = a.list.Register(ctx, s, t.Token)
+	if errors.Is(err, revoke.ErrRevoked) {
+		return unauthorized()
 	}
-	return s.Register(ctx, identity.User)
+	return err
+}
+
+// open says whose a token is, and until when its sockets may stay.
+func (a *auth) open(_ context.Context, tok string) (refresh.Token, error) {
+	identity, err := a.now.Load().ring.OpenUserAt(tok, time.Now().Add(-a.leeway))
+	if err != nil {
+		return refresh.Token{}, err
+	}
+	t := refresh.Token{
+		Token:   revoke.Token{User: hub.User(identity.User), ID: identity.ID, Issued: identity.Issued},
+		Expires: identity.Expires,
+	}
+	if !t.Expires.IsZero() {
+		t.Expires = t.Expires.Add(a.leeway)
+	}
+	return t, nil
 }

@@ -1,6 +1,9 @@
 package server
 
-import "tether/hub"
+import (
+	"tether/cluster"
+	"tether/hub"
+)
 
 // Changed says in JSON what a change of sockets on all nodes has come to.
 type Changed struct {
@@ -21,7 +24,7 @@ func ChangedOf(c hub.Changed) Changed {
 }
 
 // MissingOf is never nil.
-func MissingOf(list []hub.Missing) []Missing {
+func MissingOf(list []cluster.Missing) []Missing {
 	missing := make([]Missing, len(list))
 	for i, m := range list {
 		missing[i] = Missing{m.Node.Name, m.Why.Error()}

@@ -28,13 +28,40 @@ func (a *api) targeted(t target) (*hub.Emitter, hub.Target, error) {
 	return e, to, nil
 }
 
-// foundSocket is one socket in JSON.
-type foundSocket struct {
-	ID        string          `json:"id"`
-	Node      string          `json:"node"`
-	Transport string          `json:"transport"`
-	Rooms     []string        `json:"rooms,omitempty"`
-	Data      json.RawMessage `json:"data,omitempty"`
+// Sockets are what was found of a target, in JSON.
+type Sockets struct {
+	Sockets []Socket  `json:"sockets"`
+	More    bool      `json:"more"` // than the limit
+	Missing []Missing `json:"missing"`
+}
+
+// Socket is one socket in JSON.
+type Socket struct {
+	ID         string          `json:"id"`
+	Node       string          `json:"node"`
+	Connection string          `json:"connection"`
+	Transport  string          `json:"transport"`
+	Rooms      []string        `json:"rooms,omitempty"`
+	Data       json.RawMessage `json:"data,omitempty"`
+}
+
+// SocketsOf finds up to limit sockets; 0: all.
+func SocketsOf(ctx context.Context, e *hub.Emitter, to hub.Target, o hub.FetchOptions, limit int) (Sockets, error) {
+	out := Sockets{Sockets: []Socket{}}
+	found := e.FetchSockets(ctx, to, o)
+	for s := range found.All {
+		if limit > 0 && len(out.Sockets) == limit {
+			out.More = true
+			break
+		}
+		f := Socket{ID: s.ID, Node: s.Node.Name, Connection: s.Connection, Transport: s.Transport, Data: s.Data}
+		for _, r := range s.Rooms {
+			f.Rooms = append(f.Rooms, r.String())
+		}
+		out.Sockets = append(out.Sockets, f)
+	}
+	out.Missing = MissingOf(found.Missing())
+	return out, found.Err()
 }
 
 func (a *api) fetch(ctx context.Context, body []byte) (any, error) {
@@ -57,25 +84,7 @@ func (a *api) fetch(ctx context.Context, body []byte) (any, error) {
 	if in.Limit < 0 || in.Limit > maxSockets {
 		return nil, badRequest(fmt.Errorf(`"limit" is %d; 1 to %d is right`, in.Limit, maxSockets))
 	}
-	out := struct {
-		Sockets []foundSocket `json:"sockets"`
-		More    bool          `json:"more"` // than the limit
-		Missing []Missing     `json:"missing"`
-	}{Sockets: []foundSocket{}}
-	found := e.FetchSockets(ctx, to, hub.FetchOptions{Rooms: in.Rooms, Data: in.Data})
-	for s := range found.All {
-		if len(out.Sockets) == in.Limit {
-			out.More = true
-			break
-		}
-		f := foundSocket{ID: s.ID, Node: s.Node.Name, Transport: s.Transport, Data: s.Data}
-		for _, r := range s.Rooms {
-			f.Rooms = append(f.Rooms, r.String())
-		}
-		out.Sockets = append(out.Sockets, f)
-	}
-	out.Missing = MissingOf(found.Missing())
-	return out, found.Err()
+	return SocketsOf(ctx, e, to, hub.FetchOptions{Rooms: in.Rooms, Data: in.Data}, in.Limit)
 }
 
 func (a *api) join(ctx context.Context, body []byte) (any, error) {

@@ -5,28 +5,37 @@ import (
 	"net/http"
 	"slices"
 
+	"tether/adminui"
+	"tether/broker/seal"
 	"tether/cmd/tether/internal/config"
 	"tether/hub"
 	"tether/transport"
 )
 
-func hubOptions(c *config.Config, log *slog.Logger) hub.Options {
+func hubOptions(c *config.Config, key seal.Keys, log *slog.Logger) hub.Options {
 	o := hub.Options{
 		Node:            c.Node,
 		Prefix:          c.Prefix,
+		Key:             key,
 		Events:          c.Emit.Events,
 		Logger:          log,
 		ConnectTimeout:  c.Client.ConnectTimeout,
 		HookTimeout:     c.Client.HookTimeout,
 		DrainWindow:     c.Drain.Window,
-		Devices:         hub.Devices{Max: c.Devices.Max},
+		ExpiryNotice:    c.Auth.Notice,
+		Devices:         hub.Devices{Max: c.Devices.Max, RefuseNew: c.Devices.Exceed == "refuse-new"},
 		Limits:          hubLimits(c),
 		ForgetHandshake: true,
+		Recovery: hub.Recovery{
+			On: c.Recover.On, All: c.Recover.All, Window: c.Recover.Window,
+			SessionBytes: c.Recover.SessionBytes, UserBytes: c.Recover.UserBytes, TotalBytes: c.Recover.TotalBytes,
+			Log: c.Recover.Log,
+		},
 
 		AttachmentTimeout: c.Client.AttachmentTimeout,
 	}
-	if c.Devices.Exceed == "refuse-new" {
-		o.Devices.Exceed = hub.RefuseNew
+	if c.AdminUI.Mode != config.AdminUIOff && len(o.Events) > 0 {
+		o.Events = slices.Concat(o.Events, adminui.Events())
 	}
 	return o
 }
@@ -60,13 +69,14 @@ func (s *Server) transportOptions(c *config.Config) transport.Options {
 		PingInterval:   c.Client.PingInterval,
 		PingTimeout:    c.Client.PingTimeout,
 		UpgradeTimeout: c.Client.UpgradeTimeout,
+		UpgradeWait:    c.Relay.UpgradeWait,
 		MaxPayload:     c.Client.MaxPayload,
 		Transports:     c.Client.Transports,
 		MaxConns:       c.Client.MaxConnections,
 		QueueBytes:     c.Client.QueueBytes,
 
 		TotalQueueBytes: c.Client.TotalQueue,
-		InboundBytes:    c.Client.TotalInbound,
+		UnfinishedBytes: c.Client.TotalUnfinished,
 		WriteTimeout:    c.Client.WriteTimeout,
 		MessageTimeout:  c.Client.MessageTimeout,
 		KernelBuffer:    c.Client.KernelBuffer,
@@ -78,7 +88,9 @@ func (s *Server) transportOptions(c *config.Config) transport.Options {
 		Compress: c.Client.Compress,
 		Epoll:    c.Client.Epoll,
 		CORS:     transport.CORS{Allow: s.allows, Credentials: c.CORS.Credentials},
-		Logger:   s.log,
+		Logger:   s.logs.Of("transport"),
+
+		OnWritten: s.metrics.Written,
 	}
 }
 

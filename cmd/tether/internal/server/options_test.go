@@ -1,6 +1,7 @@
 package server
 
 import (
+	"io"
 	"maps"
 	"os"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"tether/broker/seal"
 	"tether/cmd/tether/internal/config"
 	"tether/hub"
 	"tether/transport"
@@ -22,10 +24,13 @@ import (
 var withoutSetting = map[string]string{
 	"hub.Options.Logger":          "log.level and log.format make it",
 	"hub.Options.Greeting":        "clients may rely on it",
+	"hub.Options.ExpiryEvent":     "clients may rely on it",
 	"hub.Options.ForgetHandshake": "always: nothing here asks for a handshake again",
 	"hub.Options.Time":            "for tests",
 	"hub.Options.OnStart":         "a function",
 	"hub.Options.OnGap":           "a function; the hub logs gaps",
+	"transport.Options.Relay":     "relay.on makes it",
+	"transport.Options.OnWritten": "a function; it is that of the metrics",
 	"hub.Limits.Rooms":            "a socket is in its user's room only",
 	"hub.Limits.Acks":             "no acknowledgement is asked for",
 	"transport.Options.Allow":     "a function",
@@ -39,7 +44,9 @@ var withoutSetting = map[string]string{
 	"transport.CORS.Status":       "the default does",
 	"hub.Options.Version":         "its build says it",
 	"hub.Options.Address":         "nobody asks for it",
-	"hub.Options.OnMembers":       "a function",
+	"hub.Options.OnMembers":       "a function; the page shows who is gone",
+	"hub.Options.Tracers":         "admin.keys, admin.follow-every and tracing make them",
+	"hub.Recovery.Data":           "a function; a socket here has no data",
 
 	"transport.Options.Client":            "the site serves it",
 	"transport.Options.CompressPolling":   "a proxy does it",
@@ -52,12 +59,16 @@ var withoutSetting = map[string]string{
 // optionsWith are what the hub and the transport are made with, field by field: "hub.Limits.Depth" → 512.
 func optionsWith(t *testing.T, args ...string) map[string]any {
 	t.Helper()
-	l, err := config.Loader{Args: args, Environ: []string{"TETHER_NODE=a", "TETHER_AUTH_MODE=none", "TETHER_EMIT_ENABLED=false"}}.Load()
+	l, err := config.Loader{Args: args, Environ: []string{"TETHER_NODE=a", "TETHER_KEY=" + first, "TETHER_AUTH_MODE=none", "TETHER_EMIT_ENABLED=false"}}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := map[string]any{}
-	for _, options := range []any{hubOptions(&l.Config, nil), (&Server{}).transportOptions(&l.Config)} {
+	key, err := l.ClusterKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, options := range []any{hubOptions(&l.Config, key, nil), (&Server{logs: NewLogs(io.Discard, "text")}).transportOptions(&l.Config)} {
 		flatten(out, reflect.ValueOf(options))
 	}
 	return out
@@ -67,12 +78,26 @@ func flatten(into map[string]any, v reflect.Value) {
 	for i := range v.NumField() {
 		name := v.Type().String() + "." + v.Type().Field(i).Name
 		switch f := v.Field(i); {
-		case f.Type() == reflect.TypeFor[hub.Limits](), f.Type() == reflect.TypeFor[hub.Devices](), f.Type() == reflect.TypeFor[transport.CORS]():
+		case f.Type() == reflect.TypeFor[hub.Limits](), f.Type() == reflect.TypeFor[hub.Devices](), f.Type() == reflect.TypeFor[hub.Recovery](), f.Type() == reflect.TypeFor[transport.CORS]():
 			flatten(into, f)
 		case withoutSetting[name] == "":
 			into[name] = f.Interface()
 		}
 	}
+}
+
+// Two keys of a cluster.
+const (
+	first  = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+	second = "HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHgA="
+)
+
+func keyOf(text string) seal.Key {
+	k, err := seal.ParseKey(text)
+	if err != nil {
+		panic(err)
+	}
+	return k
 }
 
 // anotherValue is one that the setting may have and does not have by default, as it is written and as it is
@@ -84,8 +109,11 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 	}{
 		"node":              {"b", "b"},
 		"prefix":            {"other", "other"},
+		"key":               {second, seal.Keys{Current: keyOf(second)}},
+		"seal":              {"true", seal.Keys{Current: keyOf(first), Seal: true}},
+		"plain":             {"send", seal.Keys{Current: keyOf(first), Plain: seal.SendPlain}},
 		"emit.events":       {"/a,/b", []string{"/a", "/b"}},
-		"devices.exceed":    {"refuse-new", hub.RefuseNew},
+		"devices.exceed":    {"refuse-new", true},
 		"client.path":       {"/io/", "/io/"},
 		"client.cookie":     {"node", transport.Cookie{Name: "node"}},
 		"client.transports": {"websocket", []string{"websocket"}},
@@ -117,13 +145,13 @@ func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout"} // and sections
+	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout", "relay.on", "relay.peer"} // and sections
 	defaults := optionsWith(t)
 	reached := map[string]bool{}
 	for _, f := range config.Settings(parser.Model) {
 		section, _, _ := strings.Cut(f.Name, ".")
-		if slices.Contains(elsewhere, f.Name) || slices.Contains([]string{"auth", "stats", "http", "tls", "log"}, section) ||
-			section == "emit" && f.Name != "emit.events" {
+		if slices.Contains(elsewhere, f.Name) || slices.Contains([]string{"admin", "admin-ui", "tracing", "stats", "revoke", "webhook", "rebalance", "http", "tls", "log"}, section) ||
+			section == "auth" && f.Name != "auth.notice" || section == "emit" && f.Name != "emit.events" {
 			continue
 		}
 		f.Reset()
@@ -132,7 +160,13 @@ func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
 			t.Errorf("%s: the test has no other value for it", f.Name)
 			continue
 		}
-		got := optionsWith(t, "--"+f.Name+"="+text)
+		defaults := defaults
+		var beside []string // what the setting needs
+		if f.Name == "recovery.log" {
+			beside = []string{"--recovery.on", "--broker=memory://?log=5m"}
+			defaults = optionsWith(t, beside...)
+		}
+		got := optionsWith(t, append(beside, "--"+f.Name+"="+text)...)
 		var changed []string
 		for _, name := range slices.Sorted(maps.Keys(got)) {
 			if reflect.DeepEqual(got[name], defaults[name]) {
@@ -161,7 +195,7 @@ func TestTheDefaultsAreThoseOfTheLibrary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units := map[string]int{"": 1, " KiB": 1 << 10, " MiB": 1 << 20, " s": int(time.Second)}
+	units := map[string]int{"": 1, " KiB": 1 << 10, " MiB": 1 << 20, " ms": int(time.Millisecond), " s": int(time.Second)}
 	defaults, compared := optionsWith(t), 0
 	for _, m := range regexp.MustCompile("(?m)^\\| (no limit|[0-9,]+)([^|]*) \\| `([A-Za-z.]+)` \\|").FindAllStringSubmatch(string(text), -1) {
 		is, ok := defaults[m[3]]

@@ -1,10 +1,6 @@
 package server
 
-import (
-	"log/slog"
-
-	"tether/cmd/tether/internal/config"
-)
+import "tether/cmd/tether/internal/config"
 
 // reload reads the configuration again and takes into use what can change in a running server. A
 // mistake anywhere leaves everything as it is.
@@ -37,8 +33,8 @@ func (s *Server) reload() {
 
 // material is what has to be read from elsewhere, and may fail, before a reload changes anything.
 type material struct {
-	emitKeys, statsKeys []config.Secret
-	auth                authSettings
+	emitKeys, statsKeys, adminKeys []config.Secret
+	auth                           authSettings
 }
 
 func materialOf(c *config.Config) (m material, err error) {
@@ -57,16 +53,23 @@ func materialOf(c *config.Config) (m material, err error) {
 			return m, err
 		}
 	}
+	if m.adminKeys, err = config.Expand(c.Admin.Keys); err != nil {
+		return m, err
+	}
 	m.statsKeys, err = config.Expand(c.Stats.Keys)
 	return m, err
 }
 
 // apply takes what is marked with the tag reload into use.
 func (s *Server) apply(c *config.Config, m material) {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Log.Level)) // one of the enum
-	s.level.Set(level)
+	s.logs.set(c.Log)
 	s.api.setKeys(m.emitKeys, m.statsKeys)
+	s.adminKeys.Store(hashesOf(m.adminKeys))
+	if s.follower != nil {
+		if err := s.follower.SetKeys(Texts(m.adminKeys)); err != nil {
+			s.log.Warn("reload: events are followed with the old keys until a restart", "error", err)
+		}
+	}
 	s.auth.now.Store(&m.auth)
 	s.origins.Store(&c.CORS.Origins)
 }

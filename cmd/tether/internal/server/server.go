@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -12,11 +13,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"tether/broker"
 	"tether/cmd/tether/internal/config"
+	"tether/cmd/tether/internal/otlp"
+	"tether/follow"
 	"tether/hub"
 	"tether/internal/tidy"
+	"tether/metrics"
+	"tether/rebalance"
+	"tether/refresh"
+	"tether/relay"
+	"tether/revoke"
 	"tether/transport"
 )
 
@@ -27,24 +36,33 @@ var ErrCutShort = errors.New("a second signal has cut the drain short")
 type Server struct {
 	loader config.Loader
 	loaded *config.Loaded // as it was at the start
-	level  *slog.LevelVar
-	log    *slog.Logger
+	logs   *Logs
+	log    *slog.Logger // of the part server
 
 	broker      broker.Broker
 	hub         *hub.Hub
 	sockets     *transport.Handler
+	relay       *relay.Relay // nil without relay.on
 	mux         *http.ServeMux
 	listener    net.Listener
+	admin       net.Listener  // nil without a page for operators
+	drained     chan struct{} // one token: an operator has told this node to stop
+	health      health
+	gone        goneNodes
+	adminKeys   atomic.Pointer[[]keyHash] // replaced as a whole by a reload
 	api         *api
 	auth        *auth
-	certificate *certificate // nil without TLS
+	tokens      *refresh.Refresher // nil if clients are anonymous
+	metrics     *metrics.Collector
+	follower    *follow.Follower // nil if the operators had no key at the start
+	traces      *otlp.Traces     // nil without tracing.on
+	certificate *certificate     // nil without TLS
 	origins     atomic.Pointer[[]string]
 }
 
-// New makes a server of what the loader has loaded. A reload loads again. The level is that of log, which
-// a reload changes.
-func New(loader config.Loader, loaded *config.Loaded, log *slog.Logger, level *slog.LevelVar) *Server {
-	return &Server{loader: loader, loaded: loaded, log: log, level: level}
+// New makes a server of what the loader has loaded. A reload loads again, and changes the levels of logs.
+func New(loader config.Loader, loaded *config.Loaded, logs *Logs) *Server {
+	return &Server{loader: loader, loaded: loaded, log: logs.Of("server"), logs: logs, drained: make(chan struct{}, 1)}
 }
 
 // Run serves until SIGINT or SIGTERM, and drains then. SIGHUP loads the configuration again. At a second
@@ -52,6 +70,7 @@ func New(loader config.Loader, loaded *config.Loaded, log *slog.Logger, level *s
 func (s *Server) Run(ctx context.Context, signals <-chan os.Signal) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	defer s.endTraces()
 	if err := s.build(ctx); err != nil {
 		return err
 	}
@@ -60,6 +79,8 @@ func (s *Server) Run(ctx context.Context, signals <-chan os.Signal) error {
 	if s.certificate != nil {
 		watch.Go(func() { s.certificate.watch(ctx) })
 	}
+	closeAdmin := s.serveAdmin()
+	defer closeAdmin()
 	ended := make(chan error, 1)
 	go func() { ended <- s.sockets.Serve(ctx, s.listener, s.mux, s.hub, s.serveOptions()) }() // until stop; received below
 	s.log.Info("listening", "addr", s.listener.Addr().String(), "node", s.hub.Node(), "tls", s.certificate != nil,
@@ -70,6 +91,8 @@ func (s *Server) Run(ctx context.Context, signals <-chan os.Signal) error {
 			stop()
 			watch.Wait()
 			return errors.Join(err, s.broker.Close())
+		case <-s.drained:
+			stop()
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP && ctx.Err() == nil:
@@ -89,32 +112,52 @@ func (s *Server) Run(ctx context.Context, signals <-chan os.Signal) error {
 // done.
 func (s *Server) build(ctx context.Context) error {
 	c := &s.loaded.Config
+	key, err := c.ClusterKeys()
+	if err != nil {
+		return err
+	}
 	b, err := config.OpenBroker(ctx, c.Broker)
 	if err != nil {
 		return err
 	}
 	s.broker = b
-	if s.hub, err = hub.New(b, hubOptions(c, s.log)); err != nil {
-		return errors.Join(err, b.Close())
+	o := hubOptions(c, key, s.logs.Of("hub"))
+	o.OnMembers = s.gone.changed
+	o.Tracers, err = s.tracers(ctx, c)
+	if err == nil {
+		s.hub, err = hub.New(b, o)
 	}
-	s.auth = &auth{leeway: c.Auth.Leeway}
-	for _, name := range c.Namespaces {
-		s.hub.Of(name).OnConnect(s.auth.connect)
+	var list *revoke.List
+	if err == nil {
+		list, err = s.attach(c)
+	}
+	if err != nil {
+		return errors.Join(err, b.Close())
 	}
 	if c.TLS.Cert != "" {
 		if s.certificate, err = newCertificate(c.TLS, s.log); err != nil {
 			return errors.Join(err, b.Close())
 		}
 	}
-	if s.sockets, err = transport.NewHandler(s.hub, s.transportOptions(c)); err != nil {
+	s.metrics = metrics.New()
+	options := s.transportOptions(c)
+	if c.Relay.On {
+		if s.relay, err = relay.New(s.hub.Emitter().Cluster(), relay.Options{Peer: c.Relay.Peer, Keys: key}); err != nil {
+			return errors.Join(err, b.Close())
+		}
+		options.Relay = s.relay
+	}
+	if s.sockets, err = transport.NewHandler(s.hub, options); err != nil {
 		return errors.Join(err, b.Close())
 	}
-	s.api = newAPI(c, s.hub, s.sockets, s.log)
+	s.metrics.Watch(s.hub, s.sockets)
+	s.api = newAPI(c, s.hub, list, s.sockets, metricsHandler(s.metrics), s.log)
+	s.api.tokens, s.api.traces = s.tokens, s.traces
 	fresh, err := materialOf(c)
 	if err == nil {
 		s.apply(c, fresh)
 		s.routes(ctx)
-		s.listener, err = s.listen()
+		err = s.listenAll(c)
 	}
 	if err != nil {
 		return errors.Join(err, s.sockets.Close(), b.Close())
@@ -122,18 +165,57 @@ func (s *Server) build(ctx context.Context) error {
 	return nil
 }
 
+// attach makes what runs with the hub.
+func (s *Server) attach(c *config.Config) (*revoke.List, error) {
+	list, err := revoke.New(s.hub, revoke.Options{Lifetime: c.Revoke.Lifetime, Max: c.Revoke.Max, Logger: s.logs.Of("hub")})
+	if err == nil {
+		err = s.watchUsers(c)
+	}
+	if err == nil {
+		_, err = rebalance.New(s.hub, rebalance.Options{
+			On: c.Balance.On, Percent: c.Balance.Percent, Least: c.Balance.Least, Pace: c.Balance.Pace,
+			Namespaces: c.Namespaces, Logger: s.logs.Of("hub"),
+		})
+	}
+	if err == nil {
+		err = s.watchTokens(c, list)
+	}
+	if err == nil {
+		err = s.serveAdminUI(c)
+	}
+	return list, err
+}
+
+// listenAll opens the listeners, or none.
+func (s *Server) listenAll(c *config.Config) (err error) {
+	if s.listener, err = s.listen("addr", c.Addr); err != nil || c.Admin.Addr == "" {
+		return err
+	}
+	if s.admin, err = s.listen("admin.addr", c.Admin.Addr); err != nil {
+		s.listener.Close()
+	}
+	return err
+}
+
 func (s *Server) routes(ctx context.Context) {
 	s.mux = http.NewServeMux()
 	s.mux.Handle(s.loaded.Client.Path, s.sockets)
-	health{hub: s.hub, stopping: ctx.Done()}.routes(s.mux)
+	s.health = health{
+		hub: s.hub, list: s.auth.list, sockets: s.sockets, stopping: ctx.Done(), started: time.Now(),
+		maxConns: s.loaded.Client.MaxConnections, maxQueue: s.loaded.Client.TotalQueue,
+	}
+	s.health.routes(s.mux)
+	if s.relay != nil && s.loaded.Relay.Peer != "" {
+		s.mux.Handle(relay.Path, s.relay)
+	}
+	s.answerNodes()
 	s.api.routes(s.mux)
 }
 
-func (s *Server) listen() (net.Listener, error) {
-	addr := s.loaded.Addr
+func (s *Server) listen(key, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, &config.Mistake{Key: "addr", Source: s.loaded.SourceOf("addr"), Problem: addr + " is taken by another program; give another address"}
+		return nil, &config.Mistake{Key: key, Source: s.loaded.SourceOf(key), Problem: addr + " is taken by another program; give another address"}
 	}
 	return l, err
 }
@@ -153,4 +235,29 @@ func (s *Server) serveOptions() transport.ServeOptions {
 		o.TLS = s.certificate.tlsConfig()
 	}
 	return o
+}
+
+// serveAdmin serves the page for operators until the function that it returns is called: during a drain, too.
+func (s *Server) serveAdmin() (end func()) {
+	if s.admin == nil {
+		return func() {}
+	}
+	web := transport.NewServer("", (&admin{server: s}).handler())
+	web.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	l := s.admin
+	if s.certificate != nil {
+		l = tls.NewListener(l, s.certificate.tlsConfig())
+	}
+	s.log.Info("the page for operators", "addr", s.admin.Addr().String())
+	served := make(chan struct{})
+	go func() { // until Close; received below
+		defer close(served)
+		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("the page for operators has failed", "error", err)
+		}
+	}()
+	return func() {
+		_ = web.Close()
+		<-served
+	}
 }

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tether/cmd/tether/internal/server"
+	"tether/internal/backend"
+	"tether/internal/client"
+)
+
+// The faults of docs/three-in-the-morning.md that no other test injects, as the page and the terminal show them.
+
+// awaitNode waits until the page of p shows a node, the only one, as it should be.
+func awaitNode(t *testing.T, p *process, what string, is func(server.NodeView) bool) {
+	t.Helper()
+	var body string
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
+		var view server.ClusterView
+		_, _, body = adminDo(t, "GET", p.adminURL()+"/api/cluster", "")
+		if err := json.Unmarshal([]byte(body), &view); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		if len(view.Nodes) == 1 && view.Nodes[0].Status != nil && is(view.Nodes[0]) {
+			return
+		}
+	}
+	t.Fatalf("the page does not show %s: %s", what, body)
+}
+
+func TestAGapIsSeen(t *testing.T) {
+	t.Parallel()
+	redis := backend.Redis(t)
+	if !redis.Restartable() {
+		t.Skip("this Redis cannot be stopped")
+	}
+	environ := []string{"TETHER_BROKER=" + redis.URL, "TETHER_PREFIX=" + t.Name()}
+	p := start(t, append(environ, enough...), "--admin.addr=127.0.0.1:0").ready()
+	dialUser(t, client.Options{URL: p.url()}, "42")
+	redis.Stop()
+	awaitNode(t, p, "that it is not ready", func(n server.NodeView) bool { return n.Status.Reason != "" })
+	redis.Start()
+	awaitNode(t, p, "the gap", func(n server.NodeView) bool { return n.Status.Reason == "" && n.Status.Gaps > 0 })
+	p.waitLog("messages may have been missed")
+	out, errs, code := tether(t, environ, "top", "--json")
+	if code != exitDone || strings.Contains(out, `"gaps":0`) {
+		t.Errorf("tether top: got %d, %s%s", code, out, errs)
+	}
+}
+
+func TestAnEvictionStormIsSeen(t *testing.T) {
+	t.Parallel()
+	p := start(t, enough, "--admin.addr=127.0.0.1:0", "--client.queue-bytes=4096", "--client.kernel-buffer=4096").ready()
+	const clients = 3
+	for range clients {
+		stuck(t, p, "42", "")
+	}
+	text := strings.Repeat("x", 100_000)
+	awaitNode(t, p, "that clients were too slow", func(n server.NodeView) bool {
+		p.post("/emit", testEmitKey, `{"user":"42","event":"x","args":["`+text+`"]}`)
+		return n.Status.Slow == clients
+	})
+	_, _, body := adminDo(t, "GET", p.adminURL()+"/metrics", "")
+	if !strings.Contains(body, fmt.Sprintf(`tether_slow_clients_total{cause="queue"} %d`, clients)) {
+		t.Errorf("the metrics do not say why:\n%s", body)
+	}
+}
+
+func TestADrainThatIsStuckIsSeen(t *testing.T) {
+	t.Parallel()
+	p := start(t, enough, "--admin.addr=127.0.0.1:0", "--drain.window=1h", "--drain.delay=0s").ready()
+	c := dialUser(t, client.Options{URL: p.url()}, "42")
+	p.signal(syscall.SIGTERM)
+	awaitNode(t, p, "a drain with a client left", func(n server.NodeView) bool {
+		return n.Draining && n.Status.Connections == 1
+	})
+	if got := p.get("/readyz"); got.status != http.StatusServiceUnavailable || !strings.Contains(got.body, "draining") {
+		t.Errorf("/readyz says %v", got)
+	}
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != exitCutShort {
+		t.Errorf("after a second signal: exit code %d", code)
+	}
+	c.Reason() // it has been cut off
+}
+
+func TestAClientWhoseNetworkHasGoneIsOnlineUntilItsHeartbeat(t *testing.T) {
+	t.Parallel()
+	environ := []string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}
+	p := start(t, append(environ, enough...), "--client.ping-interval=100ms", "--client.ping-timeout=10s").ready()
+	stuck(t, p, "42", "") // it answers no ping either
+	if out, errs, code := tether(t, environ, "online", "42"); code != exitDone || !strings.Contains(out, "online") {
+		t.Errorf("at first: got %d, %s%s", code, out, errs)
+	}
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		out, errs, code := tether(t, environ, "online", "42")
+		if code == exitNobody {
+			return
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("got %d, %s%s", code, out, errs)
+		}
+	}
+}
+
+// TestThreeInTheMorningNamesWhatThereIs: tests, alerts, metrics, settings and commands.
+func TestThreeInTheMorningNamesWhatThereIs(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	page := read("../../docs/three-in-the-morning.md")
+	tests := ""
+	for _, pattern := range []string{"*_test.go", "../../transport/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			tests += read(f)
+		}
+	}
+	all := func(pattern string) []string { return regexp.MustCompile(pattern).FindAllString(page, -1) }
+	alerts := rules(t)
+	for _, name := range all("`Tether[A-Za-z]+`") {
+		if alerts[strings.Trim(name, "`")] == "" {
+			t.Errorf("there is no alert %s", name)
+		}
+	}
+	for name := range alerts {
+		if name != "TetherHandlerPanics" && !strings.Contains(page, "`"+name+"`") {
+			t.Errorf("nothing is said of the alert %s", name)
+		}
+	}
+	for where, names := range map[string][]string{
+		tests:                               all(`Test[A-Z]\w+`),
+		read("../../docs/metrics.md"):       all(`tether_\w+`),
+		read("../../docs/configuration.md"): all("`(client|drain|admin)\\.[a-z-]+"),
+	} {
+		for _, name := range names {
+			if !strings.Contains(where, strings.Trim(name, "`")) {
+				t.Errorf("there is no %s", name)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)(?:`|^)tether ([a-z-]+)").FindAllStringSubmatch(page, -1) {
+		if out, err := tetherCommand([]string{m[1], "-h"}, nil).CombinedOutput(); err != nil {
+			t.Errorf("there is no command tether %s: %s", m[1], out)
+		}
+	}
+}

@@ -1,0 +1,9 @@
+package presence
+
+import (
+	"testing"
+
+	"tether/internal/deptest"
+)
+
+func TestPresenceKnowsNeitherTransportsNorDrivers(t *testing.T) { deptest.OnHub(t, "tether/presence") }

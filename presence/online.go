@@ -1,0 +1,143 @@
+package presence
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"tether/cluster"
+	"tether/hub"
+)
+
+// Device is a connected socket of a user.
+type Device struct {
+	Socket    string         // its ID: emit to it with hub.SocketID
+	Node      cluster.Member // that it is on
+	Transport string         // as hub.Socket.Transport
+	Since     time.Time      // when it was registered, by the clock of its node
+}
+
+// Status is what is known of a user.
+type Status struct {
+	User    hub.Target
+	Devices []Device // those of one node together, in the order in which they came
+}
+
+// Online reports whether the user has a device. A user without one may have some on the nodes that are missing.
+func (s *Status) Online() bool { return len(s.Devices) > 0 }
+
+// Online says which devices users have, on all nodes, in the emitter's namespace: one Status for each user, in
+// their order, and the nodes that have not answered, of which nothing is known. Thousands of users are one
+// call. It ends as all questions do: when each node has answered or is off the list of members, or with ctx. The
+// error says that nothing could be asked; it is that of [hub.Answers.Err].
+//
+// The emitter may be a worker's, whose Run runs. A node without a Presence is one that is missing.
+func Online(ctx context.Context, e *hub.Emitter, users ...hub.Target) ([]Status, []cluster.Missing, error) {
+	all := make([]Status, len(users))
+	places := make(map[string][]int, len(users)) // a user may be asked about twice
+	var keys []string
+	for i, u := range users {
+		if u == (hub.Target{}) || u == hub.Everyone || e.Subject(u) == "" {
+			return nil, nil, fmt.Errorf("presence: online: %w", hub.ErrTarget)
+		}
+		all[i].User = u
+		key := e.Subject(u)
+		if places[key] == nil {
+			keys = append(keys, key)
+		}
+		places[key] = append(places[key], i)
+	}
+	var missing []cluster.Missing
+	lost := make(map[string]bool)
+	for len(keys) > 0 {
+		body := []byte{wireVersion}
+		asked := 0
+		for asked < len(keys) && (asked == 0 || len(body)+len(keys[asked]) < batchBytes) {
+			body = appendText(body, keys[asked])
+			asked++
+		}
+		q := cluster.Question{Topic: topicOnline, Body: body}
+		if len(users) == 1 {
+			q.Subject = e.Subject(users[0]) // no other node has devices
+		}
+		asking := e.Cluster().Ask(ctx, q)
+		for tag, page := range asking.Pages {
+			node := asking.Member(tag)
+			for r := (reader{data: page}); r.more(); {
+				key, devices := readDevices(&r, node)
+				for _, i := range places[key] {
+					all[i].Devices = append(all[i].Devices, devices...)
+				}
+			}
+		}
+		if err := asking.Err(); err != nil {
+			return nil, nil, askError(err)
+		}
+		for _, m := range asking.Missing() {
+			if !lost[m.Node.Tag] {
+				lost[m.Node.Tag] = true
+				missing = append(missing, m)
+			}
+		}
+		keys = keys[asked:]
+	}
+	return all, missing, nil
+}
+
+func askError(err error) error {
+	if errors.Is(err, cluster.ErrNotRunning) {
+		return fmt.Errorf("presence: %w: answers come while Run of the hub, or of the emitter, runs", hub.ErrNotRunning)
+	}
+	return fmt.Errorf("presence: %w", err)
+}
+
+func readDevices(r *reader, node cluster.Member) (key string, devices []Device) {
+	key = r.text()
+	for range r.count() {
+		d := Device{Node: node, Socket: r.text(), Transport: r.text(), Since: time.Unix(0, r.varint())}
+		if !r.bad {
+			devices = append(devices, d)
+		}
+	}
+	return key, devices
+}
+
+// answerOnline says which devices the users have here.
+func (p *Presence) answerOnline(ctx context.Context, q *cluster.Request) error {
+	r := reader{data: q.Body}
+	if r.byte() != wireVersion {
+		return errVersion
+	}
+	var page []byte
+	for r.more() {
+		if page = p.appendDevices(page, r.text()); len(page) < batchBytes {
+			continue
+		}
+		if err := q.Send(ctx, page); err != nil {
+			return err
+		}
+		page = nil
+	}
+	return q.Send(ctx, page)
+}
+
+func (p *Presence) appendDevices(dst []byte, key string) []byte {
+	p.mu.Lock()
+	h := p.holdings[key]
+	var devices []held
+	if h != nil {
+		devices = h.presentLocked()
+	}
+	p.mu.Unlock()
+	if len(devices) == 0 {
+		return dst
+	}
+	dst = binary.AppendUvarint(appendText(dst, key), uint64(len(devices)))
+	for _, d := range devices {
+		dst = appendText(appendText(dst, d.socket.ID()), d.socket.Transport())
+		dst = binary.AppendVarint(dst, d.since)
+	}
+	return dst
+}
