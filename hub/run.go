@@ -38,8 +38,8 @@ var errFrozen = errors.New("hub: this process was frozen")
 // Options.HookTimeout; the subscriptions end. A connection is closed when the broker no longer counts this
 // node for rooms that nobody else here is in, and when what it was counted for has arrived; that is waited
 // for three seconds at most. Run returns no later than DrainWindow, HookTimeout and five seconds after ctx
-// is done, with an error if handlers are still running then. With Options.Recovery it stays for up to eight seconds more,
-// until other nodes have the sessions of its clients.
+// is done, with an error if handlers are still running then. With Options.Recovery it stays for up to eight
+// seconds more, until other nodes have the sessions of its clients.
 func (h *Hub) Run(ctx context.Context) error {
 	if h.started.Swap(true) {
 		return errors.New("hub: run called twice")
@@ -47,18 +47,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
-	ended := make(chan error, 1)
-	wg.Go(func() {
-		ended <- h.broker.Run(inner, broker.Handler{Deliver: h.deliver, Gap: h.gap, Lost: h.interest.drop, State: h.setState})
-	})
-	wg.Go(func() { h.interest.run(inner) })
-	wg.Go(func() { h.sweeper(inner) })
-	if h.options.Recovery.On {
-		wg.Go(func() { h.forwarder(inner) })
-	}
-	if h.kept != nil {
-		wg.Go(func() { h.recorder(inner) })
-	}
+	ended := h.startLoops(inner, &wg)
 	belonging, leave := context.WithCancel(inner)
 	left := make(chan struct{})
 	wg.Go(func() {
@@ -104,6 +93,23 @@ func (h *Hub) Run(ctx context.Context) error {
 	return err
 }
 
+// startLoops starts what runs as long as the hub does. It returns a channel that has the broker's end.
+func (h *Hub) startLoops(ctx context.Context, wg *sync.WaitGroup) <-chan error {
+	ended := make(chan error, 1)
+	wg.Go(func() {
+		ended <- h.broker.Run(ctx, broker.Handler{Deliver: h.deliver, Gap: h.gap, Lost: h.interest.drop, State: h.setState})
+	})
+	wg.Go(func() { h.interest.run(ctx) })
+	wg.Go(func() { h.sweeper(ctx) })
+	if h.options.Recovery.On {
+		wg.Go(func() { h.forwarder(ctx) })
+	}
+	if h.kept != nil {
+		wg.Go(func() { h.recorder(ctx) })
+	}
+	return ended
+}
+
 func (h *Hub) brokerEnded(err error) error {
 	if err == nil {
 		err = broker.ErrClosed
@@ -113,7 +119,7 @@ func (h *Hub) brokerEnded(err error) error {
 
 // start returns when the node can be reached and OnStart has returned. It returns nil too when ctx is
 // done.
-func (h *Hub) start(ctx context.Context, ended chan error) error {
+func (h *Hub) start(ctx context.Context, ended <-chan error) error {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	live := make(chan struct{})

@@ -47,35 +47,8 @@ func testOneOrder(t *testing.T, open func(*testing.T, broker.LogOptions) broker.
 	for i := range names {
 		names[i] = fmt.Sprint(t.Name(), " ", i)
 	}
-	var mu sync.Mutex
-	var got [2][]broker.Message
-	all := make(chan struct{}, 2)
-	for i := range got {
-		b := open(t, wide)
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { // waited for by the cleanup
-			ended <- b.Run(ctx, broker.Handler{Deliver: func(m broker.Message) {
-				mu.Lock()
-				defer mu.Unlock()
-				if got[i] = append(got[i], m.Own()); len(got[i]) == publishers*each*5/4 {
-					all <- struct{}{}
-				}
-			}})
-		}()
-		t.Cleanup(func() {
-			cancel()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-			b.Close()
-		})
-		for _, err := range b.Subscribe(t.Context(), names...) {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	total := publishers * each * 5 / 4
+	first, second := takeAll(t, open, names, total), takeAll(t, open, names, total)
 	out := open(t, wide)
 	l := logOf(t, out)
 	head, err := l.Head(t.Context())
@@ -99,9 +72,7 @@ func testOneOrder(t *testing.T, open func(*testing.T, broker.LogOptions) broker.
 		})
 	}
 	publishing.Wait()
-	for range got {
-		<-all
-	}
+	got := [2][]broker.Message{<-first, <-second}
 	parts := make([]broker.Part, subjects)
 	for i := range parts {
 		parts[i] = broker.Part{Log: names[i], After: head}
@@ -110,20 +81,57 @@ func testOneOrder(t *testing.T, open func(*testing.T, broker.LogOptions) broker.
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range got {
-		var at uint64
-		for _, m := range got[i] {
-			if m.Place != 0 && m.Place <= at || m.Place > last {
-				t.Fatalf("node %d got a message at %d behind one at %d, the head is %d", i, m.Place, at, last)
+	for i, msgs := range got {
+		compareWithLog(t, i, msgs, kept, last)
+	}
+}
+
+// takeAll subscribes a node to the subjects. The channel has the messages that it got, when they are n.
+func takeAll(t *testing.T, open func(*testing.T, broker.LogOptions) broker.Broker, names []string, n int) <-chan []broker.Message {
+	b := open(t, wide)
+	ctx, cancel := context.WithCancel(t.Context())
+	all, ended := make(chan []broker.Message, 1), make(chan error)
+	var mu sync.Mutex
+	var got []broker.Message
+	go func() { // waited for by the cleanup
+		ended <- b.Run(ctx, broker.Handler{Deliver: func(m broker.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			if got = append(got, m.Own()); len(got) == n {
+				all <- got
 			}
-			at = max(at, m.Place)
+		}})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-		with := slices.DeleteFunc(slices.Clone(got[i]), func(m broker.Message) bool { return len(m.Data) == 0 })
-		if !slices.EqualFunc(with, kept, func(a, b broker.Message) bool {
-			return a.Place == b.Place && a.Subject == b.Subject && string(a.Data) == string(b.Data) && b.Log == b.Subject
-		}) {
-			t.Errorf("node %d got another %d messages than the %d that are kept", i, len(with), len(kept))
+		b.Close()
+	})
+	for _, err := range b.Subscribe(t.Context(), names...) {
+		if err != nil {
+			t.Fatal(err)
 		}
+	}
+	return all
+}
+
+// compareWithLog checks that a node got what is kept, and in its order.
+func compareWithLog(t *testing.T, node int, got, kept []broker.Message, last uint64) {
+	t.Helper()
+	var at uint64
+	for _, m := range got {
+		if m.Place != 0 && m.Place <= at || m.Place > last {
+			t.Fatalf("node %d got a message at %d behind one at %d, the head is %d", node, m.Place, at, last)
+		}
+		at = max(at, m.Place)
+	}
+	with := slices.DeleteFunc(slices.Clone(got), func(m broker.Message) bool { return len(m.Data) == 0 })
+	if !slices.EqualFunc(with, kept, func(a, b broker.Message) bool {
+		return a.Place == b.Place && a.Subject == b.Subject && string(a.Data) == string(b.Data) && b.Log == b.Subject
+	}) {
+		t.Errorf("node %d got another %d messages than the %d that are kept", node, len(with), len(kept))
 	}
 }
 
