@@ -114,6 +114,7 @@ func TestThePageForOperatorsLetsInWhoMayComeIn(t *testing.T) {
 
 // TestAnOperatorSeesTheClusterInABrowser with three nodes, one of which is killed.
 func TestAnOperatorSeesTheClusterInABrowser(t *testing.T) {
+	t.Parallel()
 	path, err := browser.Find()
 	if err != nil {
 		if os.Getenv("TETHER_TEST_REQUIRE_REAL") == "1" {
@@ -259,6 +260,7 @@ func stuck(t *testing.T, p *process, user, more string) string {
 }
 
 func TestAClientThatAsksForItCanComeBackToItsSession(t *testing.T) {
+	t.Parallel()
 	on, off := start(t, enough, "--recovery.on").ready(), start(t, enough).ready()
 	for _, c := range []struct {
 		node  *process
@@ -273,6 +275,7 @@ func TestAClientThatAsksForItCanComeBackToItsSession(t *testing.T) {
 
 // TestAStuckClientIsFound by what waits for it, and from there by its connection.
 func TestAStuckClientIsFound(t *testing.T) {
+	t.Parallel()
 	p := start(t, enough, "--admin.addr=127.0.0.1:0", "--client.write-timeout=5m", "--client.kernel-buffer=4096").ready()
 	c := dialUser(t, client.Options{URL: p.url()}, "42")
 	stuck(t, p, "43", "")

@@ -88,6 +88,7 @@ func open(t *testing.T, p *browser.Page, where string) {
 
 // TestTheOfficialAdminUIShowsTheCluster in production mode, with three nodes, one of which is killed.
 func TestTheOfficialAdminUIShowsTheCluster(t *testing.T) {
+	t.Parallel()
 	b, host := adminUI(t)
 	node := uiNodes(t, host, "--admin-ui.mode=production", "--emit.events=/users/ping")
 	dialUser(t, client.Options{URL: node[1].url()}, "42")
@@ -126,6 +127,7 @@ func TestTheOfficialAdminUIShowsTheCluster(t *testing.T) {
 
 // TestTheOfficialAdminUIListsSockets in development mode, moves them between rooms and disconnects them, on any node.
 func TestTheOfficialAdminUIListsSockets(t *testing.T) {
+	t.Parallel()
 	long.Only(t)
 	b, host := adminUI(t)
 	node := uiNodes(t, host, "--admin-ui.mode=development", "--admin-ui.max-sockets=3")

@@ -47,6 +47,7 @@ func mint(t *testing.T, user string) (sealed, id string) {
 
 // TestUsersAreFoundAndPutOutOnAllNodes: over HTTP and from a shell, on both brokers.
 func TestUsersAreFoundAndPutOutOnAllNodes(t *testing.T) {
+	t.Parallel()
 	for name, broker := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
 		t.Run(name, func(t *testing.T) {
 			environ := append([]string{"TETHER_BROKER=" + broker.URL, "TETHER_PREFIX=" + t.Name()}, enough...)

@@ -73,6 +73,7 @@ func TestTheReceiptIsTheExitCode(t *testing.T) {
 
 // TestAnEmitThatFails says what to do, and shows neither the payload nor the password.
 func TestAnEmitThatFails(t *testing.T) {
+	t.Parallel()
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 // TestStrangersAtTheBrokerAreNobody: on a real Redis and a real NATS, a program that can publish and subscribe
 // there can neither read, nor forge, nor repeat.
 func TestStrangersAtTheBrokerAreNobody(t *testing.T) {
+	t.Parallel()
 	key := seal.GenerateKey()
 	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -98,6 +99,7 @@ func strangerAt(t *testing.T, url, subject string) (broker.Broker, <-chan broker
 
 // TestAWrongKeyIsSeenByOperators: in the log, at /readyz, and by the commands.
 func TestAWrongKeyIsSeenByOperators(t *testing.T) {
+	t.Parallel()
 	key, wrong := seal.GenerateKey(), seal.GenerateKey()
 	open := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 	right := append([]string{"TETHER_KEY=" + key.Encode()}, open...)
@@ -138,6 +140,7 @@ func TestAWrongKeyIsSeenByOperators(t *testing.T) {
 // TestTheFirstKeyComesNodeByNode: the steps of docs/trust.md, with nodes that are restarted one by one. No
 // event is lost on the way, and at the end strangers are refused.
 func TestTheFirstKeyComesNodeByNode(t *testing.T) {
+	t.Parallel()
 	key := seal.GenerateKey()
 	open := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 	steps := [][]string{

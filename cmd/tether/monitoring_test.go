@@ -83,6 +83,7 @@ func panels(t *testing.T) map[string][]string {
 }
 
 func TestEachAlertFiresWhenItShouldAndNoneOtherwise(t *testing.T) {
+	t.Parallel()
 	promtool := realPart(t, "promtool", "the alerts in deploy/prometheus are not tested")
 	cmd := exec.Command(promtool, "test", "rules", "alerts_test.yaml")
 	cmd.Dir = "../../deploy/prometheus"
@@ -214,6 +215,7 @@ var metricName = regexp.MustCompile(`\b(?:tether|socket_io|process)_[a-z0-9_]+`)
 // TestTheDashboardAndTheAlertsAskForRealSeries with a real Prometheus that scrapes real nodes: each question is
 // understood, and each series that it names is there.
 func TestTheDashboardAndTheAlertsAskForRealSeries(t *testing.T) {
+	t.Parallel()
 	realPart(t, "prometheus", "the dashboard and the alerts are not checked against real series")
 	node := start(t, enough).ready()
 	c := dialUser(t, client.Options{URL: node.url()}, "42")
@@ -264,6 +266,7 @@ func TestTheDashboardAndTheAlertsAskForRealSeries(t *testing.T) {
 
 // TestClassicBucketsAreThereForAPrometheusWithoutNativeHistograms.
 func TestClassicBucketsAreThereForAPrometheusWithoutNativeHistograms(t *testing.T) {
+	t.Parallel()
 	node := start(t, enough).ready()
 	got := node.request(http.MethodGet, "/metrics", "Bearer "+testEmitKey, "").body
 	if n := strings.Count(got, "\ntether_emit_to_write_seconds_bucket{"); n != 11 {

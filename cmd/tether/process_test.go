@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	long.Parallel(4)
+	long.Parallel(6)
 	os.Exit(m.Run())
 }
 

@@ -140,6 +140,7 @@ func TestRebalanceMovesClientsToEmptyNodes(t *testing.T) {
 }
 
 func TestRebalanceSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	redis := backend.Redis(t)
 	environ := []string{"TETHER_BROKER=" + redis.URL, "TETHER_PREFIX=" + t.Name()}
 	for _, c := range []struct {

@@ -13,6 +13,7 @@ import (
 
 // TestATerminalShowsWhatThePageShows.
 func TestATerminalShowsWhatThePageShows(t *testing.T) {
+	t.Parallel()
 	redis := backend.Redis(t)
 	environ := append([]string{"TETHER_BROKER=" + redis.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 	a, b := start(t, environ, "--node=a").ready(), start(t, environ, "--node=b").ready()

@@ -17,6 +17,7 @@ import (
 
 // TestAnotherProgramIsToldWhoComesAndGoes: also when a node is killed.
 func TestAnotherProgramIsToldWhoComesAndGoes(t *testing.T) {
+	t.Parallel()
 	const key = "webhook-key-for-tests"
 	told := make(chan webhook.Event, 100)
 	var known sync.Map // what a node has told just before it was killed another one tells again, with the same ID

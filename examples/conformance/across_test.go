@@ -52,8 +52,10 @@ func lineReader(t *testing.T, args ...string) (base string, lines <-chan string)
 
 // TestAcrossServers: what conformance servers do together, on each broker.
 func TestAcrossServers(t *testing.T) {
+	t.Parallel()
 	for name, broker := range brokersOf(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			text := token.GenerateKey()
 			key, err := token.NewKey(text)
 			if err != nil {
@@ -132,6 +134,7 @@ func TestAcrossServers(t *testing.T) {
 // TestARevokedUserDoesNotComeBackToItsSession: not where the session waits, not on the node that was told first, and not
 // on one that has started since.
 func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
+	t.Parallel()
 	for name, broker := range brokersOf(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,6 +189,7 @@ func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
 // TestARoomIsAskedAndDisconnectedAcrossServers: each socket answers once, what does not answer in time is left out, and all
 // sockets of a room are disconnected.
 func TestARoomIsAskedAndDisconnectedAcrossServers(t *testing.T) {
+	t.Parallel()
 	for name, broker := range brokersOf(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

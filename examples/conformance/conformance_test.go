@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"tether/examples/internal/exampletest"
+	"tether/internal/long"
 	"tether/token"
 )
 
@@ -48,6 +50,11 @@ func connect(t *testing.T, base string) (*exampletest.Client, string) {
 	}
 	c.Want(`42["welcome",{"id":"` + open.SID + `","auth":{},"node":"A"}]`)
 	return c, open.SID
+}
+
+func TestMain(m *testing.M) {
+	long.Parallel(4) // they wait more than they compute
+	os.Exit(m.Run())
 }
 
 func TestTheWelcomeRepeatsWhatTheClientSaid(t *testing.T) {
@@ -123,6 +130,7 @@ func TestTheHandshakeIsShown(t *testing.T) {
 }
 
 func TestAQuestionIsAnsweredOrTimesOut(t *testing.T) {
+	t.Parallel()
 	c, _ := connect(t, start(t))
 	c.Send(`42["ask","q",1]`)
 	c.Want(`420["question","q",1]`)
@@ -183,6 +191,7 @@ func TestEventsToOthers(t *testing.T) {
 
 // TestNoMistakeOfAClientIsAnErrorOfTheServer: what a client may choose and cannot have is not logged.
 func TestNoMistakeOfAClientIsAnErrorOfTheServer(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer // complete once the program has ended
 	printed, stop := exampletest.Start(t, func(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		return runAtOnce(ctx, args, stdout, &log)
@@ -267,6 +276,7 @@ func TestNamespaces(t *testing.T) {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	text := token.GenerateKey()
 	key, err := token.NewKey(text)
 	if err != nil {

@@ -10,9 +10,11 @@ import (
 )
 
 func TestNodesWithAKeyUnderstandEachOther(t *testing.T) {
+	t.Parallel()
 	for name, server := range map[string]*backend.Server{"redis": backend.Redis(t), "nats": backend.NATS(t)} {
 		for _, seal := range [][]string{{}, {"-seal"}} {
 			t.Run(name+strings.Join(seal, ""), func(t *testing.T) {
+				t.Parallel()
 				flags := append([]string{"-broker", server.URL, "-key", newKey()}, seal...)
 				a, b := start(t, append(flags, "-node", "A")...), start(t, append(flags, "-node", "B")...)
 				stranger := start(t, "-broker", server.URL, "-node", "C", "-key", newKey())
