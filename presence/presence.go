@@ -299,6 +299,23 @@ func (p *Presence) handedOverLocked() bool {
 	return !slices.ContainsFunc(p.view.owners, func(c candidate) bool { return p.pulled[c.tag].IsZero() })
 }
 
+// allToldLocked reports whether nothing is left to be told of the users that this node owns. If the last other owner has
+// just ended, that is not known before this node has asked it.
+func (p *Presence) allToldLocked() bool {
+	if p.view == nil || !p.view.owns(p.tag) {
+		return true
+	}
+	if !p.liveLocked() {
+		return false
+	}
+	for _, r := range p.records {
+		if p.view.owner(r.hash) == p.tag && (!r.change.settled() || r.untold() || r.change.online && r.present() == 0) {
+			return false
+		}
+	}
+	return true
+}
+
 // end lets what is known here reach the others before the node has gone. When all nodes end nobody will tell of
 // the users in their grace any more: that is done now.
 func (p *Presence) end(ctx context.Context) {
@@ -319,7 +336,7 @@ func (p *Presence) end(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	p.until(ctx, func() bool {
-		return p.words.emptyLocked() && p.copies.emptyLocked() && p.running == 0 && len(p.ready) == 0
+		return p.words.emptyLocked() && p.copies.emptyLocked() && p.running == 0 && len(p.ready) == 0 && p.allToldLocked()
 	})
 	owner := p.view != nil && p.view.owns(p.tag)
 	p.mu.Unlock()

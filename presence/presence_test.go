@@ -42,10 +42,10 @@ func (l *log) want(t *testing.T, want ...string) {
 	l.events = nil
 }
 
-// setup makes a hub whose clients say in their auth which user they are.
+// setup makes a hub whose presence is noted.
 func (l *log) setup(grace time.Duration, devices bool) hubtest.Setup {
 	return func(b broker.Broker) (*hub.Hub, error) {
-		h, err := hub.New(b, hub.Options{Greeting: hub.Greeting{Off: true}, DrainWindow: -1, Logger: slog.New(slog.DiscardHandler)})
+		h, err := newHub(b)
 		if err != nil {
 			return nil, err
 		}
@@ -58,17 +58,26 @@ func (l *log) setup(grace time.Duration, devices bool) hubtest.Setup {
 			}
 		}
 		_, err = presence.New(h, o)
-		for _, ns := range []string{"/", "/b"} {
-			h.Of(ns).OnConnect(func(ctx context.Context, s *hub.Socket) error {
-				var who struct{ User string }
-				if err := json.Unmarshal(s.Handshake().Auth, &who); err != nil {
-					return err
-				}
-				return s.Register(ctx, who.User)
-			})
-		}
 		return h, err
 	}
+}
+
+// newHub makes a hub whose clients say in their auth which user they are.
+func newHub(b broker.Broker) (*hub.Hub, error) {
+	h, err := hub.New(b, hub.Options{Greeting: hub.Greeting{Off: true}, DrainWindow: -1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range []string{"/", "/b"} {
+		h.Of(ns).OnConnect(func(ctx context.Context, s *hub.Socket) error {
+			var who struct{ User string }
+			if err := json.Unmarshal(s.Handshake().Auth, &who); err != nil {
+				return err
+			}
+			return s.Register(ctx, who.User)
+		})
+	}
+	return h, nil
 }
 
 func as(user string) any { return map[string]string{"user": user} }
@@ -227,4 +236,65 @@ func TestADrainIsNoChangeWithinTheGrace(t *testing.T) {
 			c.ExpectOffline(u)
 		}
 	})
+}
+
+func TestAGraceThatEndsWhileTheListOfMembersChangesIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l log
+		c := hubtest.NewCluster(t)
+		a := c.Node(l.setup(time.Second, false))
+		ann := a.Connect(as("ann"))
+		time.Sleep(6*time.Second + time.Millisecond) // no look at the list comes at the instant below
+		l.want(t, "online ann")
+		ann.Close()
+		synctest.Wait()
+		time.Sleep(time.Second - time.Nanosecond)
+		presence.Of(a.Hub).Outdate()
+		l.want(t)
+		time.Sleep(time.Second)
+		l.want(t, "offline ann")
+	})
+}
+
+// Who goes last is told by the node that ends last, also if another one that ends gives its users away meanwhile.
+func TestNodesThatEndTogetherTellWhoHasGone(t *testing.T) {
+	var users []string
+	for i := range 20 {
+		users = append(users, fmt.Sprint("user-", i))
+	}
+	for apart := range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			online := make(map[string]bool)
+			c := hubtest.NewCluster(t)
+			setup := func(b broker.Broker) (*hub.Hub, error) {
+				h, err := newHub(b)
+				if err != nil {
+					return nil, err
+				}
+				_, err = presence.New(h, presence.Options{Workers: 1, OnChange: func(_ context.Context, e presence.Event) {
+					time.Sleep(time.Millisecond) // of fake time: others wait to be told
+					mu.Lock()
+					defer mu.Unlock()
+					online[e.User.Name()] = e.Online
+				}})
+				return h, err
+			}
+			nodes := []*hubtest.Node{c.Node(setup), c.Node(setup)}
+			for i, u := range users {
+				nodes[i%2].Connect(as(u))
+			}
+			time.Sleep(10 * time.Second)
+			var ends sync.WaitGroup
+			ends.Go(nodes[0].Drain)
+			time.Sleep(time.Duration(apart) * time.Millisecond)
+			ends.Go(nodes[1].Drain)
+			ends.Wait()
+			for _, u := range users {
+				if is, told := online[u]; !told || is {
+					t.Errorf("%d ms apart: %s came and went, and was told to be online: %v, %v", apart, u, told, is)
+				}
+			}
+		})
+	}
 }

@@ -86,7 +86,7 @@ func (p *Presence) look() (v *view, turned bool) {
 		p.turnLocked() // some may wait until this has been looked at
 		for _, r := range p.records {
 			if p.ownedLocked(r) {
-				p.settleLocked(r) // it was not, until now
+				p.evaluateLocked(r) // it was not until now: a grace may have ended, or a hook
 			}
 		}
 		return p.view, false
