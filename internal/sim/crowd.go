@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -184,13 +185,14 @@ func (c *crowd) toldDevice(n *node, e presence.DeviceEvent) {
 	s.here = !e.Gone
 }
 
-// trouble notes that a link is about to break. The node behind it may be the only one that knows what one knew that
-// was killed just before.
+// trouble notes that a link is about to break, or broken. The node behind it may be the only one that knows what one knew
+// that was killed just before, or that could take what one knows that ends.
 func (c *crowd) trouble() {
+	heirless := c.w.anyParting() && c.w.allCut()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.troubled = time.Now()
-	if time.Since(c.killed) < crowdMemory {
+	if time.Since(c.killed) < crowdMemory || heirless {
 		c.forgiveLocked()
 	}
 }
@@ -238,15 +240,37 @@ func (c *crowd) forgiveLocked() {
 
 // broken reports whether a node that lives does not hear what the others say.
 func (w *world) broken() bool {
-	for _, n := range w.nodes {
-		if n.ending() {
-			continue
+	return slices.ContainsFunc(w.live(), func(n *node) bool {
+		_, err := n.hub.Members()
+		return err != nil || n.peer != nil && !n.peer.Troubled().IsZero()
+	})
+}
+
+// allCut reports whether no link is whole of all nodes that live. One that has just started has had none yet.
+func (w *world) allCut() bool {
+	return !slices.ContainsFunc(w.live(), func(n *node) bool {
+		return n.peer == nil || n.peer.Troubled().IsZero() || time.Since(n.born) < time.Second
+	})
+}
+
+// anyParting reports whether a node was told to stop, and still runs.
+func (w *world) anyParting() bool {
+	return slices.ContainsFunc(w.nodes, func(n *node) bool {
+		select {
+		case <-n.ended:
+			return false
+		default:
+			return n.ending() && !n.isDead()
 		}
-		if _, err := n.hub.Members(); err != nil || n.peer != nil && !n.peer.Troubled().IsZero() {
-			return true
-		}
-	}
-	return false
+	})
+}
+
+// strangers reports whether no node of a cluster hears those that have been there for a while, as these are cut off: what
+// they have told is not known then, and a node that is new tells it again.
+func (w *world) strangers() bool {
+	live := w.live()
+	old := func(n *node) bool { return time.Since(n.born) > crowdNew }
+	return slices.ContainsFunc(live, old) && !slices.ContainsFunc(live, func(n *node) bool { return old(n) && !n.silent })
 }
 
 // anyEnding reports whether a node drains, or has. Any goroutine may call it.

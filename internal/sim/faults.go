@@ -13,6 +13,9 @@ func (w *world) doStartNode() bool {
 	}
 	n := w.start()
 	w.note("%s starts", n.name)
+	if w.strangers() {
+		w.crowd.forgive()
+	}
 	return true
 }
 
@@ -103,6 +106,10 @@ func (w *world) doSilence() bool {
 		}
 	}
 	n.peer.Silence()
+	n.silent = true
+	if len(w.live()) > 1 && w.strangers() {
+		w.crowd.forgive()
+	}
 	return true
 }
 
@@ -113,6 +120,7 @@ func (w *world) doHeal() bool {
 	}
 	w.note("%s is well", n.name)
 	n.peer.Heal()
+	n.silent = false
 	return true
 }
 

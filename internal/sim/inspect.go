@@ -42,6 +42,7 @@ func (w *world) mend() {
 	for _, n := range w.nodes {
 		if !n.isDead() {
 			n.peer.Heal()
+			n.silent = false
 		}
 	}
 }

@@ -39,6 +39,8 @@ type node struct {
 	expiry  expiries
 	guests  guests
 	network *network // with the real transport
+	born    time.Time
+	silent  bool // it is cut off; the goroutine of Run alone uses it
 
 	mu       sync.Mutex
 	stopping bool  // guarded by mu
@@ -52,7 +54,7 @@ type node struct {
 
 // start starts another node.
 func (w *world) start() *node {
-	n := &node{w: w, name: fmt.Sprintf("node-%d", len(w.nodes)), ended: make(chan struct{})}
+	n := &node{w: w, name: fmt.Sprintf("node-%d", len(w.nodes)), ended: make(chan struct{}), born: time.Now()}
 	n.broker = w.broker(n.name, n)
 	if w.chance(3) {
 		n.clock.off = w.upTo(2*time.Hour) - time.Hour
