@@ -86,6 +86,9 @@ func (h *Hub) holder(k key) *Socket {
 	if v := o.sessionOf(); v == nil || sha256.Sum256(v.secret[:]) != k.hash { // of a hash, so its time tells nothing
 		return nil
 	}
+	if o.passedOn() && h.lapsed.whyOf(k.hash) != lossUnknown {
+		return nil // it has come back since, to another socket, and has ended here
+	}
 	return o
 }
 

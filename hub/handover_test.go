@@ -278,3 +278,23 @@ func TestADrainHandsSessionsOver(t *testing.T) {
 		r.wantEvents(t, fmt.Sprintf("[x %d again]", i))
 	}
 }
+
+// A session that came back to the node where it began, and ended there, has not gone to the node that had it meanwhile.
+func TestASessionThatCameBackAndEndedIsRefused(t *testing.T) {
+	for _, last := range []int{0, 1, 2} {
+		hubs := several(t, 3, moving)
+		r := comes(t, hubs[0])
+		for _, h := range []*Hub{hubs[1], hubs[0]} {
+			r.lose()
+			if r.at(h).connect(t); !r.recovered {
+				t.Fatalf("not recovered by %s: %+v", h.Node(), h.Stats())
+			}
+		}
+		r.socket().Disconnect(false)
+		r.want("41")
+		r.at(hubs[last]).connect(t)
+		if s := hubs[last].Stats(); r.recovered || s.UnrecoveredRefused != 1 || s.UnrecoveredNodeLost != 0 {
+			t.Errorf("at %s: recovered %v, %d refused, %d lost with their node", hubs[last].Node(), r.recovered, s.UnrecoveredRefused, s.UnrecoveredNodeLost)
+		}
+	}
+}
