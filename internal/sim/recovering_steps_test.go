@@ -262,7 +262,9 @@ func (w *recoveringWorld) kick(t *traveller) {
 		to = a.sid
 	}
 	w.note("%q is disconnected in %s", to, t.namespace)
+	order := shift{t.namespace, to, ""}
 	w.mu.Lock()
+	w.kicks[order]++
 	for _, o := range w.accounts {
 		if o.namespace == t.namespace && o.user == t.user {
 			o.kicking()
@@ -274,8 +276,14 @@ func (w *recoveringWorld) kick(t *traveller) {
 		defer cancel()
 		began := w.now()
 		c, err := e.Disconnect(ctx, target(to), false)
-		if err == nil && len(c.Missing) == 0 && w.sound() && a.wasIn(to, began) {
+		all := err == nil && len(c.Missing) == 0 && w.sound()
+		if all && a.wasIn(to, began) {
 			a.kickedAt(w.now())
+		}
+		if all { // else it may still come
+			w.mu.Lock()
+			w.kicks[order]--
+			w.mu.Unlock()
 		}
 	})
 }

@@ -232,6 +232,7 @@ func (t *traveller) begin(s *hub.Socket) *account {
 			may = append(may, m.room)
 		}
 	}
+	a.kick = t.w.kicks[shift{t.namespace, userRoom(t.user), ""}] > 0 // it may be disconnected with those that were there
 	t.w.mu.Unlock()
 	for _, room := range may {
 		a.maybe(room)
