@@ -18,7 +18,7 @@ import (
 func TestADrainLosesNothing(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		const window = 3 * time.Second
-		r := newRig(t, brokerURL, addr, 3, time.Second, hub.Options{DrainWindow: window}, transport.Options{})
+		r := newRig(t, brokerURL, addr, 3, patient(time.Second), hub.Options{DrainWindow: window}, transport.Options{})
 		names := users(scaled(200, 1500))
 		clients := r.populate(names)
 		if t.Failed() {

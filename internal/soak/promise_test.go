@@ -23,7 +23,8 @@ import (
 func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		messages := amount("TETHER_SOAK_MESSAGES", 40_000, 1_000_000)
-		long, latency := messages > 100_000, 2*time.Second
+		latency := patient(2 * time.Second)
+		long := messages > 100_000
 		if long { // other work may keep this process from its own for a while
 			latency = 10 * time.Second
 		}
@@ -49,7 +50,7 @@ func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 		publishers := r.publishers()
 		var tabs atomic.Int64
 		for i := range 27 { // one in ten more
-			wanderers.Go(func() { r.wander(i, names, publishers, long, &tabs, stop) })
+			wanderers.Go(func() { r.wander(i, names, publishers, long, latency, &tabs, stop) })
 		}
 
 		const parts = 24 // each has users of its own, and so one goroutine for each stream
@@ -190,7 +191,7 @@ func behind(who ...*resident) {
 
 // wander connects as one user after the other, on any node and carrier, and leaves again, until stop is
 // closed. In the instant in which it knows that it is connected somebody emits to it.
-func (r *rig) wander(i int, names []string, publishers []publisher, long bool, tabs *atomic.Int64, stop <-chan struct{}) {
+func (r *rig) wander(i int, names []string, publishers []publisher, long bool, latency time.Duration, tabs *atomic.Int64, stop <-chan struct{}) {
 	p := publishers[i%len(publishers)]
 	p.name = "instant-" + strconv.Itoa(i) // a stream of its own
 	failed := 0
@@ -227,7 +228,9 @@ func (r *rig) wander(i int, names []string, publishers []publisher, long bool, t
 		tabs.Add(1)
 		stay := []int{0, 50, 1500}[rand.IntN(3)] // milliseconds
 		if how == upgrading {
-			stay = 5000 // it has no connection of its own that could be closed until it has upgraded
+			// It has no connection of its own that could be closed until it has upgraded. It is there for long
+			// enough that it must have got what was sent meanwhile.
+			stay = 5 * int(latency.Milliseconds()) / 2
 		}
 		last := false
 		select {
@@ -297,7 +300,7 @@ func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
 func TestFlappingTabsLeaveNothingBehind(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		flaps := scaled(2000, 50_000)
-		r := newRig(t, brokerURL, addr, 2, time.Second, hub.Options{}, transport.Options{})
+		r := newRig(t, brokerURL, addr, 2, patient(time.Second), hub.Options{}, transport.Options{})
 		names := users(12)
 		stop := make(chan struct{})
 		end := r.load(names, stop, time.Millisecond)

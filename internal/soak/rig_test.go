@@ -147,6 +147,12 @@ var backends = map[string]func(t testing.TB) *backend.Server{
 
 // newRig starts nodes on a broker. Several URLs, with blanks between, are several servers of one. addr is the backend's, ""
 // for one that is not reached through a proxy.
+// patient is how long a message may take to clients that come and go: one that reads late, because the machine has
+// other work, may have left with the message unread.
+func patient(latency time.Duration) time.Duration {
+	return min(long.Limit(latency), 10*time.Second)
+}
+
 func newRig(t testing.TB, brokerURL, addr string, nodes int, latency time.Duration, o hub.Options, to transport.Options) *rig {
 	t.Helper()
 	r := &rig{t: t, book: ledger.New(latency), mux: drivers.Mux(), urls: strings.Fields(brokerURL)}
