@@ -92,6 +92,12 @@ func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Rece
 
 var one = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 
+// late reports whether no answer has come in time. That is honest where the machine has other work; where it has none
+// it is a fault.
+func late(r broker.Receipt) bool {
+	return r.Bound == broker.Unknown && long.Limit(time.Second) > time.Second
+}
+
 func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 	long.Alone(t)
 	servers, slow, _, _ := farApart(t)
@@ -118,7 +124,7 @@ func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 		begin := time.Now()
 		n.subscribe(t, s)
 		t.Logf("Subscribe took %v over a route of 200ms", time.Since(begin).Round(time.Millisecond))
-		if reach := publishOne(t, p, s, s); reach != one {
+		if reach := publishOne(t, p, s, s); reach != one && !late(reach) {
 			t.Errorf("%s: got %+v, want %+v", s, reach, one)
 		}
 		if m := receive(t, n.got); string(m.Data) != s {
@@ -126,10 +132,11 @@ func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 		}
 		n.unsubscribe(t, s)
 		begin = time.Now()
-		if reach := publishOne(t, p, s, ""); !reach.Nobody() {
+		reach := publishOne(t, p, s, "")
+		if !reach.Nobody() && !late(reach) {
 			t.Errorf("%s, unsubscribed: got %+v", s, reach)
 		}
-		if took := time.Since(begin); took > long.Limit(100*time.Millisecond) {
+		if took := time.Since(begin); took > long.Limit(100*time.Millisecond) && !late(reach) {
 			t.Errorf("that nobody is there took %v", took)
 		}
 	}
