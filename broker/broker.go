@@ -51,6 +51,16 @@ type Message struct {
 	// Place is where the message stands among all others of a [Logger]. A publisher asks for one with any number but 0,
 	// and has to if there is a Log. Without a log it is 0 on delivery.
 	Place uint64
+
+	// Trace is for other programs at the backend: a driver whose backend has headers sends it there, and others ignore
+	// it. Nil, which costs nothing: there is none. It is not delivered.
+	Trace *Trace
+}
+
+// Trace is a place in a trace, in the words of W3C Trace Context.
+type Trace struct {
+	Parent string // traceparent
+	State  string // tracestate. "": there is none
 }
 
 // Own returns the message with Data that may be kept: a copy, if it is lent.

@@ -33,6 +33,9 @@ type Question struct {
 	// Once is for what must not be done twice: a node that has answered and is asked again, because its
 	// answer was lost, gives the same answer if it was a short one, and else is missing.
 	Once bool
+
+	// Trace goes with the question where it is published at first: see [broker.Message].
+	Trace *broker.Trace
 }
 
 // Missing is a node that has not answered, or not to the end.
@@ -198,7 +201,7 @@ func (a *Asking) put() error {
 	if a.q.Subject == "" {
 		return nil // all members are asked, at once
 	}
-	receipts, err := n.broker.Publish(a.ctx, broker.Message{Subject: a.q.Subject, Data: a.message(0, nil)})
+	receipts, err := n.broker.Publish(a.ctx, broker.Message{Subject: a.q.Subject, Data: a.message(0, nil), Trace: a.q.Trace})
 	if err != nil {
 		a.forget()
 		return fmt.Errorf("cluster: ask: %w", err)

@@ -51,7 +51,7 @@ func (e *Emitter) move(ctx context.Context, topic byte, to Target, rooms []Targe
 }
 
 func (e *Emitter) change(ctx context.Context, topic byte, to Target, rest []byte) (c Changed, err error) {
-	asking, err := e.ask(ctx, topic, to, true, rest)
+	asking, err := e.ask(ctx, topic, to, true, rest, nil)
 	if err != nil {
 		return c, err
 	}

@@ -244,7 +244,7 @@ func (e *Emitter) publish(ctx context.Context, to []Target, receipts []Receipt, 
 	if err := enc.event(event, args); err != nil {
 		return err
 	}
-	m := batch{emitter: e, union: union, encoder: enc, scratch: enc.messages}
+	m := batch{emitter: e, union: union, encoder: enc, scratch: enc.messages, trace: followed.traced()}
 	if followed != nil && len(followed.marks) > 0 {
 		m.flags, m.marks = flagMarks, followed.marks
 	}
@@ -274,8 +274,9 @@ type batch struct {
 	flags   flags
 	number  uint64 // of the event, with flagOrigin
 	union   bool
-	stamp   uint32   // with flagStamp
-	marks   []byte   // with flagMarks
+	stamp   uint32 // with flagStamp
+	marks   []byte // with flagMarks
+	trace   *broker.Trace
 	encoder *encoder // has the payload of the event
 	lent    bool     // the memory of the messages is the encoder's: one event for one room, the common case
 
@@ -342,20 +343,22 @@ func (m *batch) messages(to []Target) []broker.Message {
 			shared = nil
 		}
 		if t.kind == single {
-			msgs = append(msgs, e.placed(broker.Message{
-				Subject: cluster.NodeSubject(e.publisher.prefix, t.name[:tagLength]),
-				Data:    m.envelope(subject, except),
-				Lent:    m.lent,
-			}, subject))
+			node := cluster.NodeSubject(e.publisher.prefix, t.name[:tagLength])
+			msgs = append(msgs, m.message(node, m.envelope(subject, except), subject))
 			continue
 		}
 		if shared == nil {
 			shared = m.envelope("", except)
 		}
-		msgs = append(msgs, e.placed(broker.Message{Subject: subject, Data: shared, Lent: m.lent}, subject))
+		msgs = append(msgs, m.message(subject, shared, subject))
 	}
 	m.scratch = msgs
 	return msgs
+}
+
+// message is one message of the batch, that goes into the log of a room.
+func (m *batch) message(subject string, data []byte, room string) broker.Message {
+	return m.emitter.placed(broker.Message{Subject: subject, Data: data, Lent: m.lent, Trace: m.trace}, room)
 }
 
 func (m *batch) envelope(target string, except []Target) []byte {

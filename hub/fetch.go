@@ -44,7 +44,7 @@ func (e *Emitter) FetchSockets(ctx context.Context, to Target, o FetchOptions) *
 			what |= flag
 		}
 	}
-	asking, err := e.ask(ctx, topicFetch, to, false, []byte{what})
+	asking, err := e.ask(ctx, topicFetch, to, false, []byte{what}, nil)
 	return &Answers[RemoteSocket]{asking: asking, err: err, parse: func(node cluster.Member, page []byte, yield func(RemoteSocket) bool) bool {
 		for len(page) > 0 {
 			s, rest, ok := cutRemote(page, what)

@@ -293,7 +293,7 @@ func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) erro
 		}
 		places = append(places, i)
 		subject := roomSubject(e.publisher.prefix, e.namespace, t)
-		msgs = append(msgs, e.placed(broker.Message{Subject: subject, Data: m.envelope("", except), Lent: m.lent}, subject))
+		msgs = append(msgs, m.message(subject, m.envelope("", except), subject))
 	}
 	if len(msgs) == 0 {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 
+	"tether/broker"
 	"tether/cluster"
 	"tether/internal/socketio"
 )
@@ -167,12 +168,12 @@ func parseAbout(body []byte) (a about, ok bool) {
 }
 
 // ask asks the nodes that have sockets of a target.
-func (e *Emitter) ask(ctx context.Context, topic byte, to Target, once bool, rest []byte) (*asking, error) {
+func (e *Emitter) ask(ctx context.Context, topic byte, to Target, once bool, rest []byte, trace *broker.Trace) (*asking, error) {
 	body, err := e.about(to)
 	if err != nil {
 		return nil, err
 	}
-	q := cluster.Question{Topic: topic, Body: append(body, rest...), Once: once}
+	q := cluster.Question{Topic: topic, Body: append(body, rest...), Once: once, Trace: trace}
 	q.Subject = roomSubject(e.publisher.prefix, e.namespace, to)
 	a := new(asking)
 	switch {

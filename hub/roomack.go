@@ -70,7 +70,7 @@ func (e *Emitter) EmitAck(ctx context.Context, to Target, event string, args ...
 		followed.end(nil, err)
 		return &Answers[SocketAck]{err: err}
 	}
-	asking, err := e.ask(ctx, topicAck, to, true, body)
+	asking, err := e.ask(ctx, topicAck, to, true, body, followed.traced())
 	if err == nil {
 		err = e.logQuestion(ctx, to)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"tether/broker"
 	"tether/engine"
 	"tether/internal/socketio"
 )
@@ -13,6 +14,10 @@ import (
 // Tracer follows some events from their emit to the connections, on all nodes, and events of clients to their
 // handlers: packages follow and tracing have one each. What it does not follow costs a call of Sampled. Its
 // methods may be called concurrently, and must return quickly.
+//
+// A Tracer that has a method Trace(mark []byte) *broker.Trace says by it what a mark means to other programs at the
+// broker, those that read W3C Trace Context in the headers of NATS, say. It is called after Emit, and what it returns goes
+// with the event in [broker.Message]: not if messages are sealed. Nil: nothing.
 type Tracer interface {
 	// Name tells the tracer from others. It is the same on all nodes, and has 1 to 16 bytes.
 	Name() string
@@ -32,6 +37,11 @@ type Tracer interface {
 	// Handle is called before the handlers of an event of a client; declared says that On was called for its name,
 	// and not only OnAny. The handlers get the context, and done, unless it is nil, their first error.
 	Handle(ctx context.Context, s *Socket, m *Message, declared bool) (handled context.Context, done func(error))
+}
+
+// propagator is what a Tracer may have besides.
+type propagator interface {
+	Trace(mark []byte) *broker.Trace
 }
 
 const (
@@ -61,7 +71,8 @@ func checkTracers(tracers []Tracer) error {
 
 // emission is a call that emits and is followed.
 type emission struct {
-	marks []byte // a name and a mark each, as texts
+	marks []byte        // a name and a mark each, as texts
+	trace *broker.Trace // of the first tracer that has one
 	done  []func([]Receipt, error)
 }
 
@@ -85,10 +96,21 @@ func (m *emission) begin(t Tracer, ctx context.Context, namespace string, to []T
 	mark, done := t.Emit(ctx, namespace, to, event)
 	if len(mark) > 0 && len(mark) <= maxMark {
 		m.marks = appendText(appendText(m.marks, t.Name()), string(mark))
+		if p, ok := t.(propagator); ok && m.trace == nil {
+			m.trace = p.Trace(mark)
+		}
 	}
 	if done != nil {
 		m.done = append(m.done, done)
 	}
+}
+
+// traced is the trace for others at the broker. m may be nil.
+func (m *emission) traced() *broker.Trace {
+	if m == nil {
+		return nil
+	}
+	return m.trace
 }
 
 // end says what the broker has said. m may be nil.

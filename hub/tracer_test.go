@@ -133,6 +133,56 @@ func TestATracerIsToldOfAnEventOnItsWay(t *testing.T) {
 	}
 }
 
+// telling is a tracer that says what its marks mean.
+type telling struct{ *notes }
+
+func (n telling) Trace(mark []byte) *broker.Trace {
+	return &broker.Trace{Parent: n.name + string(mark)}
+}
+
+// TestAMarkIsToldToOthersAtTheBroker by the first tracer that can, with all that is emitted.
+func TestAMarkIsToldToOthersAtTheBroker(t *testing.T) {
+	seen := &spy{Broker: memory.NewBus().Broker()}
+	h := start(t, seen, Options{Tracers: []Tracer{
+		&notes{name: "a", mark: "silent"}, telling{&notes{name: "b", mark: "1"}}, telling{&notes{name: "c", mark: "2"}},
+	}})
+	_, s := connect(t, h)
+	if err := s.Register(t.Context(), "42"); err != nil {
+		t.Fatal(err)
+	}
+	e := h.Emitter()
+	emits := map[string]func(event string) error{
+		"to a user":   func(event string) error { _, err := e.Emit(t.Context(), User("42"), event, "payload"); return err },
+		"to a socket": func(event string) error { _, err := e.Emit(t.Context(), s.Target(), event, "payload"); return err },
+		"to a socket that has moved": func(event string) error {
+			_, err := e.Emit(t.Context(), SocketID(newTag()+strings.Repeat("A", idLength-tagLength)), event, "payload")
+			return err
+		},
+		"to several": func(event string) error {
+			_, err := e.EmitUnion(t.Context(), []Target{User("41"), User("42")}, event, "payload")
+			return err
+		},
+		"with a question": func(event string) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // nobody answers
+			for range e.EmitAck(ctx, User("42"), event, "payload").All {
+			}
+			return nil
+		},
+	}
+	for name, emit := range emits {
+		for event, want := range map[string]bool{"followed": true, "plain": false} {
+			seen.trace = &broker.Trace{Parent: "none was published"}
+			if err := emit(event); err != nil {
+				t.Fatal(err)
+			}
+			if got := seen.trace; (got != nil) != want || want && got.Parent != "b1" {
+				t.Errorf("%s, %s: the broker is told %v", name, event, got)
+			}
+		}
+	}
+}
+
 // eventData is an envelope with a mark of tracer a, and one of a tracer that nobody has.
 func eventData(t testing.TB, e *Emitter, target, mark, event string) []byte {
 	t.Helper()
@@ -249,12 +299,13 @@ func TestWhatIsNotFollowedPaysNothing(t *testing.T) {
 // spy is a broker that keeps the last message that was emitted: nodes publish others, too.
 type spy struct {
 	broker.Broker
-	last []byte
+	last  []byte
+	trace *broker.Trace
 }
 
 func (s *spy) Publish(ctx context.Context, m ...broker.Message) ([]Receipt, error) {
 	if data := m[len(m)-1].Data; bytes.Contains(data, []byte("payload")) {
-		s.last = append(s.last[:0], data...)
+		s.last, s.trace = append(s.last[:0], data...), m[len(m)-1].Trace
 	}
 	return s.Broker.Publish(ctx, m...)
 }

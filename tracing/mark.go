@@ -1,6 +1,13 @@
 package tracing
 
-import "go.opentelemetry.io/otel/trace"
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"tether/broker"
+)
 
 // A mark is what W3C Trace Context calls traceparent and tracestate, without its letters:
 //
@@ -37,4 +44,15 @@ func parseMark(mark []byte) (trace.SpanContext, bool) {
 		TraceState: state, Remote: true,
 	})
 	return c, c.IsValid() && c.IsSampled()
+}
+
+// Trace says what a mark means to other programs at the broker: see [hub.Tracer].
+func (t *Tracer) Trace(mark []byte) *broker.Trace {
+	c, ok := parseMark(mark)
+	if !ok {
+		return nil
+	}
+	header := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(trace.ContextWithRemoteSpanContext(context.Background(), c), header)
+	return &broker.Trace{Parent: header["traceparent"], State: header["tracestate"]}
 }

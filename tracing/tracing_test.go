@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	natsio "github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
@@ -19,6 +21,7 @@ import (
 	"tether/broker"
 	"tether/broker/drivers"
 	"tether/broker/memory"
+	"tether/broker/seal"
 	"tether/engine"
 	"tether/hub"
 	"tether/internal/backend"
@@ -241,6 +244,96 @@ func TestAnEventOfAClientLeadsToItsHandlerAndFurther(t *testing.T) {
 	}
 }
 
+// TestASampledEmitIsInTheHeadersOfNATS, where other programs read it; not if messages are sealed. What is not sampled
+// has no headers.
+func TestASampledEmitIsInTheHeadersOfNATS(t *testing.T) {
+	server := backend.NATS(t)
+	prefix := natsio.NewInbox()[len("_INBOX."):]
+	stranger, err := natsio.Connect(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	heard, err := stranger.SubscribeSync(prefix + ".s.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	provider, spans := recording(t)
+	tracer, err := tracing.New(tracing.Options{Provider: provider})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := trace.ParseTraceState("vendor=opaque")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled}
+	stateful := caller
+	stateful.TraceState = state
+	key := seal.GenerateKey()
+	for name, row := range map[string]struct {
+		caller trace.SpanContextConfig
+		key    seal.Keys
+		want   bool
+	}{
+		"sampled":           {caller, seal.Keys{}, true},
+		"with a tracestate": {stateful, seal.Keys{}, true},
+		"with a key":        {stateful, seal.Keys{Current: key}, true},
+		"sealed":            {stateful, seal.Keys{Current: key, Seal: true}, false},
+		"not sampled":       {trace.SpanContextConfig{TraceID: caller.TraceID, SpanID: caller.SpanID, TraceState: state}, seal.Keys{}, false},
+		"without a span":    {trace.SpanContextConfig{}, seal.Keys{}, false},
+	} {
+		b, err := drivers.Mux().Open(t.Context(), server.URL+"?prefix="+prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		e := hub.NewEmitter(b, hub.EmitterOptions{Key: row.key, Tracers: []hub.Tracer{tracer}})
+		ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(row.caller))
+		m := emitUntilHeard(t, e, ctx, spans, heard)
+		if !row.want {
+			if m.Header != nil {
+				t.Errorf("%s: the message has the headers %v", name, m.Header)
+			}
+			continue
+		}
+		emit := await(t, spans, "emit /users/ping", 1)[0].SpanContext()
+		want := "00-" + emit.TraceID().String() + "-" + emit.SpanID().String() + "-01"
+		if emit.TraceID() != caller.TraceID || m.Header.Get("traceparent") != want || m.Header.Get("tracestate") != row.caller.TraceState.String() {
+			t.Errorf("%s: the message has the headers %v, want the traceparent %s", name, m.Header, want)
+		}
+	}
+}
+
+// emitUntilHeard emits, again if the server was too slow for the driver, and returns what a stranger hears of the last
+// emit.
+func emitUntilHeard(t *testing.T, e *hub.Emitter, ctx context.Context, spans *tracetest.SpanRecorder, heard *natsio.Subscription) *natsio.Msg {
+	t.Helper()
+	for began := time.Now(); ; {
+		spans.Reset()
+		user := natsio.NewInbox()[len("_INBOX."):]
+		_, err := e.Emit(ctx, hub.User(user), "/users/ping")
+		if errors.Is(err, broker.ErrUnavailable) && time.Since(began) < patience {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			m, err := heard.NextMsg(patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasSuffix(m.Subject, user) {
+				return m
+			}
+		}
+	}
+}
+
 // TestADeliveryEndsWithTheLastOfItsClients, or when it has waited for long enough.
 func TestADeliveryEndsWithTheLastOfItsClients(t *testing.T) {
 	provider, spans := recording(t)
@@ -285,7 +378,7 @@ func TestADeliveryEndsWithTheLastOfItsClients(t *testing.T) {
 		t.Error("there is a delivery after Close")
 	}
 	for _, broken := range [][]byte{nil, mark[:24], make([]byte, 25), append(slices.Clone(mark), make([]byte, 201)...)} {
-		if tracer.Arrived(broken, "/", "x") != nil {
+		if tracer.Arrived(broken, "/", "x") != nil || tracer.Trace(broken) != nil {
 			t.Errorf("a mark of %d bytes is one", len(broken))
 		}
 	}

@@ -20,6 +20,7 @@ var basics = []test{
 	{"what was counted is delivered before Unsubscribe returns", testUnsubscribeUnderFire},
 	{"payloads of every size arrive unchanged", testPayloads},
 	{"what is lent is the publisher's again", testLent},
+	{"a trace changes nothing of a message, and is not delivered", testTrace},
 	{"ten thousand subjects", testManySubjects},
 }
 
@@ -238,9 +239,24 @@ func testLent(t *testing.T, h Harness) {
 	}
 }
 
-// carry publishes data on "s" until it arrives. On a machine that is too slow for it, it lies in a gap.
-func carry(t *testing.T, h Harness, n *node, p broker.Broker, data string) {
+// testTrace publishes with a trace what a backend that has headers carries just so, too.
+func testTrace(t *testing.T, h Harness) {
+	n, p := start(t, h), publisher(t, h)
+	n.subscribe("s")
+	trace := &broker.Trace{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", State: "vendor=opaque"}
+	for _, data := range []string{"", "short"} {
+		carry(t, h, n, p, broker.Message{Subject: "s", Data: []byte(data), Trace: trace})
+	}
+	carry(t, h, n, p, broker.Message{Subject: "s", Data: []byte("without")})
+	if h.MaxData > 0 { // there is no place for headers
+		carry(t, h, n, p, broker.Message{Subject: "s", Data: make([]byte, h.MaxData), Trace: trace})
+	}
+}
+
+// carry publishes a message on "s" until it arrives. On a machine that is too slow for it, it lies in a gap.
+func carry(t *testing.T, h Harness, n *node, p broker.Broker, m broker.Message) {
 	t.Helper()
+	data := string(m.Data)
 	last := func() string { // with the lock held
 		got := n.got["s"]
 		if len(got) == 0 {
@@ -249,7 +265,10 @@ func carry(t *testing.T, h Harness, n *node, p broker.Broker, data string) {
 		return got[len(got)-1]
 	}
 	for gaps := 0; ; gaps = n.gapCount() {
-		reach := publish(t, p, "s", data)
+		reach, err := p.Publish(context.Background(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
 		arrived := false
 		n.await(fmt.Sprintf("%d bytes, or a gap", len(data)), func() bool {
 			arrived = last() == data
@@ -257,7 +276,7 @@ func carry(t *testing.T, h Harness, n *node, p broker.Broker, data string) {
 		})
 		if arrived {
 			if gaps == 0 {
-				wantReach(t, h, reach, 1)
+				wantReach(t, h, reach[0], 1)
 			}
 			return
 		}
@@ -282,7 +301,7 @@ func testPayloads(t *testing.T, h Harness) {
 		}
 		data := make([]byte, size)
 		r.Read(data)
-		carry(t, h, n, p, string(data))
+		carry(t, h, n, p, broker.Message{Subject: "s", Data: data})
 	}
 	if h.MaxData == 0 {
 		return

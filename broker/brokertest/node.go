@@ -100,6 +100,9 @@ func (n *node) deliver(m broker.Message) {
 		n.tb.Errorf("two messages of %.40q were delivered at a time", m.Subject)
 	}
 	defer busy.Add(-1)
+	if m.Trace != nil {
+		n.tb.Errorf("a message of %.40q was delivered with a trace", m.Subject)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.got[m.Subject] = append(n.got[m.Subject], string(m.Data))

@@ -61,6 +61,7 @@ func (p *peer) ready(ctx context.Context) error {
 
 // publish is pass, in the order of the log if there is one.
 func (p *peer) publish(ctx context.Context, m broker.Message) (nodes int, err error) {
+	m.Trace = nil
 	l := p.bus.log
 	if l == nil {
 		return p.pass(ctx, &m)

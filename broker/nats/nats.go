@@ -27,6 +27,11 @@
 // _INBOX.> unless the connection has an inbox prefix of its own. While some of that is refused a node is not
 // up, and tries again every second.
 //
+// # Headers
+//
+// Messages have none, but for those with a [broker.Trace]: traceparent and tracestate, for other programs. They are left
+// out where a message would be too large with them. The driver reads none of them.
+//
 // # Several servers
 //
 // A node knows all servers of a cluster from the one that it has reached, and goes to another when its

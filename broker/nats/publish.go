@@ -90,13 +90,28 @@ func (b *Broker) write(m broker.Message, s *slot, n uint64) error {
 	if b.names.isHash(s.wire) {
 		payload = appendNamed(make([]byte, 0, len(m.Subject)+len(m.Data)+4), m)
 	}
-	err := b.conn.PublishRequest(s.wire, s.reply, payload)
+	err := b.hand(s, m.Trace, payload)
 	if !errors.Is(err, natsio.ErrMaxPayload) {
 		return err
 	}
 	most := max(0, int(b.conn.MaxPayload())-(len(payload)-len(m.Data)))
 	b.receipts.fail(n, fmt.Errorf("nats: publish: %w: %d bytes, and the server takes %d", broker.ErrTooLarge, len(m.Data), most))
 	return nil
+}
+
+// hand hands one message to nats.go. A trace goes into the headers, and is left out where there is no place for it.
+func (b *Broker) hand(s *slot, trace *broker.Trace, payload []byte) error {
+	if trace != nil {
+		m := natsio.Msg{Subject: s.wire, Reply: s.reply, Data: payload, Header: natsio.Header{"traceparent": {trace.Parent}}}
+		if trace.State != "" {
+			m.Header["tracestate"] = []string{trace.State}
+		}
+		err := b.conn.PublishMsg(&m)
+		if !errors.Is(err, natsio.ErrMaxPayload) && !errors.Is(err, natsio.ErrHeadersNotSupported) {
+			return err
+		}
+	}
+	return b.conn.PublishRequest(s.wire, s.reply, payload)
 }
 
 // failed turns an error of the connection into one that Publish or Subscribe may return.

@@ -158,6 +158,42 @@ func TestNodesWithOneKeyUnderstandEachOther(t *testing.T) {
 	}
 }
 
+// passing is a driver that notes what it is given.
+type passing struct {
+	broker.Broker
+	last broker.Message
+}
+
+func (p *passing) Publish(_ context.Context, m ...broker.Message) ([]broker.Receipt, error) {
+	p.last = m[len(m)-1]
+	return make([]broker.Receipt, len(m)), nil
+}
+
+// TestASealedMessageHasNoOpenTrace: a driver sends a trace in the headers of its backend, which nothing seals.
+func TestASealedMessageHasNoOpenTrace(t *testing.T) {
+	trace := &broker.Trace{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+	k := GenerateKey()
+	for mode, row := range map[string]struct {
+		keys Keys
+		want *broker.Trace
+	}{
+		"no key":                      {Keys{}, trace},
+		"authenticated":               {Keys{Current: k}, trace},
+		"sealed":                      {Keys{Current: k, Seal: true}, nil},
+		"sealed, and not begun to be": {Keys{Current: k, Seal: true, Plain: SendPlain}, trace},
+	} {
+		for _, lent := range []bool{false, true} {
+			driver := new(passing)
+			m := text("x")
+			m.Trace, m.Lent = trace, lent
+			publish(t, New(driver, Options{Keys: row.keys}), m)
+			if driver.last.Trace != row.want || m.Trace != trace {
+				t.Errorf("%s, lent %v: the driver is given the trace %v", mode, lent, driver.last.Trace)
+			}
+		}
+	}
+}
+
 func TestWithoutAKeyMessagesAreAsTheyWere(t *testing.T) {
 	r := newRig(t, Keys{})
 	m := text("one")

@@ -39,6 +39,7 @@ func (p *Peer) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 // passLocked is the backend: one message to every node that it knows to be subscribed.
 func (c *Cluster) passLocked(m broker.Message) broker.Receipt {
 	m = m.Own()
+	m.Trace = nil
 	n := 0
 	for _, p := range c.peers {
 		if !p.session || !p.subs[m.Subject] {
