@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"tether/cluster"
@@ -86,13 +87,15 @@ type UI struct {
 	hub       *hub.Hub
 	emitter   *hub.Emitter
 	node      *cluster.Node
-	namespace *hub.Namespace // of the pages
-	guard     guard
+	namespace *hub.Namespace        // of the pages
+	guard     atomic.Pointer[guard] // replaced as a whole by SetPassword
 	log       *slog.Logger
 	hostname  string
 	started   time.Time
 	notes     notes // in development mode
 }
+
+var errNoPassword = errors.New("adminui: Password is needed: pages can disconnect clients")
 
 // New returns the UI of a hub.
 func New(h *hub.Hub, o Options) (*UI, error) {
@@ -107,7 +110,7 @@ func New(h *hub.Hub, o Options) (*UI, error) {
 	}
 	switch {
 	case o.Password == "":
-		return nil, errors.New("adminui: Options.Password is needed: pages can disconnect clients")
+		return nil, errNoPassword
 	case slices.Contains(o.Namespaces, o.Namespace):
 		return nil, fmt.Errorf("adminui: Options.Namespace is %q, which is among Options.Namespaces: clients would need the password", o.Namespace)
 	case o.MaxSockets < 0 || o.MaxSockets > MostSockets:
@@ -119,8 +122,9 @@ func New(h *hub.Hub, o Options) (*UI, error) {
 	}
 	u := &UI{
 		o: o, hub: h, emitter: h.Emitter(), node: h.Emitter().Cluster(), namespace: h.Of(o.Namespace),
-		guard: newGuard(o.Username, o.Password), log: o.Logger.With("node", h.Node()), hostname: hostname, started: time.Now(),
+		log: o.Logger.With("node", h.Node()), hostname: hostname, started: time.Now(),
 	}
+	u.guard.Store(newGuard(o.Username, o.Password))
 	u.namespace.OnConnect(u.connect)
 	if !o.ReadOnly {
 		u.namespace.On("join", u.join)
@@ -148,17 +152,40 @@ func (u *UI) connect(_ context.Context, s *hub.Socket) error {
 			return errInvalid()
 		}
 	}
-	now := time.Now()
-	if !u.guard.isSession(sent.SessionID, now) {
-		if !u.guard.isOperator(sent.Username, sent.Password) {
+	now, g := time.Now(), u.guard.Load()
+	s.SetData(g)
+	if !g.isSession(sent.SessionID, now) {
+		if !g.isOperator(sent.Username, sent.Password) {
 			return errInvalid()
 		}
-		if err := s.Emit("session", u.guard.session(now)); err != nil {
+		if err := s.Emit("session", g.session(now)); err != nil {
 			return err
 		}
 	}
 	u.log.Info("an operator has connected with the Admin UI", "socket", s.ID(), "address", s.Handshake().Address)
 	return s.Emit("config", u.config(false))
+}
+
+// SetPassword changes the password. Sessions of the old one end, and pages of this node that are open with it are
+// disconnected: one that is just coming in, two seconds later. Call it on all nodes.
+func (u *UI) SetPassword(password string) error {
+	if password == "" {
+		return errNoPassword
+	}
+	u.guard.Store(newGuard(u.o.Username, password))
+	u.putOut()
+	return nil
+}
+
+// putOut disconnects pages that were let in with another password. Data of a page that came back from another node is no
+// guard: it has been let in again.
+func (u *UI) putOut() {
+	now := u.guard.Load()
+	for s := range u.namespace.Sockets() {
+		if g, ok := s.Data().(*guard); ok && g != now && !g.same(now) {
+			s.Disconnect(false)
+		}
+	}
 }
 
 // errInvalid has the words that the page knows.

@@ -27,7 +27,10 @@ const password = "a password of operators"
 var good = map[string]string{"username": "admin", "password": password}
 
 // node is a node with the UI. Its clients are in a room of their user's.
-func node(c *hubtest.Cluster, o Options) *hubtest.Node {
+func node(c *hubtest.Cluster, o Options) *hubtest.Node { return nodeWith(c, o, new([]*UI)) }
+
+// nodeWith adds the UI to a list.
+func nodeWith(c *hubtest.Cluster, o Options, uis *[]*UI) *hubtest.Node {
 	return c.Node(func(b broker.Broker) (*hub.Hub, error) {
 		h, err := hub.New(b, hub.Options{DrainWindow: -1, Greeting: hub.Greeting{Off: true}, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -39,7 +42,8 @@ func node(c *hubtest.Cluster, o Options) *hubtest.Node {
 		})
 		h.Of("/").On("/orders", func(context.Context, *hub.Socket, *hub.Message) error { return nil })
 		o.Password, o.Logger = password, slog.New(slog.DiscardHandler)
-		_, err = New(h, o)
+		u, err := New(h, o)
+		*uis = append(*uis, u)
 		return h, err
 	})
 }
@@ -103,6 +107,37 @@ func TestOnlyOperatorsGetIn(t *testing.T) {
 	})
 }
 
+func TestANewPasswordEndsSessionsAndOpenPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var uis []*UI
+		c := hubtest.NewCluster(t)
+		a, b := nodeWith(c, Options{}, &uis), nodeWith(c, Options{}, &uis)
+		open := page(a, good)
+		var session string
+		open.Expect("session").Decode(0, &session)
+		open.Expect("config")
+		if err := uis[0].SetPassword(password); err != nil { // the same again
+			t.Fatal(err)
+		}
+		open.Expect("server_stats") // it stays
+		if err := uis[0].SetPassword(""); err == nil {
+			t.Error("there is no password")
+		}
+		for _, u := range uis {
+			if err := u.SetPassword("another password"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		open.ExpectEnd(hub.ReasonServerDisconnect)
+		for _, n := range []*hubtest.Node{a, b} {
+			for _, auth := range []any{good, map[string]string{"sessionId": session}} {
+				n.ExpectRefusalOf(hubtest.Handshake{Namespace: "/admin", Auth: auth}, "invalid credentials")
+			}
+			page(n, map[string]string{"username": "admin", "password": "another password"}).Expect("session")
+		}
+	})
+}
+
 func TestASessionIsGoodForADay(t *testing.T) {
 	g, other, root := newGuard("admin", password), newGuard("admin", password+"x"), newGuard("root", password)
 	now := time.Now()
@@ -112,7 +147,7 @@ func TestASessionIsGoodForADay(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		g    guard
+		g    *guard
 		text string
 		at   time.Time
 		want bool

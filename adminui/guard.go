@@ -22,10 +22,15 @@ const sessionTime = 24 * time.Hour
 
 const sessionHead = 16 // bytes before the code
 
-func newGuard(username, password string) guard {
+func newGuard(username, password string) *guard {
 	code := hmac.New(sha256.New, []byte(password))
 	code.Write([]byte("tether/adminui session of " + username))
-	return guard{sha256.Sum256([]byte(username)), sha256.Sum256([]byte(password)), code.Sum(nil)}
+	return &guard{sha256.Sum256([]byte(username)), sha256.Sum256([]byte(password)), code.Sum(nil)}
+}
+
+// same reports whether both let the same operators in.
+func (g *guard) same(other *guard) bool {
+	return g.username == other.username && g.password == other.password
 }
 
 // isOperator takes the same time whatever is wrong.

@@ -45,6 +45,7 @@ func (u *UI) Run(ctx context.Context) {
 
 // round tells the pages of this node what is new. Without pages nobody is asked.
 func (u *UI) round(ctx context.Context, p *pages) {
+	u.putOut()
 	open := slices.Collect(u.namespace.Sockets())
 	if len(open) == 0 {
 		*p = pages{}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -208,6 +209,55 @@ func TestSIGHUPTakesWhatCanChangeIntoUse(t *testing.T) {
 	}
 	if got := next(t, before); got != "still []" {
 		t.Errorf("a client from before the reload: got %s", got)
+	}
+}
+
+// TestSIGHUPTakesANewPasswordOfTheAdminUI, and names a file of a secret that has another one in it and waits for a restart.
+func TestSIGHUPTakesANewPasswordOfTheAdminUI(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) (path string) {
+		t.Helper()
+		path = filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	settings := func(every int) string {
+		return fmt.Sprintf("tracing: {every: %d}\n", every)
+	}
+	p := start(t, enough, "--admin-ui.mode=production", "--admin-ui.password=file:"+write("password", uiPassword),
+		"--key=file:"+write("key", token.GenerateKey()), "--config="+write("server.yaml", settings(0))).ready()
+	dial := func(password string) (*client.Client, error) {
+		t.Helper()
+		return tryDial(t, client.Options{URL: p.url(), Namespace: "/admin", Auth: map[string]string{"username": "admin", "password": password}})
+	}
+	open, err := dial(uiPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const other = "another password of operators"
+	write("password", other)
+	write("key", token.GenerateKey())
+	write("server.yaml", settings(7)) // is reloaded, and not named
+	p.signal(syscall.SIGHUP)
+	keys := p.waitLog("reload: these settings have changed too and need a restart")["keys"]
+	if got, _ := keys.([]any); !slices.Equal(got, []any{"key"}) {
+		t.Errorf("need a restart: got %v", keys)
+	}
+	var refused *client.Refused
+	if _, err := dial(uiPassword); !errors.As(err, &refused) {
+		t.Errorf("the old password: got %v", err)
+	}
+	if _, err := dial(other); err != nil {
+		t.Errorf("the new password: got %v", err)
+	}
+	for err == nil { // the page that was open ends, behind what it was told
+		_, err = open.Next(t.Context())
+	}
+	if log := p.log(); strings.Contains(log, other) || t.Context().Err() != nil {
+		t.Errorf("the password is in the log, or the page stays open: %v", err)
 	}
 }
 

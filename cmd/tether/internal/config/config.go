@@ -83,7 +83,7 @@ type AdminConfig struct {
 type AdminUIConfig struct {
 	Mode       string `default:"off" enum:"off,production,development" help:"Let the page of @socket.io/admin-ui connect, the same on all nodes. In production it shows the nodes, and what goes through them. In development it lists sockets, rooms and the names of events, too."`
 	Username   string `default:"admin" help:"Name that lets operators in."`
-	Password   Secret `placeholder:"PASSWORD" secret:"" help:"Password that lets them in, of 16 characters or more, the same on all nodes. file:PATH reads it from a file. admin-ui.mode needs it; tether key makes one."`
+	Password   Secret `placeholder:"PASSWORD" secret:"" reload:"" help:"Password that lets them in, of 16 characters or more, the same on all nodes. file:PATH reads it from a file. admin-ui.mode needs it; tether key makes one."`
 	Namespace  string `default:"/admin" help:"Namespace that the page connects to, which is not among namespaces."`
 	ReadOnly   bool   `default:"false" help:"Let the page look only: it disconnects nobody, and moves nobody between rooms."`
 	MaxSockets int    `default:"1000" min:"1" max:"1000" help:"How many sockets the whole cluster may have for the page to list them, its own included. With more, it shows what it shows in production."`
@@ -99,7 +99,7 @@ const (
 type TracingConfig struct {
 	On       bool   `default:"false" help:"Send spans of events to an OpenTelemetry collector, over HTTP (OTLP). The variables OTEL_ of the environment have their usual meaning."`
 	Endpoint string `placeholder:"URL" help:"Where they are sent: http://localhost:4318. /v1/traces is added if it has no path. Empty: what OTEL_EXPORTER_OTLP_ENDPOINT says, or http://localhost:4318."`
-	Every    int    `default:"0" min:"0" max:"1000000000" help:"Begin a trace at one in so many requests of POST /emit and its neighbours. 0: at none. A request with a sampled traceparent is in its trace, whatever this says. The sampler of OTEL_TRACES_SAMPLER decides, too."`
+	Every    int    `default:"0" min:"0" max:"1000000000" reload:"" help:"Begin a trace at one in so many requests of POST /emit and its neighbours. 0: at none. A request with a sampled traceparent is in its trace, whatever this says. The sampler of OTEL_TRACES_SAMPLER decides, too."`
 }
 
 // DevicesConfig bounds how many connections a user may have.

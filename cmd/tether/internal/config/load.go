@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,7 @@ type Loaded struct {
 
 	from  map[string]string // key -> source, for keys that are not at their default
 	model *kong.Application
+	files map[string][sha256.Size]byte // key -> what was in the files that a secret names
 }
 
 // Load reads and checks the configuration. Every error is a *Mistake, or several joined.
@@ -99,7 +101,30 @@ func (l Loader) Load() (*Loaded, error) {
 			out.Node = "node"
 		}
 	}
+	out.files = readSecrets(parser.Model)
 	return out, out.check()
+}
+
+// readSecrets hashes what is in the files that secrets name.
+func readSecrets(model *kong.Application) map[string][sha256.Size]byte {
+	files := map[string][sha256.Size]byte{}
+	for _, f := range Settings(model) {
+		var values []Secret
+		switch v := f.Target.Interface().(type) {
+		case Secret:
+			values = []Secret{v}
+		case []Secret:
+			values = v
+		}
+		if contents, err := Expand(values); err == nil && !slices.Equal(contents, values) { // an error is the check's
+			text := ""
+			for _, c := range contents {
+				text += string(c) + "\n"
+			}
+			files[f.Name] = sha256.Sum256([]byte(text))
+		}
+	}
+	return files
 }
 
 // NewParser makes the parser of a grammar. It prints nothing and does not exit.
@@ -169,12 +194,14 @@ func (l *Loaded) SourceOf(key string) string {
 	return "default"
 }
 
-// Differ names the settings that differ from those of next and are not marked with the tag reload.
+// Differ names the settings that differ from those of next and are not marked with the tag reload. A secret differs, too,
+// if another is in its file.
 func (l *Loaded) Differ(next *Loaded) []string {
 	var keys []string
 	was := Settings(l.model)
 	for i, f := range Settings(next.model) {
-		if !f.Tag.Has("reload") && !reflect.DeepEqual(was[i].Target.Interface(), f.Target.Interface()) {
+		same := reflect.DeepEqual(was[i].Target.Interface(), f.Target.Interface()) && l.files[f.Name] == next.files[f.Name]
+		if !f.Tag.Has("reload") && !same {
 			keys = append(keys, f.Name)
 		}
 	}

@@ -41,7 +41,8 @@ Lists are separated by commas in flags and variables, and are lists in YAML. Dur
   never printed or logged.
 - **SIGHUP** reads everything again and takes into use what the tables mark with *reload*, and the TLS
   certificate. If there is a mistake anywhere, nothing changes and the log says why. What else has
-  changed is named in the log and waits for a restart.
+  changed, in a file that a secret names too, is named in the log and waits for a restart. The
+  environment of a process stays as it was at its start, so what ´TETHER_´ and ´OTEL_´ variables say never changes.
 `
 
 // reference is docs/configuration.md.

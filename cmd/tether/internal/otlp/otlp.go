@@ -31,7 +31,7 @@ type Options struct {
 
 // Traces are the spans of a server. A nil pointer makes none.
 type Traces struct {
-	every    uint64
+	every    atomic.Uint64
 	requests atomic.Uint64
 	provider *sdk.TracerProvider
 	tracer   *tracing.Tracer
@@ -57,7 +57,8 @@ func New(ctx context.Context, o Options) (*Traces, error) {
 		return nil, err
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Logger.Warn("spans were not sent", "error", err) }))
-	t := &Traces{every: uint64(o.Every), provider: sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(r))}
+	t := &Traces{provider: sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(r))}
+	t.SetEvery(o.Every)
 	t.spans = t.provider.Tracer("tether")
 	t.tracer, err = tracing.New(tracing.Options{Provider: t.provider})
 	return t, err
@@ -65,6 +66,13 @@ func New(ctx context.Context, o Options) (*Traces, error) {
 
 // Tracer is for the hub.
 func (t *Traces) Tracer() *tracing.Tracer { return t.tracer }
+
+// SetEvery changes how many requests begin a trace.
+func (t *Traces) SetEvery(n int) {
+	if t != nil {
+		t.every.Store(uint64(n))
+	}
+}
 
 // Close sends what is left, until ctx is done.
 func (t *Traces) Close(ctx context.Context) {
@@ -77,6 +85,12 @@ func (t *Traces) Close(ctx context.Context) {
 	}
 }
 
+// begins reports whether a request begins a trace.
+func (t *Traces) begins() bool {
+	every := t.every.Load()
+	return every != 0 && t.requests.Add(1)%every == 0
+}
+
 // Request begins the span of a request that is in a sampled trace, or begins one. End is told how it has ended; statusOf is the
 // status of an answer with an error.
 func (t *Traces) Request(ctx context.Context, r *http.Request) (traced context.Context, end func(err error, statusOf func(error) int)) {
@@ -85,7 +99,7 @@ func (t *Traces) Request(ctx context.Context, r *http.Request) (traced context.C
 		return ctx, none
 	}
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
-	if !trace.SpanContextFromContext(ctx).IsSampled() && (t.every == 0 || t.requests.Add(1)%t.every != 0) {
+	if !trace.SpanContextFromContext(ctx).IsSampled() && !t.begins() {
 		return ctx, none
 	}
 	_, route, _ := strings.Cut(r.Pattern, " ")

@@ -15,7 +15,7 @@ func (s *Server) serveAdminUI(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	_, err = adminui.New(s.hub, adminui.Options{
+	s.adminUI, err = adminui.New(s.hub, adminui.Options{
 		Username: o.Username, Password: string(password[0]), Namespace: o.Namespace, Namespaces: c.Namespaces,
 		ReadOnly: o.ReadOnly, Development: o.Mode == config.AdminUIDevelopment, MaxSockets: o.MaxSockets,
 		Engine: s.engine, Logger: s.log,

@@ -13,6 +13,9 @@ func (s *Server) reload() {
 	waiting := s.loaded.Differ(next)
 	// A mode is not reloaded, so neither is what depends on it.
 	next.Auth.Mode, next.Emit.Enabled = s.loaded.Auth.Mode, s.loaded.Emit.Enabled
+	if s.adminUI == nil || next.AdminUI.Mode == config.AdminUIOff {
+		next.AdminUI.Password = ""
+	}
 	fresh, err := materialOf(&next.Config)
 	if err != nil {
 		s.log.Error("reload: nothing has changed", "error", err)
@@ -34,6 +37,7 @@ func (s *Server) reload() {
 // material is what has to be read from elsewhere, and may fail, before a reload changes anything.
 type material struct {
 	emitKeys, statsKeys, adminKeys []config.Secret
+	adminUI                        []config.Secret // the password, if there is one
 	auth                           authSettings
 }
 
@@ -50,6 +54,11 @@ func materialOf(c *config.Config) (m material, err error) {
 	}
 	if c.Emit.Enabled {
 		if m.emitKeys, err = config.Expand(c.Emit.Keys); err != nil {
+			return m, err
+		}
+	}
+	if c.AdminUI.Password != "" {
+		if m.adminUI, err = config.Expand([]config.Secret{c.AdminUI.Password}); err != nil {
 			return m, err
 		}
 	}
@@ -70,6 +79,12 @@ func (s *Server) apply(c *config.Config, m material) {
 			s.log.Warn("reload: events are followed with the old keys until a restart", "error", err)
 		}
 	}
+	if s.adminUI != nil && len(m.adminUI) > 0 {
+		if err := s.adminUI.SetPassword(string(m.adminUI[0])); err != nil {
+			s.log.Warn("reload: the Admin UI has the old password until a restart", "error", err)
+		}
+	}
+	s.traces.SetEvery(c.Tracing.Every)
 	s.auth.now.Store(&m.auth)
 	s.origins.Store(&c.CORS.Origins)
 }

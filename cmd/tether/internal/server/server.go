@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"tether/adminui"
 	"tether/broker"
 	"tether/cmd/tether/internal/config"
 	"tether/cmd/tether/internal/otlp"
@@ -56,6 +57,7 @@ type Server struct {
 	metrics     *metrics.Collector
 	follower    *follow.Follower // nil if the operators had no key at the start
 	traces      *otlp.Traces     // nil without tracing.on
+	adminUI     *adminui.UI      // nil without admin-ui.mode
 	certificate *certificate     // nil without TLS
 	origins     atomic.Pointer[[]string]
 }
