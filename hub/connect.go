@@ -265,7 +265,9 @@ func (s *Socket) welcome() {
 	s.gate.Set(stateWelcome)
 	more := len(admission.held.list) > 0
 	v := s.sessionLocked()
+	var from uint64
 	if v != nil {
+		from = v.from // here, while it is the holder
 		if v.away {
 			v.away = false
 			s.changedLocked()
@@ -299,7 +301,7 @@ func (s *Socket) welcome() {
 	s.conn.Send(engine.NewPacket(engine.Terms{Control: true, More: more}, append(head, `"}`...)), nil)
 	if v != nil {
 		s.answer()
-		s.replay(admission, v)
+		s.replay(admission, v, from)
 		return
 	}
 	s.letGo(admission)

@@ -212,15 +212,16 @@ func (s *Socket) record(ctx context.Context) error {
 // mark notes where the rooms stand that the socket has joined, and saves the record if there is one.
 func (s *Socket) mark(ctx context.Context) error {
 	h := s.client.hub
-	s.mu.Lock()
-	v := s.sessionLocked()
+	v := s.sessionOf()
+	if v == nil {
+		return nil
+	}
 	var fresh []string
-	if v != nil {
-		for i := range s.rooms {
-			name := s.targetAt(i).name
-			if _, known := v.kept.marks[name]; !known {
-				fresh = append(fresh, name)
-			}
+	s = v.lockHolder()
+	for i := range s.rooms {
+		name := s.targetAt(i).name
+		if _, known := v.kept.marks[name]; !known {
+			fresh = append(fresh, name)
 		}
 	}
 	s.mu.Unlock()
@@ -231,7 +232,7 @@ func (s *Socket) mark(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("hub: ask for the head of the log: %w", err)
 	}
-	s.mu.Lock()
+	s = v.lockHolder()
 	if v.kept.marks == nil {
 		v.kept.marks = make(map[string]uint64)
 	}
@@ -258,7 +259,7 @@ func (s *Socket) save(ctx context.Context, have uint64) error {
 	h := s.client.hub
 	s.mu.Lock()
 	v := s.sessionLocked()
-	if v == nil {
+	if v == nil || v.holder.Load() != s {
 		s.mu.Unlock()
 		return nil
 	}
@@ -293,9 +294,9 @@ func (s *Socket) save(ctx context.Context, have uint64) error {
 		s.overtaken(v)
 		return errLost
 	}
-	s.mu.Lock()
+	holder := v.lockHolder()
 	v.kept.saved, v.kept.was, v.kept.risky = true, "", r.risky
-	s.mu.Unlock()
+	holder.mu.Unlock()
 	again := h.kept.Age() / 3
 	if r.risky {
 		again = min(again, riskTime)

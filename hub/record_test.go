@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +105,48 @@ func TestRoomsThatChangeWhileARecordIsSaved(t *testing.T) {
 			r.wantNothing()
 		}
 	})
+}
+
+// TestASessionIsPassedOnWhileItsRecordIsSaved by the socket that had it and the one that has it now.
+func TestASessionIsPassedOnWhileItsRecordIsSaved(t *testing.T) {
+	hubs, _, _ := mortals(t, 1, moving)
+	r := comes(t, hubs[0])
+	before := r.socket()
+	save := func(s *Socket) {
+		if err := s.save(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	r.lose()
+	hubs[0].broker.Broker.(*mortal).watch(logWatch{save: func() {
+		r.connect(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for range 100 {
+				save(before)
+			}
+		})
+		s := r.socket()
+		for range 100 {
+			s.mu.Lock()
+			s.reroomedLocked()
+			s.mu.Unlock()
+			save(s)
+		}
+		wg.Wait()
+	}})
+	_ = before.save(t.Context(), 0) // it is too late
+	s := r.socket()
+	v := s.sessionOf()
+	if !r.recovered || s == before || before.sessionOf() != v {
+		t.Fatal("the session is not recovered")
+	}
+	before.overtaken(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v.gap || !v.kept.saved {
+		t.Errorf("gap %v, saved %v: the session has ended by a socket that does not have it", v.gap, v.kept.saved)
+	}
 }
 
 // TestARecordIsNotSavedBehindTheEndOfItsSession has a record be on its way when its session ends.

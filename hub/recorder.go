@@ -107,6 +107,11 @@ func (s *Socket) endedWith(v *session, k key) bool {
 // overtaken ends what this node has of a session that another one has: this node was off their lists.
 func (s *Socket) overtaken(v *session) {
 	s.mu.Lock()
+	if holder := v.holder.Load(); holder != s { // it comes to know when it saves the record
+		s.mu.Unlock()
+		s.client.hub.records.add(holder, time.Now())
+		return
+	}
 	v.gap, v.kept.saved = true, false
 	v.log.Cut()
 	parked := s.gate.State() == stateParked

@@ -292,6 +292,18 @@ func (s *Socket) sessionLocked() *session {
 	return s.extra.rare.session
 }
 
+// lockHolder locks the socket that has the session.
+func (v *session) lockHolder() *Socket {
+	for {
+		s := v.holder.Load()
+		s.mu.Lock()
+		if v.holder.Load() == s {
+			return s
+		}
+		s.mu.Unlock()
+	}
+}
+
 // current is the socket that has the session of s now: s itself unless it has passed it on.
 func (s *Socket) current() *Socket {
 	for s.gate.State() == stateMoved {

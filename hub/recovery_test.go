@@ -340,6 +340,31 @@ func TestAnotherUserDoesNotGetTheSession(t *testing.T) {
 	}
 }
 
+func TestASocketThatHasPassedItsSessionOnDoesNotSayWhyThatEnds(t *testing.T) {
+	h := alone(t, recovering)
+	r := comes(t, h)
+	before := r.socket()
+	r.lose()
+	r.connect(t)
+	s := r.socket()
+	v := s.sessionOf()
+	if before == s || before.sessionOf() != v {
+		t.Fatal("the session is not recovered")
+	}
+	before.dropped(v) // it was still being sent what was kept for it
+	s.mu.Lock()
+	if v.why != lossNone {
+		t.Errorf("the session ends because of %q", lossText[v.why])
+	}
+	s.mu.Unlock()
+	s.dropped(v)
+	s.mu.Lock()
+	if v.why != lossOverflowed {
+		t.Errorf("the session ends because of %q", lossText[v.why])
+	}
+	s.mu.Unlock()
+}
+
 func TestASecretIsGoodForNothingElse(t *testing.T) {
 	h := alone(t, recovering)
 	h.Of("/other")

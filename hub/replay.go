@@ -8,11 +8,8 @@ import (
 
 // replay sends a socket that has just been told that it is connected what was kept for it, and opens the way for
 // what comes. Events come behind the answer to CONNECT: a client that has no answer keeps what comes, also
-// when it loses that connection too, and would get it twice.
-func (s *Socket) replay(a *admission, v *session) {
-	s.mu.Lock()
-	at := v.from
-	s.mu.Unlock()
+// when it loses that connection too, and would get it twice. At is what it has to be sent first.
+func (s *Socket) replay(a *admission, v *session, at uint64) {
 	open := true
 	var entries []*engine.Entry
 	for {
@@ -78,10 +75,11 @@ func (s *Socket) opened(a *admission, v *session, at uint64, sent bool) bool {
 	return true
 }
 
-// dropped ends a connection whose client cannot get what was kept for it: it was too much.
+// dropped ends a connection whose client cannot get what was kept for it: it was too much, unless another socket has
+// the session by now, and that one has ended it.
 func (s *Socket) dropped(v *session) {
 	s.mu.Lock()
-	if v.why == lossNone {
+	if v.holder.Load() == s && v.why == lossNone {
 		v.why = v.droppedLocked()
 	}
 	s.mu.Unlock()
