@@ -134,6 +134,11 @@ func (in *interest) wait(ctx context.Context, m membership) error {
 // enqueue has run look at r's shard. R is in the shard's queue.
 func (in *interest) enqueue(r *room) {
 	in.index.mark(r)
+	in.rouse()
+}
+
+// rouse has run look at the shards that are marked.
+func (in *interest) rouse() {
 	select {
 	case in.wake <- struct{}{}:
 	default:

@@ -312,6 +312,7 @@ func TestRoomsThatWereLostTogetherAreOneGap(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		synctest.Wait() // a join may return before run is idle
 		in.drop(broker.Gap{From: time.Now(), Subjects: subjects, Cause: errLedger})
 		time.Sleep(time.Second)
 		synctest.Wait()

@@ -18,12 +18,13 @@ func (in *interest) drop(g broker.Gap) {
 			over = append(over, subject)
 		}
 	}
+	in.rouse() // once all are marked: what is lost together is renewed together, and is one gap
 	if len(over) > 0 {
 		in.gap(broker.Gap{From: g.From, To: time.Now(), Subjects: over, Cause: g.Cause})
 	}
 }
 
-// dropRoom has the subscription of r renewed. It reports false if it is wanted no more.
+// dropRoom has the subscription of r renewed, once run is roused. It reports false if it is wanted no more.
 func (in *interest) dropRoom(r *room, g broker.Gap) (wanted bool) {
 	sh := in.index.shard(r)
 	sh.mu.Lock()
@@ -40,7 +41,7 @@ func (in *interest) dropRoom(r *room, g broker.Gap) (wanted bool) {
 	}
 	sh.mu.Unlock()
 	if edge {
-		in.enqueue(r)
+		in.index.mark(r)
 	}
 	return wanted
 }
