@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -127,12 +128,17 @@ func dialWith(t testing.TB, h *Hub, w *wire) *peer {
 	return &peer{w, t}
 }
 
-// connect dials and joins "/", and returns the socket.
+// connect dials and joins "/", and returns the socket once nothing is held for it: until then what is volatile does not
+// arrive, and what is not, by and by. A socket that was sent away at once is returned as well.
 func connect(t testing.TB, h *Hub) (*peer, *Socket) {
 	t.Helper()
 	p := dial(t, h)
 	p.say("0")
-	return p, p.joined("/")
+	s := p.joined("/")
+	if err := s.Wait(t.Context()); err != nil && !errors.Is(err, ErrDisconnected) {
+		t.Fatal(err)
+	}
+	return p, s
 }
 
 // say sends texts as a client would: without the "4" of Engine.IO.
@@ -161,7 +167,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // next is the text of the next packet.
 func (p *peer) next() string {

@@ -191,83 +191,85 @@ func TestASocketThatHasNoRoomIsNotHidden(t *testing.T) {
 }
 
 func TestEachSocketOfARoomHasOneRecord(t *testing.T) {
-	hubs := several(t, 2, Options{Limits: Limits{Acks: 1}})
-	peers, s := everywhere(t, hubs, 4)
-	pending, stop := context.WithCancel(t.Context())
-	defer stop()
-	busy := make(chan error)
-	go func() { // ends with pending
-		_, err := s[5].EmitAck(pending, "before")
-		busy <- err
-	}()
-	peers[5].want(`420["before"]`)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	answers := hubs[0].Emitter().EmitAck(ctx, Everyone, "question", 7, Binary{1, 2})
-	got := make(map[string]string)
-	answered := make(chan struct{})
-	go func() { // ends with the answers
-		defer close(answered)
-		for a := range answers.All {
-			text := fmt.Sprint(a.Node.Name, " ", a.Err)
-			if a.Err == nil {
-				var n int
-				var b Binary
-				if err := a.Answer.Bind(&n, &b); err != nil {
-					t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		hubs := several(t, 2, Options{Limits: Limits{Acks: 1}})
+		peers, s := everywhere(t, hubs, 4)
+		pending, stop := context.WithCancel(t.Context())
+		defer stop()
+		busy := make(chan error)
+		go func() { // ends with pending
+			_, err := s[5].EmitAck(pending, "before")
+			busy <- err
+		}()
+		peers[5].want(`420["before"]`)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		answers := hubs[0].Emitter().EmitAck(ctx, Everyone, "question", 7, Binary{1, 2})
+		got := make(map[string]string)
+		answered := make(chan struct{})
+		go func() { // ends with the answers
+			defer close(answered)
+			for a := range answers.All {
+				text := fmt.Sprint(a.Node.Name, " ", a.Err)
+				if a.Err == nil {
+					var n int
+					var b Binary
+					if err := a.Answer.Bind(&n, &b); err != nil {
+						t.Error(err)
+					}
+					text = fmt.Sprint(a.Node.Name, " ", n, b)
 				}
-				text = fmt.Sprint(a.Node.Name, " ", n, b)
+				if got[a.ID] != "" {
+					t.Errorf("%s has two records", a.ID)
+				}
+				got[a.ID] = text
 			}
-			if got[a.ID] != "" {
-				t.Errorf("%s has two records", a.ID)
+		}()
+		for i, p := range peers {
+			if i == 5 {
+				continue
 			}
-			got[a.ID] = text
-		}
-	}()
-	for i, p := range peers {
-		if i == 5 {
-			continue
-		}
-		head := p.next()
-		id, rest, _ := strings.Cut(strings.TrimPrefix(head, "451-"), "[")
-		if rest != `"question",7,{"_placeholder":true,"num":0}]` {
-			t.Fatalf("got %s", head)
-		}
-		switch i {
-		case 0, 4:
-			p.say("61-" + id + fmt.Sprintf(`[%d,{"_placeholder":true,"num":0}]`, i))
-			if err := p.client.Binary([]byte{byte(i)}); err != nil {
-				t.Fatal(err)
+			head := p.next()
+			id, rest, _ := strings.Cut(strings.TrimPrefix(head, "451-"), "[")
+			if rest != `"question",7,{"_placeholder":true,"num":0}]` {
+				t.Fatalf("got %s", head)
 			}
-		case 1:
-			p.end(ReasonTransportClose)
-		case 3, 7:
-			p.say("3" + id + `[null,{"message":"no handler for this event"}]`)
+			switch i {
+			case 0, 4:
+				p.say("61-" + id + fmt.Sprintf(`[%d,{"_placeholder":true,"num":0}]`, i))
+				if err := p.client.Binary([]byte{byte(i)}); err != nil {
+					t.Fatal(err)
+				}
+			case 1:
+				p.end(ReasonTransportClose)
+			case 3, 7:
+				p.say("3" + id + `[null,{"message":"no handler for this event"}]`)
+			}
 		}
-	}
-	<-answered
-	if answers.Err() != nil || answers.Missing() != nil {
-		t.Errorf("error %v, missing %v", answers.Err(), answers.Missing())
-	}
-	for i, want := range []string{
-		"node-0 0 [0]", "node-0 " + ErrDisconnected.Error(), "node-0 " + context.DeadlineExceeded.Error(),
-		"node-0 " + ErrNoHandler.Error(),
-		"node-1 4 [4]", "node-1 " + errTooManyAcks.Error(), "node-1 " + context.DeadlineExceeded.Error(),
-		"node-1 " + ErrNoHandler.Error(),
-	} {
-		if got[s[i].ID()] != want {
-			t.Errorf("socket %d: got %q, want %q", i, got[s[i].ID()], want)
+		<-answered
+		if answers.Err() != nil || answers.Missing() != nil {
+			t.Errorf("error %v, missing %v", answers.Err(), answers.Missing())
 		}
-	}
-	stop()
-	<-busy
-	for _, x := range s {
-		x.mu.Lock()
-		if x.extra != nil && x.extra.acks != nil && x.extra.acks.waiting != nil {
-			t.Errorf("answers of %s are awaited: %v", x.ID(), x.extra.acks.waiting)
+		for i, want := range []string{
+			"node-0 0 [0]", "node-0 " + ErrDisconnected.Error(), "node-0 " + context.DeadlineExceeded.Error(),
+			"node-0 " + ErrNoHandler.Error(),
+			"node-1 4 [4]", "node-1 " + errTooManyAcks.Error(), "node-1 " + context.DeadlineExceeded.Error(),
+			"node-1 " + ErrNoHandler.Error(),
+		} {
+			if got[s[i].ID()] != want {
+				t.Errorf("socket %d: got %q, want %q", i, got[s[i].ID()], want)
+			}
 		}
-		x.mu.Unlock()
-	}
+		stop()
+		<-busy
+		for _, x := range s {
+			x.mu.Lock()
+			if x.extra != nil && x.extra.acks != nil && x.extra.acks.waiting != nil {
+				t.Errorf("answers of %s are awaited: %v", x.ID(), x.extra.acks.waiting)
+			}
+			x.mu.Unlock()
+		}
+	})
 }
 
 func TestServersTalkToEachOther(t *testing.T) {

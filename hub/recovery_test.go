@@ -243,7 +243,7 @@ func TestWhatAClientSaysIsItsPosition(t *testing.T) {
 	}
 	r.wantEvents(t, "[x 2]")
 
-	s := r.socket()
+	s := unheld(t, r.socket())
 	s.Volatile().Emit("x", "text") // its last argument is not taken for a position
 	r.wantEvents(t, "[x text]")
 	r.lose()

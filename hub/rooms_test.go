@@ -25,7 +25,6 @@ func TestWhoGetsAnEvent(t *testing.T) {
 		if err := s.Join(t.Context(), rooms...); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, func() bool { return s.gate.State() == stateConnected }, "the socket is held up") // till then packets wait
 		peers[name], ids[name] = p, s.Target()
 	}
 	id := func(name string) Target { return ids[name] }

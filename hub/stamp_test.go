@@ -127,7 +127,7 @@ func TestTheEndsOfSocketsAreCountedByTheirReason(t *testing.T) {
 	<-odd.ended
 	want := map[Reason]uint64{ReasonClientDisconnect: 1, ReasonServerDisconnect: 1, ReasonPingTimeout: 1, "": 1}
 	got := map[Reason]uint64{}
-	for range 1000 { // the last one may not have been handled yet
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); { // the last one may not have been handled yet
 		for reason, n := range h.Stats().Disconnected {
 			if got[reason] = n; n == 0 {
 				delete(got, reason)

@@ -55,6 +55,7 @@ func TestADrainEndsSubscriptionsBeforeConnections(t *testing.T) {
 		}
 		close(b.proceed)
 		time.Sleep(drainStep)
+		synctest.Wait() // the next step falls into the same instant
 		if c.closedFor() != ReasonShutdown {
 			t.Errorf("closed for %q", c.closedFor())
 		}
