@@ -209,8 +209,10 @@ func TestStalledWritesOnEpollWaitWithoutAGoroutine(t *testing.T) {
 			return o != nil && o.waiting
 		})
 	}
-	if got := runtime.NumGoroutine(); got > before+20 {
-		t.Errorf("%d goroutines with %d stalled clients, %d before", got, clients, before)
+	for deadline := time.Now().Add(wait); runtime.NumGoroutine() > before+20; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines with %d stalled clients, %d before", runtime.NumGoroutine(), clients, before)
+		}
 	}
 	for _, c := range all {
 		for i := range packets {

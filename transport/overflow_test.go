@@ -248,8 +248,13 @@ func TestAWorkersPolicyCountsAtTheClientsQueue(t *testing.T) {
 	s.startHandler(newHandler(h, Options{QueueBytes: 4000}))
 	c := s.polling()
 	c.post("40")
-	if _, body := c.get(); !strings.HasPrefix(body, `40{"sid"`) {
+	_, body := c.get()
+	if !strings.HasPrefix(body, `40{"sid"`) {
 		t.Fatalf("got %q", body)
+	}
+	socket := h.Socket(body[len(`40{"sid":"`):strings.LastIndex(body, `"`)])
+	if err := socket.Wait(t.Context()); err != nil { // until then what is sent to it is held
+		t.Fatal(err)
 	}
 	b := bus.Broker()
 	defer b.Close()
@@ -267,7 +272,7 @@ func TestAWorkersPolicyCountsAtTheClientsQueue(t *testing.T) {
 			t.Fatal("nothing is received")
 		}
 	}
-	_, body := c.get()
+	_, body = c.get()
 	want := fmt.Sprintf(`42["e",98,"%[1]s"]|42["e",99,"%[1]s"]|42["e",99,"%[1]s"]|42["e",99,"%[1]s"]`, arg)
 	if got := strings.ReplaceAll(body, "\x1e", "|"); got != want {
 		t.Errorf("got %q", got)

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +98,25 @@ func (s *serving) get(client *http.Client, path string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
+// ask is get for a caller that is to know when the request has been sent.
+func (s *serving) ask(path string, sent func()) string {
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(s.t.Context(), trace), http.MethodGet, s.url+path, nil)
+	if err != nil {
+		return err.Error()
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprint(res.StatusCode, " ", string(body))
+}
+
 // open opens a polling session in the namespace "/" and returns its path.
 func (s *serving) open() string {
 	s.t.Helper()
@@ -129,9 +150,14 @@ func TestServeSendsTheClientsAwayAndFinishesRequests(t *testing.T) {
 		slow <- body
 	}()
 	<-begun
+	asked, told := make(chan struct{}), make(chan string, 1)
+	go func() { // ends with the request; received below
+		told <- s.ask(session, func() { close(asked) })
+	}()
+	<-asked // a client is waited for, but not for long
 	s.cancel()
-	if status, body := s.get(http.DefaultClient, session); status != http.StatusOK || body != "1" {
-		t.Errorf("the client was told %d %q", status, body)
+	if got := <-told; got != "200 1" {
+		t.Errorf("the client was told %q", got)
 	}
 	close(proceed)
 	if body := <-slow; body != "done" {

@@ -26,11 +26,13 @@ func TestTheTimeFromEmitToWriteIsTold(t *testing.T) {
 		}
 
 		ws := s.websocket()
-		conn := s.session().c
+		e := s.session()
+		conn := e.c
 		conn.Send(emitted("4alone", time.Hour), nil)
 		ws.wantText("4alone")
 		want("written at once", time.Hour)
 
+		waitFor(t, e, func(s *session) bool { return s.carrier != nil && !s.writing })
 		more := engine.NewPacket(engine.Terms{More: true}, []byte("4more"))
 		more.SetEmitted(time.Now().Add(-3 * time.Hour))
 		conn.Send(more, nil)
