@@ -52,7 +52,7 @@ func TestWhatBecameOfAnEvent(t *testing.T) {
 			if name == "NATS" { // the rest does not depend on the broker, and each command takes two seconds
 				return
 			}
-			ev, _, code = followed("user:42", "sure?", "--ack", "--wait=1s")
+			ev, _, code = followed("user:42", "sure?", "--ack", "--wait=3s")
 			if code != exitDone || len(ev.Arrivals) != 2 || ev.Arrivals[0].Clients[0].Outcome != engine.Unanswered.String() {
 				t.Errorf("clients that do not answer: got %d, %+v", code, ev)
 			}

@@ -24,7 +24,7 @@ import (
 
 func TestSIGTERMDrains(t *testing.T) {
 	t.Parallel()
-	p := start(t, enough, "--drain.delay=1s", "--drain.window=200ms").ready()
+	p := start(t, enough, "--drain.delay="+long.Limit(time.Second).String(), "--drain.window=200ms").ready()
 	c := dialUser(t, client.Options{URL: p.url()}, "42")
 	poller := dialUser(t, client.Options{URL: p.url(), Transport: client.Polling}, "42")
 
@@ -390,7 +390,7 @@ func TestTwoNodesOnOneBroker(t *testing.T) {
 
 func TestARequestIsBounded(t *testing.T) {
 	t.Parallel()
-	p := start(t, enough, "--http.header-timeout=200ms", "--http.body-timeout=200ms", "--http.max-header-bytes=8192").ready()
+	p := start(t, enough, "--http.header-timeout=2s", "--http.body-timeout=2s", "--http.max-header-bytes=8192").ready()
 	for name, c := range map[string]struct {
 		send string
 		want string

@@ -249,9 +249,7 @@ func TestTheDashboardAndTheAlertsAskForRealSeries(t *testing.T) {
 		if strings.HasSuffix(name, "_bucket") {
 			continue // this Prometheus takes the native histogram instead; others are in the next test
 		}
-		if n, _ := p.query(name); n == 0 {
-			t.Errorf("there is no %s", name)
-		}
+		p.until(name, 1) // a scrape that takes too long has it be away for a moment
 	}
 	p.until(`histogram_count(tether_emit_to_write_seconds) > 0`, 1)
 	for title, exprs := range panels(t) {

@@ -115,6 +115,7 @@ func (p *process) waitLog(message string) map[string]any {
 	p.t.Helper()
 	timeout := time.After(patience)
 	for {
+		ended := p.ended() // before looking: what it has said until then is there
 		p.mu.Lock()
 		more := p.more
 		for i, line := range p.lines {
@@ -125,13 +126,25 @@ func (p *process) waitLog(message string) map[string]any {
 			}
 		}
 		p.mu.Unlock()
+		if ended {
+			p.t.Fatalf("the server ended with %v before it said %q:\n%s", p.cmd.ProcessState, message, p.log())
+		}
 		select {
 		case <-more:
 		case <-p.done:
-			p.t.Fatalf("the server ended with %v before it said %q:\n%s", p.cmd.ProcessState, message, p.log())
 		case <-timeout:
 			p.t.Fatalf("the server did not say %q:\n%s", message, p.log())
 		}
+	}
+}
+
+// ended reports whether the process has ended, and all that it said has been read.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 

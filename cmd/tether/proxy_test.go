@@ -28,7 +28,7 @@ func connections(t *testing.T, p *process) int {
 func twoNodes(t *testing.T, args ...string) (a, b *process) {
 	t.Helper()
 	environ := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
-	args = append(args, "--drain.delay=5s", "--drain.window=300ms")
+	args = append(args, "--drain.delay=10s", "--drain.window=300ms")
 	a, b = start(t, environ, append(args, "--node=a")...), start(t, environ, append(args, "--node=b")...)
 	return a.ready(), b.ready()
 }
