@@ -301,7 +301,7 @@ func TestANodeThatIsKilledOrFrozenIsNotCounted(t *testing.T) {
 			<-time.After(50 * time.Millisecond)
 		}
 		frozen.cmd.Process.Signal(syscall.SIGCONT)
-		woken, in := within(10*time.Second, func() bool { return r.book.Gaps("frozen") > 0 })
+		woken, in := within(long.Limit(10*time.Second), func() bool { return r.book.Gaps("frozen") > 0 })
 		close(stop)
 		slowest, _ := end()
 		if !in {
