@@ -16,14 +16,16 @@ var products = map[string]struct {
 	"NATS":  {natsServer, func(t testing.TB) *Server { return NATS(t) }, func(t testing.TB) *Server { return NATSStandIn(t) }},
 }
 
-// serves dials and waits at most a second for the sign of life that the product gives.
-func serves(p product, s *Server) error {
-	c, err := net.DialTimeout("tcp", s.Addr, time.Second)
+// serves dials and waits for the sign of life that the product gives.
+func serves(p product, s *Server) error { return servesWithin(p, s, 20*time.Second) }
+
+func servesWithin(p product, s *Server, limit time.Duration) error {
+	c, err := net.DialTimeout("tcp", s.Addr, limit)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Second))
+	c.SetDeadline(time.Now().Add(limit))
 	return p.ready(c)
 }
 
@@ -59,7 +61,7 @@ func TestAPausedServerIsSilentUntilItIsResumed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := p.find(t)
 			s.Pause()
-			err := serves(p.product, s)
+			err := servesWithin(p.product, s, time.Second)
 			if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
 				t.Errorf("%v while paused: got %v, want a timeout", s, err)
 			}
@@ -99,7 +101,7 @@ func TestArgumentsReachTheServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.SetDeadline(time.Now().Add(20 * time.Second))
 			buf := make([]byte, 4096)
 			n, err := c.Read(buf)
 			if err != nil {

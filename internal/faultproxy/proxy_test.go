@@ -199,9 +199,9 @@ func TestCutEndsWhatIsOpenAndRefuseWhatComes(t *testing.T) {
 
 func TestAnIdleConnectionIsCutAndOneInUseIsNot(t *testing.T) {
 	p := New(t, echo(t))
-	p.Idle(200 * time.Millisecond)
+	p.Idle(time.Second)
 	c := dial(t, p)
-	for range 20 {
+	for range 75 {
 		send(t, c, "a")
 		expect(t, c, "a")
 		<-time.After(20 * time.Millisecond)

@@ -168,7 +168,7 @@ func TestClientDisconnectIsNoticedAtOnce(t *testing.T) {
 
 func TestSilentNetworkIsAPingTimeoutOnBothSides(t *testing.T) {
 	everyJS(t, func(t *testing.T, w way) {
-		n, reasons := probe(t, transport.Options{PingInterval: 300 * time.Millisecond, PingTimeout: 700 * time.Millisecond})
+		n, reasons := probe(t, transport.Options{PingInterval: 500 * time.Millisecond, PingTimeout: 3 * time.Second})
 		proxy := faultproxy.New(t, n.addr)
 		c := w.d.dial(t, "http://"+proxy.Addr(), "/probe", w.options(nil))
 		c.on(t, "connect")

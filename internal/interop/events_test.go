@@ -117,7 +117,7 @@ func TestAnEventThatNobodyHandlesIsAnsweredWithAnError(t *testing.T) {
 	n := serve(t, setup{})
 	someWays(t, func(*kind) bool { return true }, []string{"default"}, func(t *testing.T, w way) {
 		c, _ := w.join(t, n)
-		l := c.d.do(t, map[string]any{"do": "call", "client": c.name, "event": "nobody listens to this", "args": []any{1}, "timeout": 5000})
+		l := c.d.do(t, map[string]any{"do": "call", "client": c.name, "event": "nobody listens to this", "args": []any{1}, "timeout": 20_000})
 		if want := []any{nil, map[string]any{"message": "no handler for this event"}}; l.Error != "" || !reflect.DeepEqual(l.Args, want) {
 			t.Errorf("got %v, want %v", l, want)
 		}

@@ -72,7 +72,7 @@ func TestClientsBringNewTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.event(t, "still here", 1)
-		if got := c.call(t, refresh.Event, "alice 10ms"); len(got) != 1 || got[0] == nil {
+		if got := c.call(t, refresh.Event, "alice 1s"); len(got) != 1 || got[0] == nil {
 			t.Errorf("got %v", got)
 		}
 		l := c.next(t)
