@@ -372,7 +372,7 @@ func (c *crowd) check(t *testing.T, lostServer int) {
 	for i, tr := range c.trails {
 		tr.end(t, c.publishers[i])
 	}
-	<-time.After(time.Second) // gaps are told with the next beat
+	<-time.After(long.Limit(time.Second)) // gaps are told with the next beat
 	for i, n := range c.nodes {
 		got := make(map[string][]string)
 		for len(n.got) > 0 {
