@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/cluster"
 	"tether/hub"
 	"tether/hubtest"
 	"tether/presence"
@@ -297,4 +298,46 @@ func TestNodesThatEndTogetherTellWhoHasGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+const beatsTake = 900 * time.Millisecond
+
+// slowToJoin is the broker of a node whose beats take their time, and nothing else does.
+type slowToJoin struct{ broker.Broker }
+
+func (s slowToJoin) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Receipt, error) {
+	if msgs[0].Subject == cluster.MembersSubject("tether") {
+		time.Sleep(beatsTake) // of fake time
+	}
+	return s.Broker.Publish(ctx, msgs...)
+}
+
+// A node that begins answers what others ask before they know that it takes part. What it says counts when they do.
+func TestUsersOfANodeThatIsNotOnTheListYetStayOnline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l log
+		c := hubtest.NewCluster(t)
+		c.Node(l.setup(-1, true))
+		c.Node(l.setup(-1, true))
+		other := c.Node(l.setup(-1, true))
+		time.Sleep(10 * time.Second)
+		slow := c.Node(func(b broker.Broker) (*hub.Hub, error) { return l.setup(-1, true)(slowToJoin{b}) })
+		var want []string
+		for i := range 16 {
+			user := fmt.Sprint("user-", i)
+			want = append(want, "came of "+user, "online "+user)
+			slow.Connect(as(user))
+		}
+		time.Sleep(beatsTake + 10*time.Millisecond) // it takes part, and nobody knows
+		other.Drain()
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		slices.Sort(want)
+		slices.Sort(l.events)
+		if !slices.Equal(l.events, want) {
+			t.Errorf("told %q, want %q", l.events, want)
+		}
+	})
 }

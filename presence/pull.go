@@ -44,6 +44,9 @@ func (p *Presence) pullOnce(ctx context.Context, v *view) bool {
 	if len(v.nodes) > 1 {
 		asking := p.node.Ask(ctx, cluster.Question{Topic: topicPull, Body: body, Others: true})
 		for tag, page := range asking.Pages {
+			if _, in := v.nodes[tag]; !in { // it takes part by the next view, and its users would seem to have gone with it
+				continue
+			}
 			if !p.takePart(v, tag, page, got) {
 				return false
 			}
