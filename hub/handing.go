@@ -77,7 +77,7 @@ func (s *Socket) claimed(ctx context.Context, claim uint64, rest []byte) []byte 
 	if why == lossNone && state < stateParked && s.extra.acks != nil && len(s.extra.acks.waiting) > 0 {
 		why = lossQuestion
 	}
-	if why != lossNone && elsewhere == "" {
+	if why != lossNone && elsewhere == "" && state < stateMoved { // else it has ended, of something else
 		v.why = why
 	}
 	s.mu.Unlock()

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -296,5 +297,22 @@ func TestASessionThatCameBackAndEndedIsRefused(t *testing.T) {
 		if s := hubs[last].Stats(); r.recovered || s.UnrecoveredRefused != 1 || s.UnrecoveredNodeLost != 0 {
 			t.Errorf("at %s: recovered %v, %d refused, %d lost with their node", hubs[last].Node(), r.recovered, s.UnrecoveredRefused, s.UnrecoveredNodeLost)
 		}
+	}
+}
+
+// The log of a session that is just being ended is empty. Another node that asks for it then is not told that it overflowed.
+func TestASessionThatIsAskedForWhileItEndsIsRefused(t *testing.T) {
+	h := several(t, 1, moving)[0]
+	r := comes(t, h)
+	mustEmit(t, h.Emitter(), SocketID(r.sid), "x", 1)
+	r.wantEvents(t, "[x 1]")
+	s := r.socket()
+	v := s.sessionOf()
+	s.end(true)
+	defer s.client.departed()
+	s.claimed(t.Context(), 1, appendText(appendText(nil, "/"), r.offset))
+	s.unrecovered(true)
+	if why := h.lapsed.whyOf(sha256.Sum256(v.secret[:])); why != lossRefused {
+		t.Errorf("the session has ended as %q", lossText[why])
 	}
 }
