@@ -83,20 +83,39 @@ func farApart(t *testing.T) (servers []*backend.Server, slow func(time.Duration)
 
 func publishOne(t *testing.T, b broker.Broker, subject, data string) broker.Receipt {
 	t.Helper()
-	reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
-	if err != nil {
-		t.Fatalf("Publish: %v", err)
+	for try := 1; ; try++ {
+		reach, err := b.Publish(t.Context(), broker.Message{Subject: subject, Data: []byte(data)})
+		if err == nil {
+			return reach[0]
+		}
+		if !slow(err) || try == 5 {
+			t.Fatalf("Publish: %v", err)
+		}
 	}
-	return reach[0]
+}
+
+// settled is publishOne for a test that is not about when the answer comes: while none has come in time it
+// publishes again.
+func settled(t *testing.T, b broker.Broker, subject, data string) broker.Receipt {
+	t.Helper()
+	for try := 1; ; try++ {
+		if reach := publishOne(t, b, subject, data); !late(reach) || try == 5 {
+			return reach
+		}
+	}
 }
 
 var one = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 
 // late reports whether no answer has come in time. That is honest where the machine has other work; where it has none
 // it is a fault.
-func late(r broker.Receipt) bool {
-	return r.Bound == broker.Unknown && long.Limit(time.Second) > time.Second
-}
+func late(r broker.Receipt) bool { return r.Bound == broker.Unknown && shared }
+
+// slow reports whether the server has not answered in time, which is as honest there.
+func slow(err error) bool { return errors.Is(err, broker.ErrUnavailable) && shared }
+
+// shared says that the machine may have other work.
+var shared = long.Limit(time.Second) > time.Second
 
 func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 	long.Alone(t)
@@ -107,17 +126,7 @@ func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 	publishOne(t, p, "nobody", "")
 	slow(200 * time.Millisecond)
 
-	// What the own server confirms is not enough.
-	raw := connect(t, servers[0].URL)
-	if _, err := raw.SubscribeSync("tether.s.control"); err != nil {
-		t.Fatal(err)
-	}
-	if err := raw.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if reach := publishOne(t, p, "control", ""); !reach.Nobody() {
-		t.Fatalf("got %+v: the route is not slow, and the test shows nothing", reach)
-	}
+	ownServerIsNotEnough(t, connect(t, servers[0].URL), p)
 
 	for i := range 3 {
 		s := "s" + strconv.Itoa(i)
@@ -142,6 +151,29 @@ func TestASubjectIsLiveAtOtherServersWhenSubscribeReturns(t *testing.T) {
 	}
 }
 
+// ownServerIsNotEnough shows that what the subscriber's server confirms another does not know yet. Where a busy machine
+// publishes only after the route's delay it shows so the next time.
+func ownServerIsNotEnough(t *testing.T, raw *natsio.Conn, p broker.Broker) {
+	t.Helper()
+	var reach broker.Receipt
+	for i := range 10 {
+		s := "control" + strconv.Itoa(i)
+		if _, err := raw.SubscribeSync("tether.s." + s); err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if reach = publishOne(t, p, s, ""); reach.Nobody() {
+			return
+		}
+		if !late(reach) {
+			break
+		}
+	}
+	t.Fatalf("got %+v: the route is not slow, and the test shows nothing", reach)
+}
+
 func TestAPublisherThatComesLaterIsCountedIn(t *testing.T) {
 	t.Parallel()
 	servers, _, _, _ := farApart(t)
@@ -155,7 +187,7 @@ func TestAPublisherThatComesLaterIsCountedIn(t *testing.T) {
 		if err := <-subscribed; err != nil {
 			t.Fatal(err)
 		}
-		if reach := publishOne(t, p, s, s); reach != one {
+		if reach := settled(t, p, s, s); reach != one {
 			t.Errorf("%s: got %+v, want %+v", s, reach, one)
 		}
 		p.Close()
@@ -181,7 +213,7 @@ func TestAnIdlePublisherIsCountedInWhereItHasMoved(t *testing.T) {
 	if took := time.Since(begin); took > long.Limit(500*time.Millisecond) {
 		t.Errorf("Subscribe took %v: it has waited for a server that is gone", took)
 	}
-	if reach := publishOne(t, p, "s", ""); reach != one {
+	if reach := settled(t, p, "s", ""); reach != one {
 		t.Errorf("got %+v, want %+v", reach, one)
 	}
 }
@@ -192,7 +224,7 @@ func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {
 	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 1000))
 	p := run(t, open(t, servers[1].URL), make(chan broker.Message, 1000))
 	n.subscribe(t, "s")
-	if reach := publishOne(t, p, "s", ""); reach != one {
+	if reach := settled(t, p, "s", ""); reach != one {
 		t.Fatalf("got %+v, want %+v", reach, one)
 	}
 	cut()
@@ -209,7 +241,7 @@ func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {
 		t.Errorf("got %+v, want one around %v", g, lost)
 	}
 	backend.AwaitRoutes(t, servers...)
-	if reach := publishOne(t, p, "s", "again"); reach != one {
+	if reach := settled(t, p, "s", "again"); reach != one {
 		t.Errorf("got %+v, want %+v", reach, one)
 	}
 }
@@ -338,7 +370,7 @@ func gather(t *testing.T, servers []*backend.Server) *crowd {
 		names = append(names, "trail"+strconv.Itoa(i))
 	}
 	for _, s := range servers {
-		n := run(t, open(t, s.URL), make(chan broker.Message, 1<<16))
+		n := run(t, open(t, s.URL), make(chan broker.Message, 1<<17))
 		n.subscribe(t, names...)
 		c.nodes = append(c.nodes, n)
 	}
@@ -451,7 +483,7 @@ func TestStrangersOverASlowRouteLoseNothingInSecret(t *testing.T) {
 func TestOneServerOfTheURLIsEnoughToFindTheOthers(t *testing.T) {
 	t.Parallel()
 	servers := backend.NATSCluster(t, 3, backend.NATSRoutes{})
-	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 10))
+	n := run(t, open(t, servers[0].URL), make(chan broker.Message, 1000))
 	p := open(t, "nats://"+backend.FreeAddress(t)+","+servers[2].Addr+","+servers[1].Addr)
 	defer p.Close()
 	n.subscribe(t, "s")

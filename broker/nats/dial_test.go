@@ -150,16 +150,19 @@ func TestTheOnlyServerHasAllTheTime(t *testing.T) {
 }
 
 func TestWhatIsNoNATSServerIsCalledSo(t *testing.T) {
-	for _, c := range []struct{ says, want string }{
-		{"HTTP/1.1 400 Bad Request\r\n", "does not greet as a NATS server does"},
-		{"", "says nothing"},
+	for _, c := range []struct {
+		says, want string
+		wait       time.Duration
+	}{
+		{"HTTP/1.1 400 Bad Request\r\n", "does not greet as a NATS server does", time.Minute},
+		{"", "says nothing", 100 * time.Millisecond},
 	} {
 		here, there := net.Pipe()
 		g := newDialer(t.Context(), nil).greeted(here, "host:1")
 		if c.says != "" {
 			go there.Write([]byte(c.says)) // ends with the pipe
 		}
-		g.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		g.SetReadDeadline(time.Now().Add(c.wait))
 		_, err := g.Read(make([]byte, 100))
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "host:1") {
 			t.Errorf("%q: got %v, want %q", c.says, err, c.want)

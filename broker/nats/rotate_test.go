@@ -48,7 +48,7 @@ func TestWhatIsRenewedInFilesIsReadForTheNextConnection(t *testing.T) {
 				c.renew(t, dir, 2+i)
 				s.Restart()
 				n.moved(t)
-				if reach := publishOne(t, n, "nobody", ""); !reach.Nobody() {
+				if reach := settled(t, n, "nobody", ""); !reach.Nobody() {
 					t.Errorf("got %+v, want nobody", reach)
 				}
 			}

@@ -137,12 +137,12 @@ func TestANodeIsKnownAtEveryServerOfACluster(t *testing.T) {
 			if err := n.Subscribe(t.Context(), "s"); err != nil {
 				t.Fatal(err)
 			}
-			if reach := publishOne(t, p, "s", ""); reach != one {
+			if reach := settled(t, p, "s", ""); reach != one {
 				t.Errorf("got %+v, want %+v", reach, one)
 			}
 			servers[0].Stop() // the others are known from the server only
 			n.moved(t)
-			if reach := publishOne(t, p, "s", ""); reach != one {
+			if reach := settled(t, p, "s", ""); reach != one {
 				t.Errorf("after the death of a server: got %+v, want %+v", reach, one)
 			}
 			for name, bad := range map[string]string{

