@@ -51,10 +51,10 @@ func testReceipts(t *testing.T, h Harness) {
 	for i, nodes := range []int{1, 0, 2, 1} {
 		wantReach(t, h, reach[i], nodes)
 	}
-	a.await("four messages on s", func() bool { return len(a.got["s"]) == 4 })
+	a.await("four messages on s", func() bool { return len(a.got["s"]) >= 4 })
 	a.unsubscribe("s") // what is on its way now may or may not be delivered
 	wantReach(t, h, publish(t, p, "s", "5"), 1)
-	b.await("four messages on s", func() bool { return len(b.got["s"]) == 4 })
+	b.await("four messages on s", func() bool { return len(b.got["s"]) >= 4 })
 	b.unsubscribe("s")
 	wantReach(t, h, publish(t, p, "s", "6"), 0)
 	a.await("one message on its own", func() bool { return len(a.got["only a"]) == 1 })
@@ -196,7 +196,7 @@ func testFlapping(t *testing.T, h Harness) {
 	done := make(chan error, many)
 	for g := range many {
 		b := start(t, h).b
-		go func() { done <- flap(b, p, fmt.Sprintf("flap:%d:", g)) }()
+		go func() { done <- flap(h, b, p, fmt.Sprintf("flap:%d:", g)) }()
 	}
 	for range many {
 		if err := <-done; err != nil {
@@ -205,9 +205,9 @@ func testFlapping(t *testing.T, h Harness) {
 	}
 }
 
-func flap(n, p broker.Broker, prefix string) error {
+func flap(h Harness, n, p broker.Broker, prefix string) error {
 	r := rand.New(rand.NewPCG(1, uint64(len(prefix))))
-	live := make(map[string]bool)
+	live, failed := make(map[string]bool), 0
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for range 200 {
@@ -221,6 +221,13 @@ func flap(n, p broker.Broker, prefix string) error {
 			return errors.Join(err...)
 		}
 		reach, err := tryPublish(p, s, "")
+		if slow(err) && failed < mostLate {
+			failed++
+			continue
+		}
+		if err == nil && h.excuses(reach) {
+			continue
+		}
 		if err != nil || reach.Nobody() == live[s] {
 			return fmt.Errorf("%s, live %t: got %v, %v", s, live[s], reach, err)
 		}
@@ -274,8 +281,13 @@ func carry(t *testing.T, h Harness, n *node, p broker.Broker, m broker.Message) 
 		}
 		return got[len(got)-1]
 	}
+	failed := 0
 	for gaps := 0; ; gaps = n.gapCount() {
 		reach, err := p.Publish(context.Background(), m)
+		if slow(err) && failed < mostLate {
+			failed++
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -345,8 +357,13 @@ func testManySubjects(t *testing.T, h Harness) {
 		if err != nil || len(reach) != many {
 			t.Fatalf("Publish: %d reaches, %v", len(reach), err)
 		}
+		excused := false // all of a call come late together
 		for i := range reach {
+			if excused && reach[i].Bound == broker.Unknown {
+				continue
+			}
 			wantReach(t, h, reach[i], nodes)
+			excused = excused || h.Bound == broker.AtLeast && reach[i].Bound == broker.Unknown && shared()
 		}
 	}
 	n.subscribe(names...)

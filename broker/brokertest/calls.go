@@ -101,7 +101,7 @@ func testDoneContext(t *testing.T, h Harness) {
 		publish(t, p, "s", "after")
 		publish(t, p, "the end", "")
 	}
-	n.await("the end", func() bool { return len(n.got["the end"]) == 20 })
+	n.await("the end", func() bool { return len(n.got["the end"]) >= 20 })
 	if got := n.received("s"); len(got) > 0 {
 		t.Errorf("got %q: delivered although Unsubscribe had returned", got)
 	}
@@ -151,11 +151,11 @@ func testCloseEndsCalls(t *testing.T, h Harness) {
 	n.subscribe("busy")
 	go func() {
 		for {
-			if err := n.b.Subscribe(context.Background(), "s", "t"); err != nil {
+			if err := n.b.Subscribe(context.Background(), "s", "t"); err != nil && !slow(errors.Join(err...)) {
 				busy <- errors.Join(err...)
 				return
 			}
-			if err := n.b.Unsubscribe(context.Background(), "s", "t"); err != nil {
+			if err := n.b.Unsubscribe(context.Background(), "s", "t"); err != nil && !slow(errors.Join(err...)) {
 				busy <- errors.Join(err...)
 				return
 			}
@@ -164,7 +164,7 @@ func testCloseEndsCalls(t *testing.T, h Harness) {
 	for range many - 1 {
 		go func() {
 			for {
-				if _, err := tryPublish(n.b, "busy", ""); err != nil {
+				if _, err := tryPublish(n.b, "busy", ""); err != nil && !slow(err) {
 					busy <- err
 					return
 				}

@@ -49,17 +49,20 @@ func awaitDelivery(t *testing.T, n *node, p broker.Broker, subject string) {
 }
 
 // publishUntilSure publishes again and again until no receipt is less than the harness promises, and
-// returns how often: as others may not have come back from an outage yet, an exact count may be no more
+// returns how often that did not fail: as others may not have come back from an outage yet, an exact count may be no more
 // than a lower bound for some seconds.
 func publishUntilSure(t *testing.T, h Harness, p broker.Broker, msgs []broker.Message) ([]broker.Receipt, int) {
 	t.Helper()
 	begin := time.Now()
-	for n := 1; ; n++ {
+	n := 0
+	for {
 		reach, err := p.Publish(context.Background(), msgs...)
-		if err != nil {
+		if err == nil {
+			n++
+		} else if !slow(err) {
 			t.Fatal(err)
 		}
-		if !slices.ContainsFunc(reach, func(r broker.Receipt) bool { return r.Bound > h.Bound }) {
+		if err == nil && !slices.ContainsFunc(reach, func(r broker.Receipt) bool { return r.Bound > h.Bound }) {
 			t.Logf("receipts are what they should be after %v", time.Since(begin).Round(time.Millisecond))
 			return reach, n
 		}
@@ -243,7 +246,7 @@ func testOutageCalls(t *testing.T, h Harness) {
 	}{{"kept", 1}, {"gone", 0}, {"refused", 0}, {"waited", want}} {
 		if c.nodes == 0 { // for a moment after an outage the driver may rather say that it cannot tell
 			awaitNobody(t, p, c.subject)
-		} else if reach := publish(t, p, c.subject, ""); reach.Nodes != c.nodes {
+		} else if reach := publish(t, p, c.subject, ""); reach.Nodes != c.nodes && !h.excuses(reach) {
 			t.Errorf("%s: the receipt is %+v, want %d nodes", c.subject, reach, c.nodes)
 		}
 	}

@@ -197,28 +197,42 @@ func (n *node) subscribe(subjects ...string) {
 	n.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := n.b.Subscribe(ctx, subjects...); err != nil {
-		n.tb.Fatalf("Subscribe: %v", err)
-	}
+	n.change("Subscribe", func() []error { return n.b.Subscribe(ctx, subjects...) })
 }
 
 func (n *node) unsubscribe(subjects ...string) {
 	n.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := n.b.Unsubscribe(ctx, subjects...); err != nil {
-		n.tb.Fatalf("Unsubscribe: %v", err)
+	n.change("Unsubscribe", func() []error { return n.b.Unsubscribe(ctx, subjects...) })
+}
+
+// change makes a call, which may be made twice, until it has not failed because of a busy machine.
+func (n *node) change(name string, call func() []error) {
+	n.tb.Helper()
+	for failed := 0; ; failed++ {
+		errs := call()
+		if errs == nil {
+			return
+		}
+		if err := errors.Join(errs...); !slow(err) || failed == mostLate {
+			n.tb.Fatalf("%s: %v", name, err)
+		}
 	}
 }
 
 // publish publishes one message and ends the test on an error.
 func publish(tb testing.TB, b broker.Broker, subject, data string) broker.Receipt {
 	tb.Helper()
-	reach, err := tryPublish(b, subject, data)
-	if err != nil {
-		tb.Fatalf("Publish: %v", err)
+	for failed := 0; ; failed++ {
+		reach, err := tryPublish(b, subject, data)
+		if err == nil {
+			return reach
+		}
+		if !slow(err) || failed == mostLate {
+			tb.Fatalf("Publish: %v", err)
+		}
 	}
-	return reach
 }
 
 func tryPublish(b broker.Broker, subject, data string) (broker.Receipt, error) {
@@ -239,9 +253,16 @@ func wantReach(tb testing.TB, h Harness, got broker.Receipt, nodes int) {
 	case nodes == 0 && got.Nobody():
 	case h.Bound == broker.Exact && got == broker.Receipt{Nodes: nodes}:
 	case nodes > 0 && h.Bound == broker.AtLeast && got.Bound == broker.AtLeast && 1 <= got.Nodes && got.Nodes <= nodes:
+	case h.excuses(got):
 	default:
 		tb.Errorf("the receipt is %+v where %d nodes are subscribed", got, nodes)
 	}
+}
+
+// excuses reports whether a receipt may be unknown: where receipts count what is acknowledged in time, and a machine
+// with other work has kept a few from it.
+func (h Harness) excuses(got broker.Receipt) bool {
+	return h.Bound == broker.AtLeast && got.Bound == broker.Unknown && shared() && h.late.Add(1) <= mostLate
 }
 
 // awaitNobody publishes until it is certain that nobody is there, for deathTime at most.

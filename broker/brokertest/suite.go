@@ -4,13 +4,16 @@ package brokertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/pprof"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"tether/broker"
+	"tether/internal/long"
 )
 
 // Harness is what the suite needs of a driver. Functions that are nil say that something cannot be
@@ -44,6 +47,8 @@ type Harness struct {
 	// Overtakes says that this backend may confirm the end of a subscription ahead of messages that it has
 	// counted for it, as a stand-in may.
 	Overtakes bool
+
+	late *atomic.Int32 // receipts of a test that were unknown because no answer had come in time
 }
 
 const (
@@ -53,7 +58,19 @@ const (
 	// deathTime is the time after which a dead node is not counted: five seconds and a margin for
 	// slow machines.
 	deathTime = 7 * time.Second
+
+	// mostLate is how many receipts of a test may be unknown, and how often a call that failed is made again, because
+	// a machine with other work has kept the backend from its answer.
+	mostLate = 10
 )
+
+// slow reports whether err may be due to a machine that has other work.
+func slow(err error) bool {
+	return errors.Is(err, broker.ErrUnavailable) && shared()
+}
+
+// shared reports whether the machine may have other work.
+func shared() bool { return long.Limit(time.Second) > time.Second }
 
 // Run runs the suite. Other tests may run at the same time.
 func Run(t *testing.T, h Harness) {
@@ -63,6 +80,7 @@ func Run(t *testing.T, h Harness) {
 				// What the test starts has its label, and what that starts too.
 				pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(label, t.Name())))
 				t.Cleanup(func() { awaitNoGoroutines(t) })
+				h.late = new(atomic.Int32)
 				c.run(t, h)
 			})
 		}
