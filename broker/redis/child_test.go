@@ -24,7 +24,7 @@ func child(addr string) {
 		fmt.Println("error", err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	say := func(words ...any) {

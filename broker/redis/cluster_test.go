@@ -164,7 +164,7 @@ func owns(c *backend.Cluster, node, slot int, addr string) bool {
 // awaitOwner waits until a node says that a slot belongs to addr.
 func awaitOwner(t *testing.T, c *backend.Cluster, node, slot int, addr string) time.Time {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !owns(c, node, slot, addr); <-time.After(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !owns(c, node, slot, addr); <-time.After(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("slot %d does not come to %s", slot, addr)
 		}

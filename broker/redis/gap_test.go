@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -245,15 +246,15 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 	for publish("awake again").Nodes == 0 {
 		<-time.After(5 * time.Millisecond)
 	}
-	var gap [2]time.Time
-	for again := false; !again || gap[1].IsZero(); {
+	var gaps [][2]time.Time
+	for again := false; !again || len(gaps) == 0; {
 		if !lines.Scan() {
 			t.Fatal("the child ended")
 		}
 		words := strings.Fields(lines.Text())
 		switch {
 		case words[0] == "gap":
-			gap[0], gap[1] = nanos(t, words[1]), nanos(t, words[2])
+			gaps = append(gaps, [2]time.Time{nanos(t, words[1]), nanos(t, words[2])})
 		case strings.HasPrefix(lines.Text(), "got awake again"):
 			again = true
 		case strings.HasPrefix(lines.Text(), "got frozen"):
@@ -268,7 +269,7 @@ func TestAFrozenProcessIsNotCountedAndWakesToAGap(t *testing.T) {
 		if at.IsZero() {
 			continue
 		}
-		if at.Before(gap[0]) || at.After(gap[1]) {
+		if !slices.ContainsFunc(gaps, func(g [2]time.Time) bool { return !at.Before(g[0]) && !at.After(g[1]) }) {
 			t.Errorf("a message that was published %v after the freeze is in no gap", at.Sub(frozen))
 		}
 	}

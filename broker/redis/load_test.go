@@ -155,7 +155,7 @@ func (l *load) changeLocked() {
 
 func (l *load) await(what string, ok func() bool) {
 	l.t.Helper()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		l.mu.Lock()
 		done, changed := ok(), l.changed

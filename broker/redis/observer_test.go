@@ -69,7 +69,7 @@ func (o *observer) gapped() []broker.Gap {
 // await waits until ok, which is called with the lock held.
 func (o *observer) await(what string, ok func() bool) {
 	o.t.Helper()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		o.mu.Lock()
 		done, changed := ok(), o.changed

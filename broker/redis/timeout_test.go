@@ -16,6 +16,20 @@ import (
 	"tether/internal/long"
 )
 
+// connected subscribes "a" and "b" and publishes something, until both have succeeded: the connections are there.
+func connected(t *testing.T, b broker.Broker) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		_, err := b.Publish(t.Context(), broker.Message{Subject: "nobody"})
+		if err = errors.Join(append(b.Subscribe(t.Context(), "a", "b"), err)...); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The server is silent for a while. A call that its answer reaches within the limit succeeds; one whose
 // answer does not come fails when the limit has passed, and not before.
 func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
@@ -65,23 +79,28 @@ func TestLimitsOnTheSilenceOfTheServer(t *testing.T) {
 				b.Close()
 			}()
 			<-up
-			if err := b.Subscribe(ctx, "a", "b"); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := b.Publish(ctx, broker.Message{Subject: "nobody"}); err != nil { // its connection is there
-				t.Fatal(err)
+			connected(t, b)
+			shared := long.Limit(limit) > limit
+			for try := 1; ; try++ {
+				proxy.Hold(faultproxy.ToClient)
+				begin, healed := time.Now(), make(chan struct{})
+				time.AfterFunc(limit/4, func() { proxy.Heal(); close(healed) })
+				err := c.call(b, "a")
+				took := time.Since(begin)
+				<-healed
+				if errors.Is(err, broker.ErrUnavailable) && shared && try < 10 { // the machine is late with it
+					connected(t, b)
+					continue
+				}
+				if err != nil || took < limit/4 {
+					t.Errorf("an answer within the limit: %v after %v", err, took)
+				}
+				break
 			}
 
+			connected(t, b)
 			proxy.Hold(faultproxy.ToClient)
-			heal := time.AfterFunc(limit/4, proxy.Heal)
-			defer heal.Stop()
 			begin := time.Now()
-			if err := c.call(b, "a"); err != nil || time.Since(begin) < limit/4 {
-				t.Errorf("an answer within the limit: %v after %v", err, time.Since(begin))
-			}
-
-			proxy.Hold(faultproxy.ToClient)
-			begin = time.Now()
 			err = c.call(b, "b")
 			if took := time.Since(begin); !errors.Is(err, broker.ErrUnavailable) || took < limit || took > long.Limit(limit+limit) {
 				t.Errorf("no answer: %v after %v, want ErrUnavailable after %v", err, took, limit)
