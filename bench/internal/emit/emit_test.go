@@ -83,7 +83,7 @@ func TestWhatAJobSaysItSentIsWhatLeft(t *testing.T) {
 
 func TestAnEmitterDoesNotRunFurtherAheadThanItMay(t *testing.T) {
 	rec := &recorder{receivers: map[uint32]*check.Receiver{}}
-	r, err := NewRunner(Job{Users: 5, Size: 64, Time: 30 * time.Millisecond, Ahead: 40}, Sender{One: rec.one})
+	r, err := NewRunner(Job{Users: 5, Size: 64, Time: 2 * time.Second, Ahead: 40}, Sender{One: rec.one})
 	if err != nil {
 		t.Fatal(err)
 	}

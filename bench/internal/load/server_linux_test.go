@@ -149,7 +149,7 @@ func grow(t *testing.T, l *Loop, n int) {
 func eventually(t *testing.T, l *Loop, what string, ok func(*Result) bool) *Result {
 	t.Helper()
 	got := make(chan *Result)
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		l.Do(func() { got <- l.result(nil) })
 		r := <-got
 		if ok(r) {
