@@ -196,6 +196,16 @@ func (x *node) awaitMembers(n int) {
 	}
 }
 
+// awaitLen waits until the node has n sessions: its receiver may hear of an end first.
+func (x *node) awaitLen(n int) {
+	x.t.Helper()
+	for deadline := time.Now().Add(patience); x.Len() != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			x.t.Fatalf("%s has %d sessions, want %d", x.name, x.Len(), n)
+		}
+	}
+}
+
 func receive[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
 	select {
