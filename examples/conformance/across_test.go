@@ -155,6 +155,7 @@ func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
 			if two := name != "memory"; two {
 				bases = append(bases, server("B"))
 				awaitMembers(t, a, true)
+				awaitMembers(t, bases[1], true)
 			}
 			var pids []string
 			for i := range 3 {

@@ -13,6 +13,7 @@ import (
 
 	"tether/examples/internal/exampletest"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/token"
 )
 
@@ -54,16 +55,21 @@ func TestWhatIsEmittedOnOneNodeArrivesOnTheOther(t *testing.T) {
 				if name == "nats" { // its receipt is a lower bound
 					body = strings.Replace(body, "1 node or more", "1 node", 1)
 				}
-				if status != http.StatusOK || body != `{"receipt":"1 node took it","nodes":1}` {
+				if status != http.StatusOK || body != `{"receipt":"1 node took it","nodes":1}` && !late(name, body) {
 					t.Errorf("emit: %d %s", status, body)
 				}
 				bob.Want(`42["/users/ping",{"hello":"world"}]`)
 			}
-			if status, body := exampletest.Post(t, a+"/emit", `{"user":"carol","event":"x"}`); status != http.StatusOK || body != nobody {
+			if status, body := exampletest.Post(t, a+"/emit", `{"user":"carol","event":"x"}`); status != http.StatusOK || body != nobody && !late(name, body) {
 				t.Errorf("emit: %d %s", status, body)
 			}
 		})
 	}
+}
+
+// late reports whether NATS has not answered within a second, as on a machine that has other work.
+func late(broker, body string) bool {
+	return broker == "nats" && strings.Contains(body, "the broker cannot tell") && long.Limit(time.Second) > time.Second
 }
 
 func TestTheReceiptSaysThatNobodyIsThere(t *testing.T) {
@@ -127,7 +133,7 @@ func TestThePageIsToldThatTheBrokerIsAway(t *testing.T) {
 	a, _, _ := start(t, "-broker", server.URL)
 	until := func(want int) {
 		t.Helper()
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for status := 0; status != want; status, _ = exampletest.Get(t, a+"/ready") {
 			if time.Now().After(deadline) {
 				t.Fatalf("/ready answers %d, want %d", status, want)

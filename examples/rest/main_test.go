@@ -19,7 +19,7 @@ func TestAnOrderIsToldToTheUsersOtherDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	serving, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)

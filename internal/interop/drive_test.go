@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait for something that is sure to come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // driver is a process with real clients in it, client.js or client.py. It takes one command a line:
 //

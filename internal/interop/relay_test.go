@@ -90,7 +90,7 @@ var proxies = []balancer.Proxy{balancer.Nginx("nginx.plain.conf"), balancer.HAPr
 // roundRobin has clients before three nodes, with a proxy in between that front starts. Clients that upgrade are waited
 // for, and land on any node.
 func roundRobin(t *testing.T, peer bool, front func(t *testing.T, nodes []*node) string) {
-	upgrading := &node{url: front(t, threeNodes(t, peer, patience))}
+	upgrading := &node{url: front(t, threeNodes(t, peer, 20*time.Second))}
 	polling := &node{url: front(t, threeNodes(t, peer, 0))}
 	everyWay(t, func(t *testing.T, w way) {
 		front := polling

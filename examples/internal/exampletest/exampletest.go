@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long anything may take before a test gives up.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Start runs a program until the test ends or stop is called, and returns the first thing that it
 // prints. The program must end without an error within a few seconds of being told to.
