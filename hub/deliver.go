@@ -242,7 +242,7 @@ func (h *Hub) routeNode(e *envelope) int {
 	if moved && s != nil && s.named {
 		s = nil // it has come back, and gets this the way it got what was before: through the room
 	}
-	if moved && (s == nil || e.kind == kindEvent && s.gate.State() == stateParked) {
+	if moved && (s == nil || e.kind == kindEvent && s.gate.State() >= stateParked) { // also while the last of it here ends
 		defer h.forward(e) // behind the look into the log of the session: see snapshot
 	}
 	if s == nil {

@@ -68,9 +68,8 @@ func (s *Socket) claimed(ctx context.Context, claim uint64, rest []byte) []byte 
 	if !ok || !fine || s.ns.name != string(name) {
 		return []byte{byte(lossUnknown)}
 	}
-	h := s.client.hub
-	s.mu.Lock()
-	v := s.sessionLocked()
+	h, v := s.client.hub, s.sessionOf()
+	s = v.lockHolder()
 	elsewhere := v.elsewhere()
 	_, why := v.missingLocked(string(offset))
 	state := s.gate.State()
@@ -85,7 +84,7 @@ func (s *Socket) claimed(ctx context.Context, claim uint64, rest []byte) []byte 
 	case elsewhere != "":
 		return append([]byte{sessionMoved}, elsewhere...)
 	case state >= stateMoved:
-		return []byte{byte(lossUnknown)}
+		return []byte{byte(h.lapsed.whyOf(sha256.Sum256(v.secret[:])))}
 	case state < stateParked:
 		s.lose(ReasonTransportClose)
 		s.conn.Close(ReasonServerClose)
@@ -131,8 +130,8 @@ func (s *Socket) offerLocked(v *session) (c offer, err error) {
 func (s *Socket) snapshot(ctx context.Context, claim uint64, rest []byte) []byte {
 	h := s.client.hub
 	offset, _, ok := cutText(rest)
-	s.mu.Lock()
-	v := s.sessionLocked()
+	v := s.sessionOf()
+	s = v.lockHolder()
 	ok = ok && s.gate.State() == stateParked && v.passed == "" && v.claim == claim
 	subjects := make([]string, 0, len(s.rooms))
 	for _, m := range s.rooms {
@@ -146,7 +145,7 @@ func (s *Socket) snapshot(ctx context.Context, claim uint64, rest []byte) []byte
 	if err := h.fence(ctx, subjects); err != nil {
 		return []byte{byte(lossNode)}
 	}
-	s.mu.Lock()
+	s = v.lockHolder()
 	defer s.mu.Unlock()
 	from, why := v.missingLocked(string(offset))
 	entries, origins, next, intact := v.log.Give(from) // at once: what comes in between would be in neither half
@@ -166,9 +165,8 @@ func (s *Socket) snapshot(ctx context.Context, claim uint64, rest []byte) []byte
 
 // handed notes that another node has the session.
 func (s *Socket) handed(to string, claim uint64) []byte {
-	h := s.client.hub
-	s.mu.Lock()
-	v := s.sessionLocked()
+	h, v := s.client.hub, s.sessionOf()
+	s = v.lockHolder()
 	if v.passed == to && v.claim == claim {
 		s.mu.Unlock()
 		return []byte{sessionHere}
@@ -187,9 +185,8 @@ func (s *Socket) handed(to string, claim uint64) []byte {
 // claimedLast reports whether no other claim has come since this one: a late refusal must not end what another
 // node is taking.
 func (s *Socket) claimedLast(claim uint64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := s.sessionLocked()
+	v := s.sessionOf()
+	defer v.lockHolder().mu.Unlock()
 	return v.passed == "" && (v.claim == claim || v.claim == 0)
 }
 
@@ -225,9 +222,8 @@ func (s *Socket) late(ctx context.Context, rest []byte) {
 		return
 	}
 	pause(ctx, lateTime) // the last of them may just be coming here too
-	s = s.current()
-	s.mu.Lock()
-	v := s.sessionLocked()
+	v := s.sessionOf()
+	s = v.lockHolder()
 	now, passed := v.moves, v.passed != ""
 	in := map[uint64]bool{roomHash(s.ns.subject + s.ID()): true}
 	for i := range s.rooms {
@@ -247,7 +243,7 @@ func (s *Socket) late(ctx context.Context, rest []byte) {
 			e.Late = false // the next node is told, and judges
 			_ = s.pushEntry(v, e, true)
 		} else if err == errOvertaken {
-			s.mu.Lock()
+			s = v.lockHolder()
 			v.gap = true
 			v.log.Cut()
 			s.mu.Unlock()
@@ -286,12 +282,15 @@ func (s *Socket) moves() int {
 	return s.sessionLocked().moves
 }
 
-// passedOn reports whether another node has the session of the socket, which listens on for a moment.
+// passedOn reports whether another node has got the session of the socket, which listens on for a moment, or has just ended.
 func (s *Socket) passedOn() bool {
-	if s.gate.State() != stateParked {
+	if s.gate.State() < stateParked {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sessionLocked().passed != ""
+	v := s.sessionOf()
+	if v == nil {
+		return false
+	}
+	defer v.lockHolder().mu.Unlock()
+	return v.passed != ""
 }

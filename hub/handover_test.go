@@ -20,6 +20,31 @@ func (r *returning) at(h *Hub) *returning {
 	return r
 }
 
+// goesTo is connect for a client that comes to another node. If the node that has its session has much to do, and does
+// not hand it over in time, the connection is closed, and the client comes again.
+func (r *returning) goesTo(t testing.TB, h *Hub) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		begun := time.Now()
+		r.at(h).dial(t)
+		select {
+		case p := <-r.packets:
+			r.answered(t, p)
+			return
+		case <-r.ended:
+		case <-time.After(patience):
+			t.Fatal("the client is not answered")
+		}
+		if len(r.packets) > 0 { // it was answered before
+			r.answer(t)
+			return
+		}
+		if took := time.Since(begun); took < claimTime/2 || time.Now().After(deadline) {
+			t.Fatalf("the connection is closed after %v: %s", took, r.closedFor())
+		}
+	}
+}
+
 type profile struct{ Name string }
 
 var moving = Options{
@@ -89,7 +114,7 @@ func TestASessionGoesFromNodeToNode(t *testing.T) {
 			r.lose()
 			emit()
 		}
-		r.at(h).connect(t)
+		r.goesTo(t, h)
 		if !r.recovered || r.sid != sid || r.pid != pid {
 			t.Fatalf("visit %d of %s: recovered %v, %s was %s: %+v", i, h.Node(), r.recovered, r.sid, sid, h.Stats())
 		}
@@ -174,6 +199,51 @@ func TestAnotherNodeRefuses(t *testing.T) {
 	}
 }
 
+// TestWhatComesWhileTheLastOfASocketEndsIsPassedOn has an event for a socket that has moved come when what it was on its
+// first node has ended, and is still found there.
+func TestWhatComesWhileTheLastOfASocketEndsIsPassedOn(t *testing.T) {
+	hubs := several(t, 2, moving)
+	r := comes(t, hubs[0])
+	was := r.socket()
+	r.lose()
+	if r.goesTo(t, hubs[1]); !r.recovered {
+		t.Fatalf("the session has not moved: %+v", hubs[1].Stats())
+	}
+	was.lapse(lossExpired) // its time is over
+	waitFor(t, func() bool { return hubs[0].sockets.len() == 0 }, "the socket is not taken out")
+	place := hubs[0].sockets.reserve() // as if it had not been yet
+	hubs[0].sockets.put(place, was)
+	defer hubs[0].sockets.remove(place)
+	if was.gate.State() != stateGone || hubs[0].socket(r.sid) != was {
+		t.Fatal("the socket is not found at its end")
+	}
+	mustEmit(t, hubs[1].Emitter(), SocketID(r.sid), "x", 1)
+	r.wantEvents(t, "[x 1]")
+}
+
+// TestAClaimFindsTheSocketThatHasTheSession when that has just been passed on.
+func TestAClaimFindsTheSocketThatHasTheSession(t *testing.T) {
+	h := alone(t, moving)
+	r := comes(t, h)
+	mustEmit(t, h.Emitter(), SocketID(r.sid), "x", 1)
+	r.wantEvents(t, "[x 1]")
+	before := r.socket()
+	r.lose()
+	r.connect(t)
+	s := r.socket()
+	if !r.recovered || before == s {
+		t.Fatal("the session is not recovered")
+	}
+	answer := before.claimed(t.Context(), 7, appendText(appendText(nil, "/"), r.offset))
+	if len(answer) == 0 || answer[0] != sessionHere {
+		t.Fatalf("the answer to a claim is %d", answer)
+	}
+	<-r.ended // another node takes it
+	if s.gate.State() != stateParked || !s.claimedLast(7) {
+		t.Error("the session is not claimed")
+	}
+}
+
 // TestClientsThatFlapBetweenNodes is TestClientsThatFlap with each connection to another node.
 func TestClientsThatFlapBetweenNodes(t *testing.T) {
 	const clients, events = 3, 300
@@ -225,7 +295,7 @@ func flap(t *testing.T, hubs []*Hub, clients, events int) {
 					if n%2 == 0 {
 						r.lose()
 					}
-					if r.at(hubs[n%len(hubs)]).connect(t); !r.recovered {
+					if r.goesTo(t, hubs[n%len(hubs)]); !r.recovered {
 						t.Errorf("client %d is not recovered by %s: %+v", i, r.h.Node(), r.h.Stats())
 						return
 					}
@@ -277,6 +347,37 @@ func TestADrainHandsSessionsOver(t *testing.T) {
 	for i, r := range clients {
 		mustEmit(t, b.Emitter(), SocketID(r.sid), "x", i, "again")
 		r.wantEvents(t, fmt.Sprintf("[x %d again]", i))
+	}
+}
+
+// A session that came back to the node where it began, and has just ended there: its sockets are still found.
+func TestASessionThatIsStillFoundAtItsEndIsRefused(t *testing.T) {
+	hubs := several(t, 3, moving)
+	r := comes(t, hubs[0])
+	was := r.socket()
+	for _, h := range []*Hub{hubs[1], hubs[0]} {
+		r.lose()
+		if r.goesTo(t, h); !r.recovered {
+			t.Fatalf("not recovered by %s: %+v", h.Node(), h.Stats())
+		}
+	}
+	s := r.socket()
+	s.Disconnect(false)
+	r.want("41")
+	if answer := s.claimed(t.Context(), 7, appendText(appendText(nil, "/"), r.offset)); string(answer) != string([]byte{byte(lossRefused)}) {
+		t.Errorf("the answer to a claim is %d", answer)
+	}
+	was.lapse(lossExpired)
+	waitFor(t, func() bool { return hubs[0].sockets.len() == 0 }, "the sockets are not taken out")
+	place := hubs[0].sockets.reserve() // as if the first one had not been yet
+	hubs[0].sockets.put(place, was)
+	defer hubs[0].sockets.remove(place)
+	if place != placeOf(r.sid) {
+		t.Fatal("the socket is not found at its end")
+	}
+	r.goesTo(t, hubs[2])
+	if s := hubs[2].Stats(); r.recovered || s.UnrecoveredRefused != 1 || s.UnrecoveredNodeLost != 0 {
+		t.Errorf("recovered %v, %d refused, %d lost with their node", r.recovered, s.UnrecoveredRefused, s.UnrecoveredNodeLost)
 	}
 }
 

@@ -71,7 +71,7 @@ func (s *Socket) park(reason Reason) bool {
 		s.client.enqueue(task{socket: s, reason: reason, done: left})
 		h.boundUsers(s)
 	}
-	s.mu.Lock()
+	s = v.lockHolder()
 	defer s.mu.Unlock()
 	s.changedLocked()
 	return true
@@ -198,9 +198,9 @@ func (h *Hub) boundUsers(s *Socket) {
 
 // lost is when the client of a parked socket was lost.
 func (s *Socket) lost() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sessionLocked().since
+	v := s.sessionOf()
+	defer v.lockHolder().mu.Unlock()
+	return v.since
 }
 
 // cutSessions is told that messages may have been missed: what clients have from before cannot be recovered from.

@@ -173,9 +173,9 @@ func (s *Socket) keyLocked(v *session) key {
 	return keyOf(s.client.hub.tag, s.place, v.secret[:])
 }
 
-// changedLocked has the record saved soon.
+// changedLocked has the record saved soon, unless another socket has the session.
 func (s *Socket) changedLocked() {
-	if v := s.sessionLocked(); v != nil && v.kept.saved {
+	if v := s.sessionLocked(); v != nil && v.holder.Load() == s && v.kept.saved {
 		s.client.hub.records.set(s, time.Now())
 	}
 }
@@ -366,9 +366,8 @@ func (s *Socket) risk(e *engine.Entry) {
 	if h.kept == nil || e.Place != 0 || e.Volatile() {
 		return
 	}
-	s = s.current()
-	if s.sessionOf().risky.CompareAndSwap(false, true) {
-		s.mu.Lock()
+	if v := s.sessionOf(); v.risky.CompareAndSwap(false, true) {
+		s = v.lockHolder()
 		defer s.mu.Unlock()
 		s.changedLocked()
 	}
@@ -378,7 +377,7 @@ func (s *Socket) risk(e *engine.Entry) {
 func (s *Socket) saveRisk(ctx context.Context) {
 	s.mu.Lock()
 	v := s.sessionLocked()
-	needed := v != nil && v.kept.saved && !v.kept.risky
+	needed := v != nil && v.holder.Load() == s && v.kept.saved && !v.kept.risky
 	s.mu.Unlock()
 	if needed {
 		_ = s.save(ctx, 0) // without it the question is a risk of a moment

@@ -124,6 +124,9 @@ func TestASessionIsPassedOnWhileItsRecordIsSaved(t *testing.T) {
 		wg.Go(func() {
 			for range 100 {
 				save(before)
+				before.saveRisk(t.Context())
+				before.SetData(nil)
+				before.lost()
 			}
 		})
 		s := r.socket()

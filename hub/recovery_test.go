@@ -61,8 +61,14 @@ func (r *returning) dial(t testing.TB) {
 // answer reads the answer to CONNECT.
 func (r *returning) answer(t testing.TB) {
 	t.Helper()
+	r.answered(t, r.nextPacket())
+}
+
+// answered is answer for a packet that has been read.
+func (r *returning) answered(t testing.TB, p *engine.Packet) {
+	t.Helper()
 	var a struct{ Sid, Pid string }
-	text := r.next()
+	text := string(p.Text())
 	if rest, ok := strings.CutPrefix(text, "40"); !ok || json.Unmarshal([]byte(rest), &a) != nil || a.Pid == "" {
 		t.Fatalf("the answer to CONNECT is %s", text)
 	}

@@ -19,7 +19,7 @@ func (s *Socket) Recovered() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return v.taken && v.holder.Load() == s
+	return v.holder.Load() == s && v.taken
 }
 
 // admitAgain is admit for a socket whose client may come back, or comes back.
@@ -107,9 +107,10 @@ func (s *Socket) resume(ctx context.Context, w *wish) error {
 // awaitHooks waits until the disconnect hooks of the socket before have run, so that an application that keeps
 // something under the ID of a socket does not lose it. It does not wait for long.
 func (s *Socket) awaitHooks(ctx context.Context) error {
-	s.mu.Lock()
-	left := s.sessionLocked().left
-	s.mu.Unlock()
+	v := s.sessionOf()
+	holder := v.lockHolder()
+	left := v.left
+	holder.mu.Unlock()
 	if left == nil {
 		return nil
 	}

@@ -4,16 +4,16 @@ package sim
 // or nobody. See mutants.
 var resumed = []mutant{
 	{
-		"the last event that a client has is replayed", "replay.go",
-		"	at := v.from\n", "	at := v.from - min(v.from, 1)\n",
+		"the last event that a client has is replayed", "connect.go",
+		"		from = v.from //", "		from = v.from - min(v.from, 1) //",
 	}, {
 		"the position of another event counts", "recovery.go",
 		"string(text[n:len(text)-2]) == offset &&", "string(text[n:n+tagLength]) == offset[:tagLength] &&",
 	}, {
 		"what others got before a join is replayed", "handing.go",
-		"	s.mu.Lock()\n	defer s.mu.Unlock()\n	from, why := v.missingLocked(string(offset))\n	entries, origins, next, intact := v.log.Give(from) // at once",
+		"	s = v.lockHolder()\n	defer s.mu.Unlock()\n	from, why := v.missingLocked(string(offset))\n	entries, origins, next, intact := v.log.Give(from) // at once",
 		"	var others []*engine.Entry\n	for o := range h.index.lookup(s.ns.subject).each {\n		if x := o.sessionOf(); o != s && x != nil {\n			others, _ = x.log.From(others, x.log.First(), 1<<30)\n		}\n	}\n" +
-			"	s.mu.Lock()\n	defer s.mu.Unlock()\n	from, why := v.missingLocked(string(offset))\n	entries, origins, next, intact := v.log.Give(from)\n	entries = append(others, entries...) // at once",
+			"	s = v.lockHolder()\n	defer s.mu.Unlock()\n	from, why := v.missingLocked(string(offset))\n	entries, origins, next, intact := v.log.Give(from)\n	entries = append(others, entries...) // at once",
 	}, {
 		"a session is handed over twice", "handing.go",
 		"	if s.gate.State() != stateParked || v.passed != \"\" || v.claim != claim {\n",
