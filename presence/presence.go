@@ -305,6 +305,9 @@ func (p *Presence) allToldLocked() bool {
 	if p.view == nil || !p.view.owns(p.tag) {
 		return true
 	}
+	if p.decides.IsZero() {
+		return true // it has only just come
+	}
 	if !p.liveLocked() {
 		return false
 	}

@@ -257,6 +257,19 @@ func TestAGraceThatEndsWhileTheListOfMembersChangesIsTold(t *testing.T) {
 	})
 }
 
+func TestANodeThatHasJustComeEndsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l log
+		c := hubtest.NewCluster(t)
+		a := c.Node(l.setup(time.Second, false))
+		begin := time.Now()
+		a.Drain()
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("there is nobody to tell of, and it took %v", took)
+		}
+	})
+}
+
 // Who goes last is told by the node that ends last, also if another one that ends gives its users away meanwhile.
 func TestNodesThatEndTogetherTellWhoHasGone(t *testing.T) {
 	var users []string
