@@ -64,7 +64,8 @@ read for them.
 
 ´go test -run '^$' -bench Cost ./metrics´ measures what a delivery costs more than without all this: one or two atomic
 additions for each event and each write, and for one event in 64 a look at the clock and a place in the histogram. An
-idle connection costs nothing.
+idle connection costs nothing. On two cores that was 18 ns for the additions, and 263 ns for one event in 64, which is
+4 ns each: 0.2 % of a delivery of 12.7 µs from the emit to the write to a WebSocket. A scrape took 100 µs.
 
 ## All of them
 
