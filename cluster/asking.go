@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/internal/wire"
 )
 
 // Question is what nodes are asked.
@@ -295,7 +296,7 @@ func (a *Asking) grant() {
 // grantedLocked is a message that says how much a node may send.
 func (a *Asking) grantedLocked(tag string) broker.Message {
 	b := binary.AppendUvarint(append(slices.Clone(a.node.o.Head), typeMore), a.number)
-	b = binary.AppendUvarint(appendText(b, a.node.o.Tag), a.parts[tag].granted)
+	b = binary.AppendUvarint(wire.AppendText(b, a.node.o.Tag), a.parts[tag].granted)
 	return broker.Message{Subject: NodeSubject(a.node.o.Prefix, tag), Data: b}
 }
 

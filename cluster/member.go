@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"strings"
 	"time"
+
+	"tether/internal/wire"
 )
 
 // Member is one live node.
@@ -44,26 +46,26 @@ func (b *beat) append(dst []byte) []byte {
 	}
 	dst = append(dst, typeBeat, byte(b.flags))
 	dst = binary.AppendUvarint(dst, b.number)
-	dst = appendText(dst, b.Tag)
+	dst = wire.AppendText(dst, b.Tag)
 	for _, s := range [...]string{b.Name, b.Version, b.Address} {
-		dst = appendText(dst, s[:min(len(s), maxName)])
+		dst = wire.AppendText(dst, s[:min(len(s), maxName)])
 	}
 	dst = binary.AppendUvarint(dst, uint64(max(0, b.Since.UnixMilli())))
 	dst = binary.AppendUvarint(dst, uint64(max(0, b.Connections)))
-	return appendText(appendText(dst, b.Topics), b.Peer[:min(len(b.Peer), maxName)])
+	return wire.AppendText(wire.AppendText(dst, b.Topics), b.Peer[:min(len(b.Peer), maxName)])
 }
 
 func parseBeat(r *reader) (b beat, ok bool) {
-	b.flags = beatFlags(r.byte())
-	b.number = r.uvarint()
+	b.flags = beatFlags(r.Byte())
+	b.number = r.Uvarint()
 	b.Tag = r.tag()
-	b.Name, b.Version, b.Address = r.text(maxName), r.text(maxName), r.text(maxName)
+	b.Name, b.Version, b.Address = r.Text(maxName), r.Text(maxName), r.Text(maxName)
 	b.Since = r.millis()
-	b.Connections = int(min(r.uvarint(), 1<<31))
-	b.Topics = r.text(maxTopics)
-	if len(r.data) > 0 { // an older node does not say it
-		b.Peer = r.text(maxName)
+	b.Connections = int(min(r.Uvarint(), 1<<31))
+	b.Topics = r.Text(maxTopics)
+	if len(r.Data) > 0 { // an older node does not say it
+		b.Peer = r.Text(maxName)
 	}
 	b.Draining = b.flags&beatDraining != 0
-	return b, !r.bad // a newer node may say more
+	return b, !r.Bad // a newer node may say more
 }

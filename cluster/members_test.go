@@ -14,7 +14,7 @@ import (
 )
 
 func TestDependsOnTheBrokersPortOnly(t *testing.T) {
-	deptest.Only(t, "tether/cluster", "tether/broker", "tether/internal/group")
+	deptest.Only(t, "tether/cluster", "tether/broker", "tether/internal/group", "tether/internal/wire")
 }
 
 func TestTheListIsTheSameEverywhereAtOnce(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"tether/broker"
 	"tether/internal/group"
+	"tether/internal/wire"
 )
 
 // Options of a Node.
@@ -158,8 +159,8 @@ func (n *Node) Subjects() []string { return []string{MembersSubject(n.o.Prefix),
 // Deliver takes a message without its head, which may be kept. It does not block, and does not call the
 // broker. It reports whether the message could be read.
 func (n *Node) Deliver(data []byte) bool {
-	r := reader{data: data}
-	switch r.byte() {
+	r := reader{wire.Reader{Data: data}}
+	switch r.Byte() {
 	case typeBeat:
 		b, ok := parseBeat(&r)
 		if ok {

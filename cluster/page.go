@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math"
 	"slices"
+
+	"tether/internal/wire"
 )
 
 // page is a message of an answer.
@@ -37,14 +39,14 @@ const lostIndex = math.MaxUint64
 
 func (p *page) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(append(dst, typePage), p.number)
-	dst = binary.AppendUvarint(appendText(dst, p.tag), p.run)
+	dst = binary.AppendUvarint(wire.AppendText(dst, p.tag), p.run)
 	dst = binary.AppendUvarint(dst, p.index)
 	return append(append(dst, byte(p.flags)), p.body...)
 }
 
 func (n *Node) takePage(r *reader) bool {
-	p := page{number: r.uvarint(), tag: r.tag(), run: r.uvarint(), index: r.uvarint(), flags: pageFlags(r.byte()), body: r.data}
-	if r.bad {
+	p := page{number: r.Uvarint(), tag: r.tag(), run: r.Uvarint(), index: r.Uvarint(), flags: pageFlags(r.Byte()), body: r.Data}
+	if r.Bad {
 		return false
 	}
 	if a := n.question(p.number); a != nil {
@@ -58,7 +60,7 @@ func (n *Node) takePage(r *reader) bool {
 // endOf is a message that ends an answer to this node.
 func (n *Node) endOf(number uint64) []byte {
 	b := binary.AppendUvarint(append(slices.Clone(n.o.Head), typeEnd), number)
-	return appendText(b, n.o.Tag)
+	return wire.AppendText(b, n.o.Tag)
 }
 
 // question is the one with the given number, nil if nobody waits for its answers any more.
@@ -112,8 +114,8 @@ func (a *Asking) takePage(p *page) {
 // takeWorking notes that a node is at it: what it has sent before, or in another run, is lost if it has not
 // come.
 func (n *Node) takeWorking(r *reader) bool {
-	number, tag, run, sent := r.uvarint(), r.tag(), r.uvarint(), r.uvarint()
-	if !r.done() {
+	number, tag, run, sent := r.Uvarint(), r.tag(), r.Uvarint(), r.Uvarint()
+	if !r.Done() {
 		return false
 	}
 	if a := n.question(number); a != nil {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"tether/internal/wire"
 )
 
 const (
@@ -159,12 +161,12 @@ const askOnce askFlags = 1
 
 func (a *ask) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(append(dst, typeAsk), a.number)
-	dst = append(appendText(dst, a.asker), a.topic, byte(a.flags))
+	dst = append(wire.AppendText(dst, a.asker), a.topic, byte(a.flags))
 	dst = binary.AppendUvarint(dst, uint64(a.patience/time.Millisecond))
 	dst = binary.AppendUvarint(dst, a.have)
 	dst = binary.AppendUvarint(dst, uint64(len(a.except)))
 	for _, tag := range a.except {
-		dst = appendText(dst, tag)
+		dst = wire.AppendText(dst, tag)
 	}
 	return append(dst, a.body...)
 }
@@ -172,22 +174,22 @@ func (a *ask) append(dst []byte) []byte {
 // takeAsk begins to answer. A question that is being answered is not answered again, nor is one that must not
 // be and was: the asker is told how far it has come, what the answer was, or that it has missed something.
 func (n *Node) takeAsk(r *reader) bool {
-	a := ask{number: r.uvarint(), asker: r.tag(), topic: r.byte(), flags: askFlags(r.byte())}
-	a.patience = time.Duration(min(r.uvarint(), uint64(maxPatience/time.Millisecond))) * time.Millisecond
-	a.have = r.uvarint()
+	a := ask{number: r.Uvarint(), asker: r.tag(), topic: r.Byte(), flags: askFlags(r.Byte())}
+	a.patience = time.Duration(min(r.Uvarint(), uint64(maxPatience/time.Millisecond))) * time.Millisecond
+	a.have = r.Uvarint()
 	excepted := false
-	for range min(r.uvarint(), maxMembers) {
-		if excepted = string(r.bytes(maxTag)) == n.o.Tag || excepted; r.bad {
+	for range min(r.Uvarint(), maxMembers) {
+		if excepted = string(r.Bytes(maxTag)) == n.o.Tag || excepted; r.Bad {
 			break
 		}
 	}
-	if r.bad {
+	if r.Bad {
 		return false
 	}
 	if excepted || n.o.Self == nil {
 		return true
 	}
-	a.body = r.data
+	a.body = r.Data
 	key := requestKey{a.asker, a.number}
 	n.mu.Lock()
 	known := n.requests[key]
@@ -243,16 +245,16 @@ func (n *Node) begin(key requestKey, a *ask) {
 
 func (r *Request) working() []byte {
 	b := append(slices.Clone(r.node.o.Head), typeWorking)
-	b = appendText(binary.AppendUvarint(b, r.number), r.node.o.Tag)
+	b = wire.AppendText(binary.AppendUvarint(b, r.number), r.node.o.Tag)
 	b = binary.AppendUvarint(b, r.run)
 	return binary.AppendUvarint(b, r.sent.Load())
 }
 
 // takeMore lets more messages of an answer be sent.
 func (n *Node) takeMore(r *reader) bool {
-	key := requestKey{number: r.uvarint(), asker: r.tag()}
-	granted := r.uvarint()
-	if !r.done() {
+	key := requestKey{number: r.Uvarint(), asker: r.tag()}
+	granted := r.Uvarint()
+	if !r.Done() {
 		return false
 	}
 	n.mu.Lock()
@@ -267,8 +269,8 @@ func (n *Node) takeMore(r *reader) bool {
 
 // takeEnd ends an answer that nobody wants any more.
 func (n *Node) takeEnd(r *reader) bool {
-	key := requestKey{number: r.uvarint(), asker: r.tag()}
-	if !r.done() {
+	key := requestKey{number: r.Uvarint(), asker: r.tag()}
+	if !r.Done() {
 		return false
 	}
 	n.mu.Lock()

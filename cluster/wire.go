@@ -1,8 +1,9 @@
 package cluster
 
 import (
-	"encoding/binary"
 	"time"
+
+	"tether/internal/wire"
 )
 
 // Messages between nodes. Each begins with its type; a text is a uvarint, its length in bytes, and the
@@ -16,61 +17,17 @@ const (
 	typeWorking                 // the answer is being made: number, tag, run, messages sent so far
 )
 
-func appendText[T string | []byte](dst []byte, s T) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
-// reader takes a message apart. It gives zero values once something did not fit.
-type reader struct {
-	data []byte
-	bad  bool
-}
-
-func (r *reader) byte() byte {
-	if len(r.data) == 0 {
-		r.bad = true
-		return 0
-	}
-	b := r.data[0]
-	r.data = r.data[1:]
-	return b
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.data)
-	if n <= 0 {
-		r.bad, r.data = true, nil
-		return 0
-	}
-	r.data = r.data[n:]
-	return v
-}
-
-// bytes is a text that shares memory with the message.
-func (r *reader) bytes(limit int) []byte {
-	n := r.uvarint()
-	if n > uint64(limit) || n > uint64(len(r.data)) {
-		r.bad, r.data = true, nil
-		return nil
-	}
-	b := r.data[:n:n]
-	r.data = r.data[n:]
-	return b
-}
-
-func (r *reader) text(limit int) string { return string(r.bytes(limit)) }
+// reader takes a message of this package apart.
+type reader struct{ wire.Reader }
 
 // tag is the tag of a node, which is never empty.
 func (r *reader) tag() string {
-	t := r.text(maxTag)
-	r.bad = r.bad || t == ""
+	t := r.Text(maxTag)
+	r.Bad = r.Bad || t == ""
 	return t
 }
 
-func (r *reader) millis() time.Time { return time.UnixMilli(int64(r.uvarint())) }
-
-// done reports whether the message was as it has to be, to its end.
-func (r *reader) done() bool { return !r.bad && len(r.data) == 0 }
+func (r *reader) millis() time.Time { return time.UnixMilli(int64(r.Uvarint())) }
 
 const (
 	maxTag    = 64   // bytes

@@ -20,7 +20,7 @@ import (
 
 func TestWhatItDependsOn(t *testing.T) {
 	deptest.Only(t, "tether/follow", "tether/hub", "tether/cluster", "tether/engine", "tether/broker",
-		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget")
+		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "tether/internal/wire")
 }
 
 // rig is a cluster whose nodes follow events.

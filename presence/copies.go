@@ -74,16 +74,16 @@ func (p *Presence) copyTo(ctx context.Context, to string, body []byte) (taken bo
 
 // answerCopy takes copies of an owner that has the same view.
 func (p *Presence) answerCopy(ctx context.Context, q *cluster.Request) error {
-	r := reader{data: q.Body}
-	if r.byte() != wireVersion {
+	r := read(q.Body)
+	if r.Byte() != wireVersion {
 		return errVersion
 	}
-	hash := r.fixed()
+	hash := r.Fixed()
 	var copies []*record
-	for r.more() {
+	for r.More() {
 		copies = append(copies, readRecord(&r))
 	}
-	if r.bad {
+	if r.Bad {
 		return errMalformed
 	}
 	waiting, cancel := context.WithTimeout(ctx, waitLimit)

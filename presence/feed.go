@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tether/cluster"
+	"tether/internal/wire"
 )
 
 // feed is a node that watches.
@@ -88,7 +89,7 @@ func (p *Presence) sendFeeds(ctx context.Context, to string, list []*feed) (agai
 	limit := p.noted
 	p.mu.Unlock()
 	for len(list) > 0 {
-		body := appendText([]byte{wireVersion}, p.tag)
+		body := wire.AppendText([]byte{wireVersion}, p.tag)
 		var sent []excerptTo
 		p.mu.Lock()
 		for _, f := range list {

@@ -9,6 +9,7 @@ import (
 
 	"tether/cluster"
 	"tether/hub"
+	"tether/internal/wire"
 )
 
 // holding is what this node holds of a user: its devices here, and what the owner has not confirmed yet. All is
@@ -204,7 +205,7 @@ func (w *word) add(h *holding, after uint64) {
 }
 
 func (w *word) append(dst []byte) []byte {
-	dst = appendText(append(dst, wireVersion), w.from)
+	dst = wire.AppendText(append(dst, wireVersion), w.from)
 	for i := range w.users {
 		dst = w.users[i].append(dst)
 	}
@@ -212,19 +213,19 @@ func (w *word) append(dst []byte) []byte {
 }
 
 func (u *wordUser) append(dst []byte) []byte {
-	dst = u.known.append(binary.AppendUvarint(appendText(dst, u.key), u.number))
+	dst = u.known.append(binary.AppendUvarint(wire.AppendText(dst, u.key), u.number))
 	dst = binary.AppendUvarint(dst, uint64(len(u.devices)))
 	for _, d := range u.devices {
-		dst = binary.AppendVarint(appendText(dst, d.id), d.since)
+		dst = binary.AppendVarint(wire.AppendText(dst, d.id), d.since)
 		dst = append(binary.AppendUvarint(dst, d.number), flag(d.gone, 1))
 	}
 	return dst
 }
 
 func readWordUser(r *reader) (u wordUser) {
-	u.key, u.number, u.known = r.text(), r.uvarint(), readChange(r)
-	for range r.count() {
-		u.devices = append(u.devices, wordDevice{r.text(), r.varint(), r.uvarint(), r.byte() == 1})
+	u.key, u.number, u.known = r.text(), r.Uvarint(), readChange(r)
+	for range r.Count() {
+		u.devices = append(u.devices, wordDevice{r.text(), r.Varint(), r.Uvarint(), r.Byte() == 1})
 	}
 	return u
 }
@@ -236,8 +237,8 @@ type wordAnswer struct {
 }
 
 func readWordAnswers(page []byte) (list []wordAnswer) {
-	for r := (reader{data: page}); r.more(); {
-		list = append(list, wordAnswer{r.byte() == 1, readChange(&r)})
+	for r := read(page); r.More(); {
+		list = append(list, wordAnswer{r.Byte() == 1, readChange(&r)})
 	}
 	return list
 }
@@ -252,7 +253,7 @@ func (c change) append(dst []byte) []byte {
 }
 
 func readChange(r *reader) change {
-	number, flags := r.uvarint(), r.byte()
+	number, flags := r.Uvarint(), r.Byte()
 	return change{number, flags&changeOnline != 0, flags&changeTold != 0}
 }
 

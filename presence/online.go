@@ -9,6 +9,7 @@ import (
 
 	"tether/cluster"
 	"tether/hub"
+	"tether/internal/wire"
 )
 
 // Device is a connected socket of a user.
@@ -55,7 +56,7 @@ func Online(ctx context.Context, e *hub.Emitter, users ...hub.Target) ([]Status,
 		body := []byte{wireVersion}
 		asked := 0
 		for asked < len(keys) && (asked == 0 || len(body)+len(keys[asked]) < batchBytes) {
-			body = appendText(body, keys[asked])
+			body = wire.AppendText(body, keys[asked])
 			asked++
 		}
 		q := cluster.Question{Topic: topicOnline, Body: body}
@@ -65,7 +66,7 @@ func Online(ctx context.Context, e *hub.Emitter, users ...hub.Target) ([]Status,
 		asking := e.Cluster().Ask(ctx, q)
 		for tag, page := range asking.Pages {
 			node := asking.Member(tag)
-			for r := (reader{data: page}); r.more(); {
+			for r := read(page); r.More(); {
 				key, devices := readDevices(&r, node)
 				for _, i := range places[key] {
 					all[i].Devices = append(all[i].Devices, devices...)
@@ -95,9 +96,9 @@ func askError(err error) error {
 
 func readDevices(r *reader, node cluster.Member) (key string, devices []Device) {
 	key = r.text()
-	for range r.count() {
-		d := Device{Node: node, Socket: r.text(), Transport: r.text(), Since: time.Unix(0, r.varint())}
-		if !r.bad {
+	for range r.Count() {
+		d := Device{Node: node, Socket: r.text(), Transport: r.text(), Since: time.Unix(0, r.Varint())}
+		if !r.Bad {
 			devices = append(devices, d)
 		}
 	}
@@ -106,12 +107,12 @@ func readDevices(r *reader, node cluster.Member) (key string, devices []Device) 
 
 // answerOnline says which devices the users have here.
 func (p *Presence) answerOnline(ctx context.Context, q *cluster.Request) error {
-	r := reader{data: q.Body}
-	if r.byte() != wireVersion {
+	r := read(q.Body)
+	if r.Byte() != wireVersion {
 		return errVersion
 	}
 	var page []byte
-	for r.more() {
+	for r.More() {
 		if page = p.appendDevices(page, r.text()); len(page) < batchBytes {
 			continue
 		}
@@ -134,9 +135,9 @@ func (p *Presence) appendDevices(dst []byte, key string) []byte {
 	if len(devices) == 0 {
 		return dst
 	}
-	dst = binary.AppendUvarint(appendText(dst, key), uint64(len(devices)))
+	dst = binary.AppendUvarint(wire.AppendText(dst, key), uint64(len(devices)))
 	for _, d := range devices {
-		dst = appendText(appendText(dst, d.socket.ID()), d.socket.Transport())
+		dst = wire.AppendText(wire.AppendText(dst, d.socket.ID()), d.socket.Transport())
 		dst = binary.AppendVarint(dst, d.since)
 	}
 	return dst

@@ -58,15 +58,15 @@ func (p *Presence) liveLocked() bool {
 
 // answerWord takes a word, and answers when the deputies know it too.
 func (p *Presence) answerWord(ctx context.Context, q *cluster.Request) error {
-	r := reader{data: q.Body}
-	if r.byte() != wireVersion {
+	r := read(q.Body)
+	if r.Byte() != wireVersion {
 		return errVersion
 	}
 	w := word{from: r.text()}
-	for r.more() {
+	for r.More() {
 		w.users = append(w.users, readWordUser(&r))
 	}
-	if r.bad {
+	if r.Bad {
 		return errMalformed
 	}
 	var page []byte

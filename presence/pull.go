@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tether/cluster"
+	"tether/internal/wire"
 )
 
 // pull asks all nodes for what they know of the users that this one owns, until they have said it, there is
@@ -37,7 +38,7 @@ func (p *Presence) pullOnce(ctx context.Context, v *view) bool {
 	if p.base != nil {
 		base = p.base.hash
 	}
-	body = appendText(binary.BigEndian.AppendUint64(body, base), p.tag)
+	body = wire.AppendText(binary.BigEndian.AppendUint64(body, base), p.tag)
 	p.mu.Unlock()
 	got := &gathered{users: make(map[string][]wordUser)}
 	said := map[string]bool{p.tag: true}
@@ -70,8 +71,8 @@ func (p *Presence) pullOnce(ctx context.Context, v *view) bool {
 
 // takePart takes a part of an answer. It comes too late when this node decides by another view.
 func (p *Presence) takePart(v *view, tag string, page []byte, got *gathered) bool {
-	r := reader{data: page}
-	if r.byte() != pullPart {
+	r := read(page)
+	if r.Byte() != pullPart {
 		return false
 	}
 	p.mu.Lock()
@@ -79,25 +80,25 @@ func (p *Presence) takePart(v *view, tag string, page []byte, got *gathered) boo
 	if p.view != v && p.active {
 		return false
 	}
-	p.term = max(p.term, r.uvarint())
-	got.settled = r.byte() == 1 || got.settled
-	for r.more() {
-		switch r.byte() {
+	p.term = max(p.term, r.Uvarint())
+	got.settled = r.Byte() == 1 || got.settled
+	for r.More() {
+		switch r.Byte() {
 		case pullWord:
 			u := readWordUser(&r)
 			p.term = max(p.term, termOf(u.known.number))
-			if !r.bad {
+			if !r.Bad {
 				got.users[tag] = append(got.users[tag], u)
 			}
 		case pullRecord:
-			if c := readRecord(&r); !r.bad {
+			if c := readRecord(&r); !r.Bad {
 				p.putCopyLocked(c)
 			}
 		default:
 			return false
 		}
 	}
-	return !r.bad
+	return !r.Bad
 }
 
 // gathered is what the nodes have said, but for the records, which are put among those of this node.
@@ -179,13 +180,13 @@ func (p *Presence) learnLocked(said map[string][]wordUser) (changed map[*record]
 
 // answerPull says what this node knows of the users that the asker owns, when it has the same view.
 func (p *Presence) answerPull(ctx context.Context, q *cluster.Request) error {
-	r := reader{data: q.Body}
-	if r.byte() != wireVersion {
+	r := read(q.Body)
+	if r.Byte() != wireVersion {
 		return errVersion
 	}
-	hash, base := r.fixed(), r.fixed()
+	hash, base := r.Fixed(), r.Fixed()
 	asker := r.text()
-	if r.bad {
+	if r.Bad {
 		return errMalformed
 	}
 	same := func() bool {

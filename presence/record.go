@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"tether/internal/wire"
 )
 
 // record is what an owner knows of a user; its deputy has a copy, and a node that was one of the two may still
@@ -202,27 +204,27 @@ func (r *record) stopTimer() {
 //	uvarint  number of marks, and of each a text and a number
 //	uvarint  number of devices, and of each two texts, since, came, went, flags
 func (r *record) append(dst []byte) []byte {
-	dst = r.change.append(binary.AppendUvarint(appendText(dst, r.key), r.version))
+	dst = r.change.append(binary.AppendUvarint(wire.AppendText(dst, r.key), r.version))
 	dst = binary.AppendUvarint(dst, uint64(len(r.marks)))
 	for _, m := range r.marks {
-		dst = binary.AppendUvarint(appendText(dst, m.node), m.number)
+		dst = binary.AppendUvarint(wire.AppendText(dst, m.node), m.number)
 	}
 	devices := r.devices[:min(len(r.devices), maxCopied)]
 	dst = binary.AppendUvarint(dst, uint64(len(devices)))
 	for _, d := range devices {
-		dst = binary.AppendVarint(appendText(appendText(dst, d.node), d.id), d.since)
+		dst = binary.AppendVarint(wire.AppendText(wire.AppendText(dst, d.node), d.id), d.since)
 		dst = append(binary.AppendUvarint(binary.AppendUvarint(dst, d.came), d.went), byte(d.flags))
 	}
 	return dst
 }
 
 func readRecord(rd *reader) *record {
-	r := &record{key: rd.text(), version: rd.uvarint(), change: readChange(rd)}
-	for range rd.count() {
-		r.marks = append(r.marks, mark{rd.text(), rd.uvarint()})
+	r := &record{key: rd.text(), version: rd.Uvarint(), change: readChange(rd)}
+	for range rd.Count() {
+		r.marks = append(r.marks, mark{rd.text(), rd.Uvarint()})
 	}
-	for range rd.count() {
-		r.devices = append(r.devices, device{rd.text(), rd.text(), rd.varint(), rd.uvarint(), rd.uvarint(), deviceFlags(rd.byte())})
+	for range rd.Count() {
+		r.devices = append(r.devices, device{rd.text(), rd.text(), rd.Varint(), rd.Uvarint(), rd.Uvarint(), deviceFlags(rd.Byte())})
 	}
 	return r
 }

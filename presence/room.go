@@ -12,6 +12,7 @@ import (
 
 	"tether/cluster"
 	"tether/hub"
+	"tether/internal/wire"
 )
 
 // RoomMember is somebody who is in a room, on however many devices.
@@ -103,9 +104,9 @@ func InRoom(ctx context.Context, e *hub.Emitter, room hub.Target) ([]RoomMember,
 		return nil, nil, fmt.Errorf("presence: room: %w", hub.ErrTarget)
 	}
 	all := make(map[string]seen)
-	asking := e.Cluster().Ask(ctx, cluster.Question{Topic: topicRooms, Subject: key, Body: appendText(appendText([]byte{wireVersion}, ""), key)})
+	asking := e.Cluster().Ask(ctx, cluster.Question{Topic: topicRooms, Subject: key, Body: wire.AppendText(wire.AppendText([]byte{wireVersion}, ""), key)})
 	for _, page := range asking.Pages {
-		for r := (reader{data: page}); r.more(); {
+		for r := read(page); r.More(); {
 			for _, s := range readExcerpt(&r).names {
 				if old, was := all[s.name]; !was || s.since > old.since {
 					all[s.name] = s.seen

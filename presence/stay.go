@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"tether/cluster"
+	"tether/internal/wire"
 )
 
 // stay is what this node shows in a room: its own sockets. Other nodes whose sockets watch the room have a feed each, and
@@ -143,27 +144,27 @@ const (
 )
 
 func (x *excerpt) append(dst []byte) []byte {
-	dst = binary.AppendUvarint(binary.AppendUvarint(appendText(dst, x.key), x.after), x.upto)
+	dst = binary.AppendUvarint(binary.AppendUvarint(wire.AppendText(dst, x.key), x.after), x.upto)
 	dst = binary.AppendUvarint(append(dst, x.flags), uint64(len(x.names)))
 	for _, n := range x.names {
-		if dst = append(appendText(dst, n.name), n.state); n.state == stateHere {
-			dst = binary.AppendVarint(appendText(dst, n.data), n.since)
+		if dst = append(wire.AppendText(dst, n.name), n.state); n.state == stateHere {
+			dst = binary.AppendVarint(wire.AppendText(dst, n.data), n.since)
 		}
 	}
 	return dst
 }
 
 func readExcerpt(r *reader) (x excerpt) {
-	x.key, x.after, x.upto, x.flags = r.text(), r.uvarint(), r.uvarint(), r.byte()
-	for range r.count() {
-		n := shown{name: r.text(), state: r.byte()}
+	x.key, x.after, x.upto, x.flags = r.text(), r.Uvarint(), r.Uvarint(), r.Byte()
+	for range r.Count() {
+		n := shown{name: r.text(), state: r.Byte()}
 		if n.state == stateHere {
-			n.seen = seen{r.text(), r.varint()}
+			n.seen = seen{r.text(), r.Varint()}
 			if n.data != "" && !json.Valid([]byte(n.data)) {
-				r.fail()
+				r.Fail()
 			}
 		}
-		if r.bad {
+		if r.Bad {
 			break
 		}
 		x.names = append(x.names, n)
@@ -180,16 +181,16 @@ func (p *Presence) answerRooms(ctx context.Context, q *cluster.Request) error {
 }
 
 func (p *Presence) tellRooms(body []byte, send func(page []byte) error) error {
-	r := reader{data: body}
-	if r.byte() != wireVersion {
+	r := read(body)
+	if r.Byte() != wireVersion {
 		return errVersion
 	}
 	asker := r.text()
 	var keys []string
-	for r.more() {
+	for r.More() {
 		keys = append(keys, r.text())
 	}
-	if r.bad {
+	if r.Bad {
 		return errMalformed
 	}
 	var page []byte

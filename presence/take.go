@@ -10,9 +10,9 @@ import (
 func (p *Presence) takeWholes(tag string, page []byte, got map[string][]shown) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for r := (reader{data: page}); r.more(); {
+	for r := read(page); r.More(); {
 		x := readExcerpt(&r)
-		if r.bad || x.flags&excerptWhole == 0 {
+		if r.Bad || x.flags&excerptWhole == 0 {
 			return
 		}
 		got[x.key] = append(got[x.key], x.names...)
@@ -65,16 +65,16 @@ func (p *Presence) answerFeed(ctx context.Context, q *cluster.Request) error {
 }
 
 func (p *Presence) takeFeeds(body []byte) (answer []byte, err error) {
-	r := reader{data: body}
-	if r.byte() != wireVersion {
+	r := read(body)
+	if r.Byte() != wireVersion {
 		return nil, errVersion
 	}
 	from := r.text()
 	var list []excerpt
-	for r.more() {
+	for r.More() {
 		list = append(list, readExcerpt(&r))
 	}
-	if r.bad {
+	if r.Bad {
 		return nil, errMalformed
 	}
 	p.mu.Lock()

@@ -8,6 +8,7 @@ import (
 
 	"tether/cluster"
 	"tether/hub"
+	"tether/internal/wire"
 )
 
 // watched is a room that sockets of this node watch: what all nodes show there, put together. All is guarded by the
@@ -215,12 +216,12 @@ func (p *Presence) sendRooms(ctx context.Context, to string, list []*part) (agai
 	}
 	p.mu.Unlock()
 	for all, at := slices.Concat(asks, ends), 0; at < len(all); {
-		body, begin := appendText([]byte{wireVersion}, p.tag), at
+		body, begin := wire.AppendText([]byte{wireVersion}, p.tag), at
 		for ; at < len(all) && len(body) < batchBytes; at++ {
 			if at >= len(asks) && at == max(begin, len(asks)) {
-				body = appendText(body, "")
+				body = wire.AppendText(body, "")
 			}
-			body = appendText(body, all[at].room.key)
+			body = wire.AppendText(body, all[at].room.key)
 		}
 		if !p.askRooms(ctx, to, body) {
 			again = append(again, all[min(max(begin, len(asks)), at):at]...)

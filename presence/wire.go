@@ -1,11 +1,11 @@
 package presence
 
 import (
-	"encoding/binary"
 	"net/url"
 	"strings"
 
 	"tether/hub"
+	"tether/internal/wire"
 )
 
 // The topics of this package's questions; see [cluster.Node.Handle].
@@ -32,83 +32,12 @@ const batchBytes = 32 << 10
 
 const maxText = 1 << 20 // bytes
 
-func appendText[T string | []byte](dst []byte, s T) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
+// reader takes a message of this package apart.
+type reader struct{ wire.Reader }
 
-// reader takes a message apart. It gives zero values once something did not fit.
-type reader struct {
-	data []byte
-	bad  bool
-}
+func read(message []byte) reader { return reader{wire.Reader{Data: message}} }
 
-func (r *reader) fail() { r.bad, r.data = true, nil }
-
-func (r *reader) more() bool { return len(r.data) > 0 && !r.bad }
-
-func (r *reader) byte() byte {
-	if len(r.data) == 0 {
-		r.fail()
-		return 0
-	}
-	b := r.data[0]
-	r.data = r.data[1:]
-	return b
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.data)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.data = r.data[n:]
-	return v
-}
-
-// fixed is a number of eight bytes.
-func (r *reader) fixed() uint64 {
-	if len(r.data) < 8 {
-		r.fail()
-		return 0
-	}
-	v := binary.BigEndian.Uint64(r.data)
-	r.data = r.data[8:]
-	return v
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.data)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.data = r.data[n:]
-	return v
-}
-
-// count is a number of things that take a byte each at least.
-func (r *reader) count() int {
-	n := r.uvarint()
-	if n > uint64(len(r.data)) {
-		r.fail()
-		return 0
-	}
-	return int(n)
-}
-
-func (r *reader) bytes() []byte {
-	n := r.uvarint()
-	if n > maxText || n > uint64(len(r.data)) {
-		r.fail()
-		return nil
-	}
-	b := r.data[:n:n]
-	r.data = r.data[n:]
-	return b
-}
-
-func (r *reader) text() string { return string(r.bytes()) }
+func (r *reader) text() string { return r.Text(maxText) }
 
 // splitKey says what a key is about. A user's key is the subject of its room, without what all subjects begin
 // with. There is no comma in a namespace.

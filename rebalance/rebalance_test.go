@@ -16,7 +16,7 @@ import (
 
 func TestWhatItDependsOn(t *testing.T) {
 	deptest.Only(t, "tether/rebalance", "tether/hub", "tether/cluster", "tether/engine", "tether/broker",
-		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget")
+		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "tether/internal/wire")
 }
 
 func TestTheShareOfANode(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 
 func TestWhatItDependsOn(t *testing.T) {
 	deptest.Only(t, "tether/refresh", "tether/hub", "tether/revoke", "tether/token", "tether/cluster", "tether/engine",
-		"tether/broker", "tether/internal/socketio", "tether/internal/group", "tether/internal/budget")
+		"tether/broker", "tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "tether/internal/wire")
 }
 
 const life = 10 * time.Minute

@@ -20,7 +20,7 @@ import (
 )
 
 func TestTheRelayKnowsNeitherHubNorTransport(t *testing.T) {
-	deptest.Only(t, "tether/relay", "tether/engine", "tether/broker", "tether/cluster", "tether/internal/group")
+	deptest.Only(t, "tether/relay", "tether/engine", "tether/broker", "tether/cluster", "tether/internal/group", "tether/internal/wire")
 }
 
 // TestRequestsComeToAnyNode has a client that comes to another node with each request.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/http"
 	"strings"
+
+	"tether/internal/wire"
 )
 
 // request is a request on its way.
@@ -30,20 +32,20 @@ const (
 )
 
 func (q *request) append(dst []byte) []byte {
-	dst = appendText(appendText(dst, q.method), q.query)
+	dst = wire.AppendText(wire.AppendText(dst, q.method), q.query)
 	dst = appendHeader(dst, q.header)
 	dst = binary.AppendUvarint(dst, uint64(q.length))
 	return append(binary.AppendUvarint(dst, q.number), q.body...)
 }
 
 func parseRequest(b []byte) (q request, ok bool) {
-	c := cutter{rest: b}
-	q.method, q.query = c.text(), c.text()
-	q.header = c.header()
-	q.length = int(c.uvarint(maxLength))
-	q.number = c.uvarint(1 << 62)
-	q.body = c.rest
-	return q, !c.bad && (q.number != 0 || len(q.body) == q.length)
+	r := read(b)
+	q.method, q.query = r.text(), r.text()
+	q.header = r.header()
+	q.length = int(r.uvarint(maxLength))
+	q.number = r.uvarint(1 << 62)
+	q.body = r.Data
+	return q, !r.Bad && (q.number != 0 || len(q.body) == q.length)
 }
 
 // appendHead appends what an answer begins with.
@@ -56,24 +58,20 @@ func appendHead(dst []byte, status int, h http.Header) []byte {
 }
 
 func parseHead(b []byte) (status int, h http.Header, rest []byte, err error) {
-	c := cutter{rest: b}
-	status, h = int(c.uvarint(999)), c.header()
-	if c.bad || status < 200 {
+	r := read(b)
+	status, h = int(r.uvarint(999)), r.header()
+	if r.Bad || status < 200 {
 		return 0, nil, nil, errMalformed
 	}
-	return status, h, c.rest, nil
+	return status, h, r.Data, nil
 }
 
 func appendNumber(dst []byte, n uint64) []byte { return binary.AppendUvarint(dst, n) }
 
 func parseNumber(b []byte) (n uint64, ok bool) {
-	c := cutter{rest: b}
-	n = c.uvarint(1 << 62)
-	return n, !c.bad && len(c.rest) == 0
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+	r := read(b)
+	n = r.uvarint(1 << 62)
+	return n, r.Done()
 }
 
 func appendHeader(dst []byte, h http.Header) []byte {
@@ -84,45 +82,34 @@ func appendHeader(dst []byte, h http.Header) []byte {
 	dst = binary.AppendUvarint(dst, uint64(n))
 	for name, values := range h {
 		for _, v := range values {
-			dst = appendText(appendText(dst, name), v)
+			dst = wire.AppendText(wire.AppendText(dst, name), v)
 		}
 	}
 	return dst
 }
 
-// cutter takes a message apart. It gives zero values once something did not fit.
-type cutter struct {
-	rest []byte
-	bad  bool
-}
+// reader takes a message of this package apart.
+type reader struct{ wire.Reader }
 
-func (c *cutter) uvarint(limit uint64) uint64 {
-	v, n := binary.Uvarint(c.rest)
-	if n <= 0 || v > limit {
-		c.bad, c.rest = true, nil
+func read(message []byte) reader { return reader{wire.Reader{Data: message}} }
+
+func (r *reader) uvarint(limit uint64) uint64 {
+	v := r.Uvarint()
+	if v > limit {
+		r.Fail()
 		return 0
 	}
-	c.rest = c.rest[n:]
 	return v
 }
 
-func (c *cutter) text() string {
-	n := c.uvarint(maxText)
-	if n > uint64(len(c.rest)) {
-		c.bad, c.rest = true, nil
-		return ""
-	}
-	s := string(c.rest[:n])
-	c.rest = c.rest[n:]
-	return s
-}
+func (r *reader) text() string { return r.Text(maxText) }
 
 // header reads headers; one with a line break in it would be two.
-func (c *cutter) header() http.Header {
+func (r *reader) header() http.Header {
 	h := http.Header{}
-	for range c.uvarint(maxHeaders) {
-		name, value := c.text(), c.text()
-		c.bad = c.bad || strings.ContainsAny(name+value, "\r\n\x00")
+	for range r.uvarint(maxHeaders) {
+		name, value := r.text(), r.text()
+		r.Bad = r.Bad || strings.ContainsAny(name+value, "\r\n\x00")
 		h.Add(name, value)
 	}
 	return h

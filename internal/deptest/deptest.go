@@ -45,7 +45,7 @@ func OnHub(t testing.TB, pkg string, others ...string) {
 	t.Helper()
 	Only(t, pkg, append([]string{
 		"tether/hub", "tether/engine", "tether/cluster", "tether/broker",
-		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget",
+		"tether/internal/socketio", "tether/internal/group", "tether/internal/budget", "tether/internal/wire",
 	}, others...)...)
 	NoDriver(t, pkg)
 }
