@@ -270,7 +270,7 @@ func TestANodeThatHasJustComeEndsAtOnce(t *testing.T) {
 	})
 }
 
-// Who goes last is told by the node that ends last, also if another one that ends gives its users away meanwhile.
+// The node that ends last tells of the users that go last, also if another one that ends gives its users away meanwhile.
 func TestNodesThatEndTogetherTellWhoHasGone(t *testing.T) {
 	var users []string
 	for i := range 20 {

@@ -99,8 +99,8 @@ func parseQuery(u *url.URL) (url.Values, error) {
 	return query, nil
 }
 
-// authenticate takes what says who we are. Files are read for each connection, and now, to find what is wrong
-// with them.
+// authenticate takes the name and the secret of this client. Files are read for each connection, and now, to find what is
+// wrong with them.
 func (t *target) authenticate(u *url.URL, query url.Values) error {
 	ways := 0
 	for _, given := range []bool{u.User != nil, query.Has("token_file"), query.Has("creds"), query.Has("nkey")} {

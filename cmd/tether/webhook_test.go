@@ -47,7 +47,7 @@ func TestAnotherProgramIsToldWhoComesAndGoes(t *testing.T) {
 	}, enough...)
 	a, b := start(t, environ, "--node=a").ready(), start(t, environ, "--node=b").ready()
 	dialUser(t, client.Options{URL: b.url()}, "1")
-	want(t, told, []string{"connect user:1 b ", "online user:1  "}) // now all are agreed who owns whom
+	want(t, told, []string{"connect user:1 b ", "online user:1  "}) // now all agree on the owner of each user
 	phone := dialUser(t, client.Options{URL: a.url()}, "42")
 	want(t, told, []string{"connect user:42 a ", "online user:42  "})
 	phone.Close()

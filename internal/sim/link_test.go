@@ -24,7 +24,7 @@ type link struct {
 	arrived  chan struct{} // a token
 	closed   chan struct{} // the hub has closed it, or has been told
 	gone     chan struct{} // closed when the client has no connection any more
-	turn     chan struct{} // a token: held by who calls the hub
+	turn     chan struct{} // a token: held by the one that calls the hub
 
 	mu     sync.Mutex
 	rng    *rand.Rand    // guarded by mu

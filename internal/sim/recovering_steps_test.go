@@ -119,7 +119,7 @@ func (w *recoveringWorld) mend() {
 	}
 }
 
-// publisher is who emits next.
+// publisher is the one that emits next.
 func (w *recoveringWorld) publisher(live []*recoveringNode) (name string, e *hub.Emitter) {
 	if w.rng.IntN(2) == 0 {
 		n := live[w.rng.IntN(len(live))]
@@ -195,7 +195,7 @@ func (w *recoveringWorld) ask(t *traveller) {
 	})
 }
 
-// shift is what move does: who begins a session meanwhile may be moved too.
+// shift is what move does: sessions that begin meanwhile may be moved too.
 type shift struct{ namespace, user, room string }
 
 // move has somebody put the sockets of a user into a room, or take them out of it.

@@ -164,7 +164,7 @@ func (w *recoveringWorld) checkpoint() {
 	for len(w.live()) == 0 {
 		w.start()
 	}
-	time.Sleep(w.recovery.Window + 15*time.Second) // who is away for longer than his window is back too
+	time.Sleep(w.recovery.Window + 15*time.Second) // a client that is away for longer than its window is back too
 	w.jobs.Wait()
 	synctest.Wait()
 	w.note("checkpoint")

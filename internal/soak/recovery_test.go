@@ -217,8 +217,8 @@ func running(t *testing.T, worker *hub.Emitter) (end func()) {
 	}
 }
 
-// A receipt counts the node of a session that waits for its client, whoever emits: the client gets the event when it comes
-// back. Who asks for the sockets of the user is told that there are none now.
+// A receipt counts the node of a session that waits for its client, from any emitter: the client gets the event when it comes
+// back. A question for the sockets of the user is answered with none.
 func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	for name := range map[string]bool{"memory": true, "redis": true, "nats": true} {

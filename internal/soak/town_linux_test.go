@@ -339,7 +339,7 @@ func (w *town) live(faults []fault) {
 
 // TestQuestionsEndAndNobodyIsForgottenWhileNodesFail has nodes killed, frozen and cut off. Every question ends by
 // itself, with all that nodes say which are well, each once, and names the others. Of each user the first and
-// the last device are told, once, by any node, and in the lobby to who watches.
+// the last device are told, once, by any node, and in the lobby to those that watch.
 func TestQuestionsEndAndNobodyIsForgottenWhileNodesFail(t *testing.T) {
 	long.Alone(t)
 	for _, name := range long.Or([]string{"memory", "redis"}, []string{"memory", "redis", "nats"}) {
