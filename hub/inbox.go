@@ -103,22 +103,28 @@ func (c *client) handled(in *inbox, size int) {
 	}
 }
 
+// handle keeps its frame small, and so do dispatch and run: what handles an event begins with a stack of 2 KiB, and
+// to grow that costs as much as all else (4 µs, BenchmarkEventFromClient).
 func (c *client) handle(t *task) {
 	switch {
 	case t.lapsed:
 		t.socket.ns.unrecovered(t.socket, t.reason)
-		return
 	case t.message == nil:
-		c.hub.counters.ended(t.reason)
-		if c.hub.traces() {
-			c.hub.log.Debug("disconnected", append(t.socket.who(), slog.String("reason", string(t.reason)))...)
-		}
-		t.socket.ns.disconnected(t.socket, t.reason)
-		if t.done != nil {
-			close(t.done)
-		}
-		return
+		c.ended(t)
+	default:
+		c.hub.counters.events.Add(1)
+		t.socket.ns.dispatch(c.hub.handlerContext, t.socket, t.message)
 	}
-	c.hub.counters.events.Add(1)
-	t.socket.ns.dispatch(c.hub.handlerContext, t.socket, t.message)
+}
+
+// ended tells what a socket has ended with.
+func (c *client) ended(t *task) {
+	c.hub.counters.ended(t.reason)
+	if c.hub.traces() {
+		c.hub.log.Debug("disconnected", append(t.socket.who(), slog.String("reason", string(t.reason)))...)
+	}
+	t.socket.ns.disconnected(t.socket, t.reason)
+	if t.done != nil {
+		close(t.done)
+	}
 }

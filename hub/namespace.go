@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -267,14 +266,19 @@ func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
 	h := n.handled()
 	on := h.on[m.event]
 	if len(n.hub.options.Tracers) > 0 {
-		handling, ends := n.hub.handling(ctx, s, m, len(on) > 0)
-		err := n.run(handling, h, on, s, m)
-		for _, done := range ends {
-			done(err)
-		}
+		n.traced(ctx, h, on, s, m)
 		return
 	}
 	n.run(ctx, h, on, s, m)
+}
+
+// traced is run, and tells the tracers.
+func (n *Namespace) traced(ctx context.Context, h *handlers, on []Handler, s *Socket, m *Message) {
+	handling, ends := n.hub.handling(ctx, s, m, len(on) > 0)
+	err := n.run(handling, h, on, s, m)
+	for _, done := range ends {
+		done(err)
+	}
 }
 
 // run runs the middleware and the handlers of an event, and returns the first error.
@@ -290,11 +294,15 @@ func (n *Namespace) run(ctx context.Context, h *handlers, on []Handler, s *Socke
 		n.unhandled(s, m)
 		return nil
 	}
-	for _, list := range [][]Handler{h.onAny, on} {
-		for _, f := range list {
-			if err := call(ctx, f, s, m); err != nil {
-				n.hub.failed("event", m.event, s, err)
-				failure = cmp.Or(failure, err)
+	for i := range len(h.onAny) + len(on) {
+		list := h.onAny
+		if i >= len(list) {
+			list, i = on, i-len(list)
+		}
+		if err := call(ctx, list[i], s, m); err != nil {
+			n.hub.failed("event", m.event, s, err)
+			if failure == nil {
+				failure = err
 			}
 		}
 	}
