@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -42,7 +43,7 @@ func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
 		for !q.empty() && q.size+size > limit {
 			s.becameLocked(q.yield(h), engine.DroppedOldest)
 			h.slow.oldest.Add(1)
-			h.tellSlow(s)
+			h.tellSlow(s, &h.slow.full)
 		}
 		return true, teardown{}
 	}
@@ -55,7 +56,7 @@ func (s *session) admitLocked(p *engine.Packet, size int) (bool, teardown) {
 	}
 	p.Became(s, engine.DroppedNewest)
 	h.slow.newest.Add(1)
-	h.tellSlow(s)
+	h.tellSlow(s, &h.slow.full)
 	return false, teardown{}
 }
 
@@ -95,7 +96,7 @@ func (s *session) roomLocked() {
 // tooSlowLocked ends the session of a client that does not read what is sent to it, and counts it.
 func (s *session) tooSlowLocked(as *atomic.Uint64) teardown {
 	as.Add(1)
-	s.h.tellSlow(s)
+	s.h.tellSlow(s, as)
 	return s.endLocked(engine.ReasonServerClose)
 }
 
@@ -124,17 +125,24 @@ func (s *session) relieve(class uint8) {
 }
 
 // tellSlow writes to the log, now and then, how many clients were closed, and packets dropped, since
-// the last time, and names the one that it happens to now. The caller may hold the lock of s.
-func (h *Handler) tellSlow(s *session) {
+// the last time, and names the one that it happens to now, and why. The caller may hold the lock of s.
+func (h *Handler) tellSlow(s *session, as *atomic.Uint64) {
 	now, told := h.now(), h.slow.told.Load()
 	if told != 0 && now-told < int64(slowLogInterval) || !h.slow.told.CompareAndSwap(told, now) {
 		return
 	}
+	why := fmt.Sprintf("its queue was full: QueueBytes is %d", h.o.QueueBytes)
+	switch as {
+	case &h.slow.still:
+		why = fmt.Sprintf("it took nothing for the time of WriteTimeout, %v", h.o.WriteTimeout)
+	case &h.slow.total:
+		why = fmt.Sprintf("the queues of all clients were full: TotalQueueBytes is %d", h.o.TotalQueueBytes)
+	}
 	h.conns.Go(func() { // a sender does not wait for a log
 		closed, dropped := h.slow.closed(), h.slow.dropped()
-		h.o.Logger.Warn("transport: queues of clients were full: they read too slowly, or were sent more at once than QueueBytes",
+		h.o.Logger.Warn("transport: clients read too slowly, or were sent more at once than a queue takes",
 			slog.String("connection", engine.PublicID(s.ID())),
-			slog.Int("queue_bytes", h.o.QueueBytes),
+			slog.String("why", why),
 			slog.Uint64("closed", closed-h.slow.toldClosed.Swap(closed)),
 			slog.Uint64("dropped", dropped-h.slow.toldDropped.Swap(dropped)))
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"slices"
@@ -386,5 +387,37 @@ func TestAPanicOfTheReceiverEndsItsConnectionOnly(t *testing.T) {
 	c.wantClose(0)
 	if got := receive(t, w.closed); got != engine.ReasonParseError {
 		t.Fatalf("closed for %q", got)
+	}
+}
+
+func TestTheLogSaysWhyAClientWasTooSlow(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		o          Options
+		connect    func(*server)
+		sizes      []int
+	}{
+		{"its queue", "its queue was full: QueueBytes is 1000", Options{QueueBytes: 1000},
+			func(s *server) { s.polling() }, []int{600, 600}},
+		{"its network", "it took nothing for the time of WriteTimeout, 100ms", Options{QueueBytes: 16 << 20, WriteTimeout: 100 * time.Millisecond},
+			func(s *server) { s.websocket() }, []int{4 << 20}},
+		{"all queues", "the queues of all clients were full: TotalQueueBytes is 20000", Options{TotalQueueBytes: 20_000},
+			func(s *server) { s.polling() }, []int{9000, 9000, 9000}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log lockedBuffer
+			c.o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			s := serve(t, c.o)
+			c.connect(s)
+			e := s.session()
+			for _, size := range c.sizes {
+				e.c.Send(packetOf("x", size), nil)
+			}
+			receive(t, e.closed)
+			s.h.Close() // the log is written by then
+			if got := log.String(); !strings.Contains(got, `why="`+c.want+`"`) || !strings.Contains(got, "connection="+engine.PublicID(e.c.ID())+" ") {
+				t.Errorf("the log says %s", got)
+			}
+		})
 	}
 }
