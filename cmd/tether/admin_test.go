@@ -133,8 +133,7 @@ func TestAnOperatorSeesTheClusterInABrowser(t *testing.T) {
 	dialUser(t, client.Options{URL: node[2].url()}, "7")
 
 	b := browser.Start(t, path)
-	b.Open(t, strings.Replace(node[0].adminURL(), "//", "//operator:"+adminKey+"@", 1)+"/") // it remembers the password
-	p := b.Open(t, node[0].adminURL()+"/")
+	p := b.Open(t, strings.Replace(node[0].adminURL(), "//", "//operator:"+adminKey+"@", 1)+"/")
 	row := func(name string) string { return fmt.Sprintf(`document.querySelector('tr[data-node="%s"]')`, name) }
 	p.Wait(t, `document.querySelectorAll("#nodes .state .good").length === 3`)
 	if got, want := p.Text(t, "#summary"), "3 nodes, 3 connections"; got != want {
@@ -159,6 +158,10 @@ func TestAnOperatorSeesTheClusterInABrowser(t *testing.T) {
 	if got := p.Text(t, "#sockets"); !strings.Contains(got, phone.ID) || !strings.Contains(got, laptop.ID) || !strings.Contains(got, "user:42") || !strings.Contains(got, "websocket") {
 		t.Errorf("the devices of 42: got %q", got)
 	}
+	tablet := dialUser(t, client.Options{URL: node[2].url()}, "42")
+	p.Wait(t, `document.querySelector("#found").textContent.startsWith("3 sockets on 3 nodes")`) // without a reload
+	tablet.Close()
+	p.Wait(t, `document.querySelector("#found").textContent.startsWith("2 sockets on 2 nodes")`)
 	p.Click(t, "#follow")
 	p.Wait(t, `document.querySelector("#following").textContent.startsWith("Nodes follow")`)
 	node[2].post("/emit", testEmitKey, `{"user":"42","event":"/orders/new","args":["secret"]}`)
@@ -191,7 +194,8 @@ func TestAnOperatorSeesTheClusterInABrowser(t *testing.T) {
 	if why := phone.Reason(); why != "disconnected by the server" {
 		t.Errorf("the phone ended because: %s", why)
 	}
-	p.Wait(t, `document.querySelector("#found").textContent.startsWith("1 disconnected. 1 socket on 1 node")`)
+	p.Wait(t, `document.querySelector("#kicked").textContent === "1 disconnected: `+phone.ID+`."`)
+	p.Wait(t, `document.querySelector("#found").textContent.startsWith("1 socket on 1 node")`)
 
 	if err := node[2].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -311,4 +315,40 @@ func TestAStuckClientIsFound(t *testing.T) {
 	if !strings.Contains(body, `"user:43"`) || strings.Contains(body, c.ID) || strings.Contains(body, `"queued":0`) {
 		t.Errorf("connection %s, for which %d bytes wait: got %s", slow.Connection, slow.Bytes, body)
 	}
+}
+
+// TestAStuckClientIsFoundByKeyboard: what has the focus keeps it while the page goes on, and what was found gets it.
+func TestAStuckClientIsFoundByKeyboard(t *testing.T) {
+	t.Parallel()
+	path, err := browser.Find()
+	if err != nil {
+		if os.Getenv("TETHER_TEST_REQUIRE_REAL") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	node := start(t, enough, "--admin.addr=127.0.0.1:0", "--client.write-timeout=5m", "--client.kernel-buffer=4096").ready()
+	stuck(t, node, "43", "")
+	p := browser.Start(t, path).Open(t, node.adminURL()+"/")
+	text := strings.Repeat("x", 100_000)
+	for range 8 { // more than the kernel takes, and less than a queue
+		node.post("/emit", testEmitKey, `{"user":"43","event":"x","args":["`+text+`"]}`)
+	}
+	p.Wait(t, `!document.querySelector("#slow").hidden`)
+	keeps := func(table string) {
+		t.Helper()
+		p.Eval(t, fmt.Sprintf(`document.querySelector("#%s tbody button").focus(); row = document.querySelector("#%[1]s tbody tr"); 0`, table))
+		p.Wait(t, fmt.Sprintf(`row !== document.querySelector("#%s tbody tr")`, table)) // it is shown anew
+		if p.Eval(t, fmt.Sprintf(`document.activeElement === document.querySelector("#%s tbody button")`, table)) != true {
+			t.Errorf("the button in #%s has lost the focus", table)
+		}
+	}
+	keeps("nodes")
+	keeps("slow")
+	p.Eval(t, `document.activeElement.click()`) // as Enter does
+	p.Wait(t, `document.querySelector("#sockets").textContent.includes("user:43")`)
+	if p.Eval(t, `document.activeElement.id`) != "found" {
+		t.Error("what was found has not got the focus")
+	}
+	keeps("sockets")
 }

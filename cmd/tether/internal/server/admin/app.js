@@ -44,9 +44,10 @@ function rate(n, key) {
   return r < 0 ? "–" : r < 10 ? r.toFixed(1) : count(Math.round(r));
 }
 
+const here = location.origin + location.pathname; // an address with a password in it is none for fetch
 async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  const res = await fetch(path, { ...options, signal: AbortSignal.timeout(15000) });
+  const res = await fetch(new URL(path, here), { ...options, signal: AbortSignal.timeout(15000) });
   const out = await res.json();
   if (!res.ok) throw new Error(out.error || res.statusText);
   return out;
@@ -104,10 +105,18 @@ async function drain(tag, name) {
   } catch (e) { $("summary").textContent = e.message; }
 }
 
-// replace shows rows in place of others, and leaves the focus where it was.
-function replace(body, rows) {
+// kept is the button that a table had last time, so that the focus can stay on it.
+const buttons = { slow: new Map(), sockets: new Map() };
+function kept(table, key, make) {
+  if (!buttons[table].has(key)) buttons[table].set(key, make());
+  return buttons[table].get(key);
+}
+
+// replace shows the rows that make makes in place of others, and leaves the focus where it was: a button loses it when its
+// row is made.
+function replace(body, make) {
   const focused = document.activeElement;
-  body.replaceChildren(...rows);
+  body.replaceChildren(...make());
   if (focused && focused !== document.activeElement && document.contains(focused)) focused.focus({ preventScroll: true });
 }
 
@@ -129,7 +138,7 @@ function show(view) {
     if (!nodes.has(g.tag)) nodes.set(g.tag, { now: { name: g.name, version: g.version, tag: g.tag, connections: 0, at }, goneAt: Date.parse(g.at) });
   }
   const sorted = [...nodes].sort(([, a], [, b]) => a.now.name.localeCompare(b.now.name));
-  replace($("nodes").tBodies[0], sorted.map(([tag, n]) => nodeRow(tag, n)));
+  replace($("nodes").tBodies[0], () => sorted.map(([tag, n]) => nodeRow(tag, n)));
 
   const live = sorted.filter(([, n]) => !n.goneAt).map(([, n]) => n);
   const bad = sorted.filter(([, n]) => n.goneAt || !n.now.status || n.now.status.reason).length;
@@ -142,12 +151,13 @@ function show(view) {
   const slow = live.flatMap((n) => ((n.now.status && n.now.status.slowest) || []).map((c) => ({ ...c, node: n.now.name }))).sort((a, b) => b.bytes - a.bytes);
   $("slow").hidden = slow.length === 0;
   $("no-slow").hidden = slow.length > 0;
-  $("slow").tBodies[0].replaceChildren(...slow.map((c) => {
+  replace($("slow").tBodies[0], () => slow.map((c) => {
     const row = el("tr");
     row.append(cell("Connection", el("code", c.connection)), cell("Node", c.node), cell("Waiting", bytes(c.bytes), "number"),
-      cell("", button("Find", "Find connection " + c.connection, () => { $("kind").value = "connection"; $("name").value = c.connection; find(); })));
+      cell("", kept("slow", c.connection, () => button("Find", "Find connection " + c.connection, () => { $("kind").value = "connection"; $("name").value = c.connection; find(); }))));
     return row;
   }));
+  for (const key of buttons.slow.keys()) if (!slow.some((c) => c.connection === key)) buttons.slow.delete(key);
 }
 
 // follow has the nodes follow what they emit to what was found, and shows its last events.
@@ -189,6 +199,7 @@ async function refresh() {
     if (!document.hidden) {
       show(await ask("api/cluster"));
       await showEvents().catch((e) => { $("following").textContent = e.message; });
+      findAgain();
       failures = 0;
       $("live").className = "";
       $("live").textContent = "as of " + new Date().toLocaleTimeString();
@@ -207,7 +218,7 @@ function socketRow(s) {
   name.append(el("code", s.id), el("div", "connection " + s.connection, "soft"));
   const rooms = s.rooms.slice(0, 20).join(", ") + (s.rooms.length > 20 ? " and " + (s.rooms.length - 20) + " more" : "");
   const act = el("td");
-  act.append(button("Kick", "Disconnect socket " + s.id, () => kick(s), true));
+  act.append(kept("sockets", s.id, () => button("Kick", "Disconnect socket " + s.id, () => kick(s), true)));
   row.append(name, cell("Node", s.node), cell("Transport", s.transport), cell("Address", s.address || "–"),
     cell("Since", s.since ? new Date(s.since).toLocaleString() : "–"), cell("Rooms", rooms || "–", "wide"),
     cell("Waiting", s.queued ? bytes(s.queued) : "< 4 KiB", "number" + (s.queued ? " warn" : "")), act);
@@ -218,31 +229,56 @@ async function kick(s) {
   if (!(await sure("Disconnect socket " + s.id + "? Its connection is closed, and the client does not come back by itself.", "Disconnect"))) return;
   try {
     const out = await ask("api/kick", { socket: s.id, namespace: s.namespace, close: true });
-    await find();
-    $("found").textContent = out.sockets + " disconnected. " + $("found").textContent;
-  } catch (e) { $("found").textContent = e.message; }
+    await (found ? findAgain() : find());
+    $("kicked").textContent = `${out.sockets} disconnected: ${s.id}.`;
+  } catch (e) { $("kicked").textContent = e.message; }
+  $("kicked").focus(); // the button has gone
 }
 
+// found is what was searched for, while it is asked for again and again: {kind, name, again, busy}.
+let found = null;
 async function find() {
-  const kind = $("kind").value, name = $("name").value;
+  const kind = $("kind").value, name = $("name").value, namespace = $("namespace").value;
+  found = null;
+  $("kicked").textContent = "";
   $("found").textContent = "Asking the nodes …";
+  $("found").focus();
   try {
-    const out = await ask("api/find", { [kind]: name, namespace: $("namespace").value });
+    const out = await ask("api/find", { [kind]: name, namespace });
     $("follow-line").hidden = kind === "connection";
     $("events").hidden = true;
     $("following").textContent = "";
     following.target = null;
-    $("sockets").hidden = out.sockets.length === 0;
-    $("sockets").tBodies[0].replaceChildren(...out.sockets.map(socketRow));
-    const on = new Set(out.sockets.map((s) => s.tag)).size;
-    let text = out.sockets.length === 0 ? `No socket of ${kind} ${name} is there.` : `${out.sockets.length} ${out.sockets.length === 1 ? "socket" : "sockets"} on ${on} ${on === 1 ? "node" : "nodes"}.`;
-    if (out.more) text += " There are more.";
-    for (const m of out.missing) text += ` ${m.node || "A node"} has not answered: ${m.why}.`;
-    $("found").textContent = text;
+    buttons.sockets.clear();
+    showFound(kind, name, out);
+    // A connection has one socket in a namespace, which is found without asking for all.
+    const again = kind === "connection" && out.sockets.length ? { socket: out.sockets[0].id, namespace } : { [kind]: name, namespace };
+    if (out.sockets.length <= 50 && (kind !== "connection" || again.socket)) found = { kind, name, again };
   } catch (e) {
     $("sockets").hidden = true;
     $("found").textContent = e.message;
   }
+}
+async function findAgain() {
+  const f = found;
+  if (!f || f.busy) return; // a node that is silent is waited for
+  f.busy = true;
+  try {
+    const out = await ask("api/find", f.again);
+    if (f === found) showFound(f.kind, f.name, out);
+  } catch (e) {
+    if (f === found) $("found").textContent = e.message;
+  }
+  f.busy = false;
+}
+function showFound(kind, name, out) {
+  $("sockets").hidden = out.sockets.length === 0;
+  replace($("sockets").tBodies[0], () => out.sockets.map(socketRow));
+  const on = new Set(out.sockets.map((s) => s.tag)).size;
+  let text = out.sockets.length === 0 ? `No socket of ${kind} ${name} is there.` : `${out.sockets.length} ${out.sockets.length === 1 ? "socket" : "sockets"} on ${on} ${on === 1 ? "node" : "nodes"}.`;
+  if (out.more) text += " There are more.";
+  for (const m of out.missing) text += ` ${m.node || "A node"} has not answered: ${m.why}.`;
+  if ($("found").textContent !== text) $("found").textContent = text; // what is said again is read again
 }
 
 $("follow").addEventListener("click", follow);
