@@ -66,7 +66,7 @@ func table(head string, rows []string) string {
 }
 
 type whoCommand struct {
-	Of string `arg:"" default:"everyone" help:"user:ID, room:NAME, socket:ID, or everyone."`
+	Of string `arg:"" default:"everyone" help:"user:ID, room:NAME, socket:ID, connection:ID as tether top and the log name it, or everyone."`
 
 	Namespace string        `default:"/" help:"Namespace of the sockets."`
 	Limit     int           `default:"1000" help:"Sockets that are listed at most. 0: all."`
@@ -75,17 +75,26 @@ type whoCommand struct {
 }
 
 func (whoCommand) Help() string {
-	return "It lists the sockets of all nodes, with the rooms that each is in.\n\n  tether who user:42 --broker=redis://localhost:6379" + throughBroker
+	return `It lists the sockets of all nodes, with the rooms that each is in.
+
+  tether who user:42 --broker=redis://localhost:6379
+
+For a connection all sockets are asked, which takes a moment with many.` + throughBroker
 }
 
 func (c *whoCommand) run(p *program, l *config.Loaded) int {
-	of, err := targetOf(c.Of)
-	if err != nil {
-		return p.end(err)
+	of, connection := hub.Everyone, ""
+	if kind, id, _ := strings.Cut(c.Of, ":"); kind == "connection" && id != "" {
+		connection = id
+	} else {
+		var err error
+		if of, err = targetOf(c.Of); err != nil {
+			return p.end(err)
+		}
 	}
 	var found server.Sockets
-	err = asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) (err error) {
-		found, err = server.SocketsOf(ctx, e.In(c.Namespace), of, hub.FetchOptions{Rooms: true}, c.Limit)
+	err := asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) (err error) {
+		found, err = server.SocketsOf(ctx, e.In(c.Namespace), of, connection, hub.FetchOptions{Rooms: true}, c.Limit)
 		return err
 	})
 	if err != nil {

@@ -67,6 +67,12 @@ func TestUsersAreFoundAndPutOutOnAllNodes(t *testing.T) {
 			if u := users.Users["43"]; u.Online == nil || *u.Online || len(u.Devices) != 0 {
 				t.Errorf("online: got %v", got)
 			}
+			var sockets server.Sockets
+			out, errs, _ := tether(t, environ, "who", "socket:"+phone.ID, "--json")
+			if err := json.Unmarshal([]byte(out), &sockets); err != nil || len(sockets.Sockets) != 1 {
+				t.Fatalf("who: got %s%s", out, errs)
+			}
+			connection := sockets.Sockets[0].Connection
 			for _, c := range []struct {
 				args []string
 				code int
@@ -75,6 +81,9 @@ func TestUsersAreFoundAndPutOutOnAllNodes(t *testing.T) {
 				{[]string{"online", "42", "43"}, exitDone, []string{"42    online  " + phone.ID + "  a", laptop.ID + "  b", "43    offline"}},
 				{[]string{"online", "43", "--json"}, exitNobody, []string{`{"users":{"43":{"online":false,"devices":[]}},"missing":[]}`}},
 				{[]string{"who", "user:42"}, exitDone, []string{phone.ID + "  a     websocket  user:42", laptop.ID + "  b     websocket  user:42"}},
+				{[]string{"who", "connection:" + connection, "--limit=1"}, exitDone, []string{"ROOMS\n" + connection + "  " + phone.ID + "  a     websocket  user:42\n"}},
+				{[]string{"who", "connection:0123456789ab"}, exitNobody, []string{""}},
+				{[]string{"who", "connection:"}, exitMistake, []string{"nobody"}},
 				{[]string{"who", "--limit=1"}, exitDone, []string{"and more than these 1"}},
 				{[]string{"who", "room:nobody", "--json"}, exitNobody, []string{`{"sockets":[],"more":false,"missing":[]}`}},
 				{[]string{"kick", "nobody"}, exitMistake, []string{"nobody"}},

@@ -45,11 +45,14 @@ type Socket struct {
 	Data       json.RawMessage `json:"data,omitempty"`
 }
 
-// SocketsOf finds up to limit sockets; 0: all.
-func SocketsOf(ctx context.Context, e *hub.Emitter, to hub.Target, o hub.FetchOptions, limit int) (Sockets, error) {
+// SocketsOf finds up to limit sockets; 0: all. With a connection, only those of that one.
+func SocketsOf(ctx context.Context, e *hub.Emitter, to hub.Target, connection string, o hub.FetchOptions, limit int) (Sockets, error) {
 	out := Sockets{Sockets: []Socket{}}
 	found := e.FetchSockets(ctx, to, o)
 	for s := range found.All {
+		if connection != "" && s.Connection != connection {
+			continue
+		}
 		if limit > 0 && len(out.Sockets) == limit {
 			out.More = true
 			break
@@ -84,7 +87,7 @@ func (a *api) fetch(ctx context.Context, body []byte) (any, error) {
 	if in.Limit < 0 || in.Limit > maxSockets {
 		return nil, badRequest(fmt.Errorf(`"limit" is %d; 1 to %d is right`, in.Limit, maxSockets))
 	}
-	return SocketsOf(ctx, e, to, hub.FetchOptions{Rooms: in.Rooms, Data: in.Data}, in.Limit)
+	return SocketsOf(ctx, e, to, "", hub.FetchOptions{Rooms: in.Rooms, Data: in.Data}, in.Limit)
 }
 
 func (a *api) join(ctx context.Context, body []byte) (any, error) {
