@@ -16,14 +16,15 @@ var ErrForgotten = errors.New("broker: the log does not reach back that far")
 // that share a backend open it alike.
 //
 // With a log all messages that ask for a [Message.Place] have one order, that of their places, and every node delivers
-// them in this order, and with them all other messages in the order in which the backend took them.
+// them in this order. Other messages keep the order of their publisher and subject among them. A backend that cannot say
+// that nobody took a message with a place says that it does not know.
 type Logger interface {
 	Broker
 	Log() (Log, error)
 }
 
-// Log is what was published, and records that nodes keep beside it. A place is a number that grows: microseconds since
-// 1970, by the clock of the backend, or a little later. All methods may be called concurrently, and need no Run.
+// Log is what was published, and records that nodes keep beside it. A place is a number that grows, also when the backend
+// is restarted or replaced: of the size of the microseconds since 1970. All methods may be called concurrently, and need no Run.
 type Log interface {
 	// Age is how long messages are kept at most, and records since they were saved.
 	Age() time.Duration

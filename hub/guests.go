@@ -244,6 +244,9 @@ func (h *Hub) fence(ctx context.Context, subjects []string) error {
 	msgs := make([]broker.Message, len(subjects))
 	for i, subject := range subjects {
 		msgs[i] = broker.Message{Subject: subject, Data: data}
+		if h.kept != nil {
+			msgs[i].Place = 1 // behind all that has one so far
+		}
 	}
 	receipts, err := h.broker.Publish(ctx, msgs...)
 	if err != nil {
@@ -278,13 +281,15 @@ func (h *Hub) fenceArrived(body []byte) {
 	}
 }
 
-// again publishes what was for single sockets whose nodes are gone: they may have moved.
+// again publishes what was for single sockets whose nodes are gone: they may have moved. A broker may not know that of a
+// message with a place; if the socket gets it twice it drops the second one.
 func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) error {
 	e := m.emitter
 	var msgs []broker.Message
 	var places []int
 	for i, t := range to {
-		if t.kind != single || !receipts[i].Nobody() {
+		gone := receipts[i].Nobody() || e.publisher.placed && receipts[i].Bound == broker.Unknown
+		if t.kind != single || !gone {
 			continue
 		}
 		except := e.except

@@ -47,7 +47,7 @@ type Recovery struct {
 	// where each session stands, so that another node goes on with it. The broker has to be a [broker.Logger] that was
 	// opened with a log, on all nodes and for all emitters, and to keep it for twice the Window or longer. With it
 	// [Socket.Emit] goes through the broker, too, and waits for that. A receipt may say zero of an event that a client of a
-	// node that was killed gets when it comes back.
+	// node that was killed gets when it comes back; on NATS it never says zero of an event, but that it is unknown.
 	Log bool
 }
 

@@ -11,8 +11,8 @@ import (
 
 const maxWorkers = 8
 
-// workers deliver what the reader has taken, one for each processor, eight at most. A subject always has
-// the same one. What waits for them is bounded in bytes; the reader does not wait.
+// workers deliver what the reader has taken, one for each processor, eight at most, and with a log a single one. A
+// subject always has the same one. What waits for them is bounded in bytes; the reader does not wait.
 type workers struct {
 	deliver func(broker.Message)
 	max     int64
@@ -34,16 +34,17 @@ type worker struct {
 // item is a message, or a function to call when all before it has been delivered.
 type item struct {
 	room  *room
+	place uint64
 	data  []byte
 	after func()
 }
 
-func newWorkers(deliver func(broker.Message), maxBytes int, done <-chan struct{}) *workers {
+func newWorkers(deliver func(broker.Message), maxBytes, most int, done <-chan struct{}) *workers {
 	w := &workers{
 		deliver: deliver,
 		max:     int64(maxBytes),
 		seed:    maphash.MakeSeed(),
-		all:     make([]worker, max(1, min(runtime.GOMAXPROCS(0)-1, maxWorkers))),
+		all:     make([]worker, max(1, min(runtime.GOMAXPROCS(0)-1, most))),
 		done:    done,
 	}
 	for i := range w.all {
@@ -62,13 +63,13 @@ func (w *workers) of(subject string) *worker {
 func cost(r *room, data []byte) int64 { return int64(len(r.wire) + len(data) + 256) }
 
 // put takes a message, and reports false if there is no room.
-func (w *workers) put(r *room, data []byte) bool {
+func (w *workers) put(r *room, place uint64, data []byte) bool {
 	n := cost(r, data)
 	if w.held.Load()+n > w.max {
 		return false
 	}
 	w.held.Add(n)
-	r.worker.next = append(r.worker.next, item{room: r, data: data})
+	r.worker.next = append(r.worker.next, item{room: r, place: place, data: data})
 	return true
 }
 
@@ -133,7 +134,7 @@ func (w *workers) do(it *item) {
 		return
 	}
 	if it.room.live.Load() {
-		w.deliver(broker.Message{Subject: it.room.subject, Data: it.data})
+		w.deliver(broker.Message{Subject: it.room.subject, Data: it.data, Place: it.place})
 	}
 	w.held.Add(-cost(it.room, it.data))
 }

@@ -14,26 +14,26 @@ func TestWhatWaitsForDeliverIsBounded(t *testing.T) {
 	r := &room{subject: "s", wire: "tether.s.s"}
 	r.live.Store(true)
 	data := make([]byte, 100)
-	w := newWorkers(func(m broker.Message) { <-gate; delivered <- m }, int(3*cost(r, data)-1), done)
+	w := newWorkers(func(m broker.Message) { <-gate; delivered <- m }, int(3*cost(r, data)-1), maxWorkers, done)
 	defer w.wait()
 	defer close(done)
 	r.worker = w.of("s")
 	for i := range 2 {
-		if !w.put(r, data) {
+		if !w.put(r, 0, data) {
 			t.Fatalf("message %d has no room", i)
 		}
 	}
-	if w.put(r, data) {
+	if w.put(r, 0, data) {
 		t.Error("a message past the limit has room")
 	}
-	if !w.put(r, data[:99]) {
+	if !w.put(r, 0, data[:99]) {
 		t.Error("a message at the limit has no room")
 	}
 	w.flush()
 	gate <- struct{}{}
 	<-delivered
 	gate <- struct{}{} // it has come to the second: the first is done
-	if !w.put(r, data) {
+	if !w.put(r, 0, data) {
 		t.Error("there is no room again")
 	}
 	<-delivered
@@ -45,14 +45,14 @@ func TestWhatComesAfterHasSeenAllBefore(t *testing.T) {
 	const rooms, each = 20, 50
 	done, after := make(chan struct{}), make(chan struct{})
 	got := make(chan broker.Message, rooms*each)
-	w := newWorkers(func(m broker.Message) { got <- m }, 1<<20, done)
+	w := newWorkers(func(m broker.Message) { got <- m }, 1<<20, maxWorkers, done)
 	defer w.wait()
 	defer close(done)
 	for i := range rooms {
 		r := &room{subject: strconv.Itoa(i), worker: w.of(strconv.Itoa(i))}
 		r.live.Store(i > 0) // nothing of the first is delivered
 		for range each {
-			w.put(r, nil)
+			w.put(r, 0, nil)
 		}
 	}
 	w.flush()

@@ -17,11 +17,11 @@ func TestAMessageWithoutATraceCostsNoAllocationAndNoHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	b := &Broker{conn: conn, names: newNames(natsio.NewInbox()[len("_INBOX."):])}
+	b := &Broker{conn: conn, link: newLink(nil), names: newNames(natsio.NewInbox()[len("_INBOX."):], nil)}
 	s := slot{wire: b.names.wire("s"), reply: "nobody.listens"} // so that no answer of the server allocates
 	write := func(m broker.Message) func() {
 		return func() {
-			if err := b.write(m, &s, 1); err != nil {
+			if err := b.write(b.link.current(), m, &s, 1); err != nil {
 				t.Fatal(err)
 			}
 		}

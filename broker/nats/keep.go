@@ -13,9 +13,10 @@ import (
 const (
 	auditTick       = time.Second
 	certificateTick = time.Minute
-	auditCycle      = 300                   // ticks in which about every room is asked for
-	retryJoin       = 50 * time.Millisecond // after a connection could not be made use of
-	retryDenied     = time.Second           // after the server has refused one of our own subscriptions
+	auditCycle      = 300                    // ticks in which about every room is asked for
+	retryJoin       = 50 * time.Millisecond  // after a connection could not be made use of
+	retryLog        = 250 * time.Millisecond // after the log could not be used
+	retryDenied     = time.Second            // after the server has refused one of our own subscriptions
 
 	// maxUnconfirmed is how many subjects are subscribed before the server has to confirm them: that may
 	// take it no longer than the timeout.
@@ -27,6 +28,10 @@ const (
 func (b *Broker) keep() {
 	tick := time.NewTicker(auditTick)
 	defer tick.Stop()
+	var suspect <-chan struct{}
+	if b.kept != nil {
+		suspect = b.kept.suspect
+	}
 	var retry <-chan time.Time
 	var looked time.Time // at our certificate
 	for {
@@ -34,6 +39,9 @@ func (b *Broker) keep() {
 		if retry == nil && !e.ended() && b.cluster.joined.Load() != e.n {
 			if b.alone(func() error { return b.makeReady(e) }) != nil {
 				retry = time.After(retryJoin)
+				if b.kept.reason() != nil {
+					retry = time.After(retryLog)
+				}
 			}
 		}
 		select {
@@ -41,8 +49,13 @@ func (b *Broker) keep() {
 			if b.alone(b.recheck) != nil {
 				retry = time.After(retryDenied)
 			}
+		case <-suspect:
+			_ = b.lookAtLog() // what is wrong has makeReady be called
 		case now := <-tick.C:
 			_ = b.alone(b.audit) // it is done again
+			if b.kept != nil {
+				_ = b.lookAtLog()
+			}
 			b.refusals.signal()
 			if b.files != nil && now.Sub(looked) > certificateTick {
 				looked = now
@@ -72,6 +85,11 @@ func (b *Broker) alone(f func() error) error {
 // makeReady makes a new connection ready: nats.go has subscribed everything anew, and the server may have
 // refused some of it. Only when it is known what, and told, has the broker joined.
 func (b *Broker) makeReady(e epoch) error {
+	if b.kept != nil && b.kept.of(e) == nil {
+		if err := b.kept.prepare(context.Background(), e); err != nil {
+			return err
+		}
+	}
 	if err := b.listen(); err != nil {
 		return err
 	}

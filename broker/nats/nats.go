@@ -90,6 +90,11 @@ type Options struct {
 	// Logger is told what no return value can tell: that the server refuses something. Default
 	// slog.Default().
 	Logger *slog.Logger
+
+	// Log has JetStream keep what is published, see [broker.Logger]. Bytes are those of everything that is kept; default
+	// 1 GiB. All that share a prefix need the same. If the server cannot keep it New fails, or, on a connection that is
+	// not connected yet, Handler.State and Publish do. Zero: there is no log.
+	Log broker.LogOptions
 }
 
 // timeout is how long the server may take to answer: Publish fails after 1.5 seconds, by the lanes.
@@ -104,6 +109,7 @@ type Broker struct {
 	inbox      string            // immutable; what comes to us alone begins with it; with a dot at its end
 	question   string            // immutable; the reply subject of questions to ourselves
 	maxPending int               // immutable
+	kept       *keeping          // immutable; nil: there is no log
 	log        *slog.Logger      // immutable
 	files      *credential.Files // immutable; of TLS; nil if there are none
 
@@ -150,10 +156,10 @@ func New(conn *natsio.Conn, o Options) (broker.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBroker(conn, l, o, false, nil)
+	return newBroker(context.Background(), conn, l, o, false, nil)
 }
 
-func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credential.Files) (*Broker, error) {
+func newBroker(ctx context.Context, conn *natsio.Conn, l *link, o Options, owned bool, files *credential.Files) (*Broker, error) {
 	if o.Prefix == "" {
 		o.Prefix = "tether"
 	}
@@ -166,11 +172,16 @@ func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credent
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	var kept *keeping
+	if o.Log.Age > 0 {
+		kept = newKeeping(conn, l, o.Prefix, o.Log)
+	}
 	inbox := conn.NewInbox() + "."
 	b := &Broker{
+		kept:       kept,
 		conn:       conn,
 		link:       l,
-		names:      newNames(o.Prefix),
+		names:      newNames(o.Prefix, kept),
 		inbox:      inbox,
 		question:   inbox + questionTail,
 		maxPending: o.MaxPending,
@@ -194,9 +205,19 @@ func newBroker(conn *natsio.Conn, l *link, o Options, owned bool, files *credent
 	b.closed, b.gone = b.work.Closing(), b.reading.Closing()
 	b.lanes = lane.New(lane.Options{Lanes: 1, Check: checkMessage, Send: b.send})
 	b.cluster = newCluster(b)
-	b.receipts = newReceipts(b.cluster.isCertain)
+	tick := lookTick
+	if kept != nil {
+		tick = logTick
+	}
+	b.receipts = newReceipts(b.cluster.isCertain, tick)
 	b.listener = listener{b.onError}
 	l.listen(&b.listener)
+	if e := l.current(); kept != nil && !e.ended() {
+		if err := kept.prepare(ctx, e); err != nil {
+			l.unlisten(&b.listener)
+			return nil, err
+		}
+	}
 	b.reading.Go(b.read) // Close waits for both
 	b.work.Go(b.keep)
 	return b, nil

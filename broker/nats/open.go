@@ -30,6 +30,9 @@ import (
 //	ca             file with the certificates to trust; default those of the system. With tls only
 //	cert           file with our own certificate, and
 //	key            the file with its key. With tls only
+//	log            for how long JetStream keeps what is published, 5m say; default not at all
+//	log_length     how many messages of each subject, at most; default 10,000
+//	log_bytes      how many bytes of all that is kept; default 1 GiB
 //	discover       no: only the servers of the URL are used, and none that they tell of, which may have
 //	               addresses that cannot be reached from here. Default yes
 //
@@ -70,7 +73,7 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 		return nil, err
 	}
 	l.nkeyOf(conn, t.nkey)
-	b, err := newBroker(conn, l, Options{Prefix: t.prefix}, true, t.files)
+	b, err := newBroker(ctx, conn, l, Options{Prefix: t.prefix, Log: t.log}, true, t.files)
 	if err != nil {
 		conn.Close()
 		return nil, err

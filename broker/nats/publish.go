@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -30,10 +31,15 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	b.cluster.published()
 	var err error
 	for i := 0; i < len(batch) && err == nil; i++ {
-		err = b.write(lb.Message(i), &batch[i], first+uint64(i))
+		err = b.write(e, lb.Message(i), &batch[i], first+uint64(i))
 	}
-	if err == nil {
+	if err == nil && b.kept != nil && b.receipts.expects() {
+		err = b.awaitStored(e)
+	} else if err == nil {
 		err = b.flush(context.Background(), e)
+	}
+	if b.kept != nil {
+		b.receipts.forget()
 	}
 	if err != nil {
 		b.receipts.failFrom(first, b.failed(context.Background(), "publish", err))
@@ -58,7 +64,30 @@ func (b *Broker) awaitReady(e epoch) error {
 	case <-b.closed:
 		return broker.ErrClosed
 	}
+	if b.kept != nil {
+		if _, err := b.kept.await(context.Background(), e, b.closed); err != nil {
+			return err
+		}
+	}
 	b.cluster.awaitJoined(context.Background(), e)
+	return nil
+}
+
+// awaitStored returns when the stream has answered for everything so far.
+func (b *Broker) awaitStored(e epoch) error {
+	limit := time.NewTimer(timeout)
+	defer limit.Stop()
+	for b.receipts.expects() {
+		select {
+		case <-b.receipts.settled:
+		case <-e.down:
+			return errReplaced
+		case <-limit.C:
+			return errSilent
+		case <-b.closed:
+			return broker.ErrClosed
+		}
+	}
 	return nil
 }
 
@@ -68,7 +97,13 @@ func (b *Broker) number(lb *lane.Batch) (first uint64, batch []slot) {
 	first, batch = r.next, r.scratch[:0]
 	text, ends := r.text[:0], r.ends[:0]
 	for i := range lb.Len() {
-		text = b.names.appendWire(text, lb.Message(i).Subject)
+		m := lb.Message(i)
+		if b.isPlaced(m) {
+			r.room = b.names.appendWire(r.room[:0], m.Subject)
+			text = b.kept.appendSubject(text, m.Log, r.room)
+		} else {
+			text = b.names.appendWire(text, m.Subject)
+		}
 		ends = append(ends, len(text))
 		text = strconv.AppendUint(append(text, b.inbox...), first+uint64(i), 36)
 		ends = append(ends, len(text))
@@ -76,7 +111,7 @@ func (b *Broker) number(lb *lane.Batch) (first uint64, batch []slot) {
 	begin, all := 0, string(text)
 	for i := range lb.Len() {
 		middle, end := ends[2*i], ends[2*i+1]
-		batch = append(batch, slot{Pending: lb.Later(i), wire: all[begin:middle], reply: all[middle:end], waits: true})
+		batch = append(batch, slot{Pending: lb.Later(i), wire: all[begin:middle], reply: all[middle:end], waits: true, placed: b.isPlaced(lb.Message(i))})
 		begin = end
 	}
 	r.scratch, r.text, r.ends = batch, text, ends
@@ -85,12 +120,22 @@ func (b *Broker) number(lb *lane.Batch) (first uint64, batch []slot) {
 
 // write hands one message to nats.go. The error is that of the connection; one of the message alone is told
 // to its publisher.
-func (b *Broker) write(m broker.Message, s *slot, n uint64) error {
+func (b *Broker) write(e epoch, m broker.Message, s *slot, n uint64) error {
 	payload := m.Data
-	if b.names.isHash(s.wire) {
-		payload = appendNamed(make([]byte, 0, len(m.Subject)+len(m.Data)+4), m)
+	var err error
+	if b.isPlaced(m) {
+		payload, err = b.writePlaced(e, m, s, n)
+	} else {
+		if b.kept != nil && b.receipts.expects() { // what has a place is passed on before
+			if err := b.awaitStored(e); err != nil {
+				return err
+			}
+		}
+		if b.names.isHash(s.wire) {
+			payload = appendNamed(make([]byte, 0, len(m.Subject)+len(m.Data)+4), m)
+		}
+		err = b.hand(s, m.Trace, nil, payload)
 	}
-	err := b.hand(s, m.Trace, payload)
 	if !errors.Is(err, natsio.ErrMaxPayload) {
 		return err
 	}
@@ -99,10 +144,34 @@ func (b *Broker) write(m broker.Message, s *slot, n uint64) error {
 	return nil
 }
 
+// isPlaced reports whether a message goes through the stream.
+func (b *Broker) isPlaced(m broker.Message) bool { return b.kept != nil && m.Place != 0 }
+
+// writePlaced hands a message to nats.go that the stream is to take. It returns what was handed over.
+func (b *Broker) writePlaced(e epoch, m broker.Message, s *slot, n uint64) (payload []byte, err error) {
+	g := b.kept.of(e)
+	if g == nil {
+		return nil, errReplaced
+	}
+	payload = appendFront(make([]byte, 0, len(m.Subject)+len(m.Data)+len(s.reply)+24), g, s.reply)
+	if b.names.isHash(b.kept.room(s.wire)) {
+		payload = appendNamed(payload, m)
+	} else {
+		payload = append(payload, m.Data...)
+	}
+	var header natsio.Header
+	if m.Log == "" {
+		header = natsio.Header{headerTTL: {unloggedTTL}}
+	}
+	b.receipts.expect(n)
+	return payload, b.hand(s, m.Trace, header, payload)
+}
+
 // hand hands one message to nats.go. A trace goes into the headers, and is left out where there is no place for it.
-func (b *Broker) hand(s *slot, trace *broker.Trace, payload []byte) error {
+func (b *Broker) hand(s *slot, trace *broker.Trace, header natsio.Header, payload []byte) error {
 	if trace != nil {
 		m := natsio.Msg{Subject: s.wire, Reply: s.reply, Data: payload, Header: natsio.Header{"traceparent": {trace.Parent}}}
+		maps.Copy(m.Header, header)
 		if trace.State != "" {
 			m.Header["tracestate"] = []string{trace.State}
 		}
@@ -110,6 +179,9 @@ func (b *Broker) hand(s *slot, trace *broker.Trace, payload []byte) error {
 		if !errors.Is(err, natsio.ErrMaxPayload) && !errors.Is(err, natsio.ErrHeadersNotSupported) {
 			return err
 		}
+	}
+	if header != nil {
+		return b.conn.PublishMsg(&natsio.Msg{Subject: s.wire, Reply: s.reply, Data: payload, Header: header})
 	}
 	return b.conn.PublishRequest(s.wire, s.reply, payload)
 }

@@ -1,6 +1,8 @@
 package nats
 
 import (
+	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -23,11 +25,13 @@ const (
 //	A         acknowledgements of receivers, as ranges of numbers
 //	B         a beat; see run
 //	Q         the reply subject of a question to ourselves; see rooms
+//	P.NUMBER  that of a probe: an empty message that asks the server whether anybody is subscribed; see receipts
 //	C.…       answers of other brokers; see cluster
 const (
 	ackTail      = "A"
 	beatTail     = "B"
 	questionTail = "Q"
+	probeTail    = "P."
 	clusterTail  = "C."
 )
 
@@ -44,11 +48,12 @@ func (b *Broker) read() {
 		case m := <-b.in:
 			answers = b.readBurst(answers, m)
 		case <-b.receipts.wake:
-			tick.Reset(lookTick)
+			tick.Reset(b.receipts.tick)
 		case now := <-tick.C:
 			if answers, waits = b.receipts.look(answers, now); !waits {
 				tick.Stop()
 			}
+			b.probe()
 		case <-b.gone:
 			return
 		}
@@ -116,9 +121,51 @@ func (b *Broker) readInbox(answers []answer, r *run, m *natsio.Msg) []answer {
 	case strings.HasPrefix(tail, clusterTail):
 		b.cluster.readAnswer(tail[len(clusterTail):], m)
 	case len(m.Data) == 0 && m.Header.Get("Status") == "503":
-		return b.receipts.noResponders(answers, number(tail))
+		if probed, is := strings.CutPrefix(tail, probeTail); is {
+			return b.receipts.nobody(answers, number(probed))
+		}
+		return b.noResponders(answers, number(tail))
+	case b.kept != nil:
+		return b.receipts.stored(answers, number(tail), refusedBy(m.Data))
 	}
 	return answers
+}
+
+// noResponders takes the word of the server that nobody is subscribed to what a message was published on. With a place
+// that is the stream.
+func (b *Broker) noResponders(answers []answer, n uint64) []answer {
+	if b.kept == nil || !b.receipts.waitsForStream(n) {
+		return b.receipts.noResponders(answers, n)
+	}
+	b.kept.doubt()
+	return b.receipts.stored(answers, n, unavailable("publish", errNoStream))
+}
+
+var errNoStream = errors.New("no stream takes it")
+
+// refusedBy is why a stream has not stored a message; nil: it has.
+func refusedBy(data []byte) error {
+	if !bytes.Contains(data, []byte(`"error":{`)) {
+		return nil
+	}
+	var stored struct{}
+	return refused("publish", decode(data, &stored))
+}
+
+// isProbe reports whether a reply subject is that of a probe.
+func isProbe(reply string) bool {
+	i := strings.LastIndexByte(reply, '.') + 1
+	return strings.HasSuffix(reply[:i], "."+probeTail)
+}
+
+// probe asks whether anybody is subscribed where nobody has acknowledged a message so far.
+func (b *Broker) probe() {
+	if b.kept == nil {
+		return
+	}
+	for _, p := range b.receipts.unacknowledged() {
+		_ = b.conn.PublishRequest(b.kept.room(p.wire), b.inbox+probeTail+strconv.FormatUint(p.n, 36), nil) // else it is unknown a little later
+	}
 }
 
 // number reads a number; 0, which is none, if there is something else.

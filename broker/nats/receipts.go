@@ -14,8 +14,10 @@ const (
 	// says that it does not know.
 	ackWait = time.Second
 
-	// lookTick is the time between two looks at what waits.
+	// lookTick is the time between two looks at what waits, and logTick that with a log: what the stream has stored and
+	// nobody has acknowledged in between may be for nobody.
 	lookTick = 50 * time.Millisecond
+	logTick  = 5 * time.Millisecond
 )
 
 // receipts holds the messages that wait to be acknowledged. A message is told of in one of these ways:
@@ -24,7 +26,11 @@ const (
 //   - the server says that nobody is subscribed: certainly none;
 //   - neither within ackWait after the server has taken it: unknown;
 //   - the server does not take it: the backend is unavailable.
+//
+// A message with a place is taken when the stream has stored it. If nobody is subscribed a little later then that is
+// unknown, too: somebody may have been.
 type receipts struct {
+	tick    time.Duration // between two looks
 	certain func() bool   // whether nobody is there if our own server says so
 	wake    chan struct{} // capacity 1; the first message has begun to wait
 
@@ -32,12 +38,18 @@ type receipts struct {
 	next    uint64 // the number of the next message
 	scratch []slot
 	text    []byte
+	room    []byte
 	ends    []int
 
 	mu        sync.Mutex
 	first     uint64     // guarded by mu; number of slots[0]
 	slots     []slot     // guarded by mu; by number; the first one waits, or there are none
 	deadlines []deadline // guarded by mu; oldest first
+
+	unstored map[uint64]struct{} // guarded by mu; numbers of the batch that the stream has not answered for
+	settled  chan struct{}       // capacity 1; unstored has become empty since it was looked last
+	marked   uint64              // guarded by mu; the next number when it was looked last
+	probed   uint64              // guarded by mu; what comes before was asked for
 }
 
 // slot is one message.
@@ -46,6 +58,8 @@ type slot struct {
 	wire  string // the subject of the server
 	reply string
 	waits bool
+
+	placed, stored bool // it has a place; the stream has it
 }
 
 // deadline says when the messages up to a number are given up.
@@ -74,8 +88,10 @@ var (
 	atLeast = broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
 )
 
-func newReceipts(certain func() bool) *receipts {
+func newReceipts(certain func() bool, tick time.Duration) *receipts {
 	return &receipts{
+		tick:    tick,
+		settled: make(chan struct{}, 1),
 		certain: certain,
 		wake:    make(chan struct{}, 1),
 		next:    1,
@@ -111,14 +127,102 @@ func (r *receipts) fail(n uint64, err error) {
 	r.failIf(err, func(at uint64, _ *slot) bool { return at == n })
 }
 
-// failFrom says that a message and those behind it were not sent.
+// failFrom says that a message and those behind it were not sent, but for those that the stream has stored.
 func (r *receipts) failFrom(n uint64, err error) {
-	r.failIf(err, func(at uint64, _ *slot) bool { return at >= n })
+	r.failIf(err, func(at uint64, s *slot) bool { return at >= n && !s.stored })
 }
 
 // refuse fails what waits on a subject that we may not publish on.
 func (r *receipts) refuse(wire string, err error) {
 	r.failIf(err, func(_ uint64, s *slot) bool { return s.wire == wire })
+}
+
+// expect notes that the stream is to answer for a message.
+func (r *receipts) expect(n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unstored == nil {
+		r.unstored = make(map[uint64]struct{})
+	}
+	r.unstored[n] = struct{}{}
+}
+
+// expects reports whether the stream has to answer for anything.
+func (r *receipts) expects() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.unstored) > 0
+}
+
+// forget gives up what the stream has not answered for.
+func (r *receipts) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.unstored)
+}
+
+func (r *receipts) settleLocked(n uint64) {
+	if _, is := r.unstored[n]; !is {
+		return
+	}
+	if delete(r.unstored, n); len(r.unstored) == 0 {
+		signal(r.settled)
+	}
+}
+
+// waitsForStream reports whether the stream is to answer for a message.
+func (r *receipts) waitsForStream(n uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, is := r.unstored[n]
+	return is
+}
+
+// stored takes what the stream says of a message: it has it, or why not.
+func (r *receipts) stored(out []answer, n uint64, err error) []answer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settleLocked(n)
+	i := n - r.first
+	switch {
+	case i >= uint64(len(r.slots)) || !r.slots[i].placed:
+	case err != nil:
+		return r.answerLocked(out, n, unknown, err)
+	default:
+		r.slots[i].stored = true
+	}
+	return out
+}
+
+// nobody takes the word of the server that nobody was subscribed a little after a message was passed on.
+func (r *receipts) nobody(out []answer, n uint64) []answer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answerLocked(out, n, unknown, nil)
+}
+
+// unacked is a message that nobody has acknowledged.
+type unacked struct {
+	n    uint64
+	wire string
+}
+
+// unacknowledged returns, each once, what the stream has stored and nobody has acknowledged since the look before.
+func (r *receipts) unacknowledged() (out []unacked) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := max(r.probed, r.first)
+	for ; n < r.marked && n-r.first < uint64(len(r.slots)); n++ {
+		s := &r.slots[n-r.first]
+		if s.waits && s.placed && !s.stored {
+			break
+		}
+		if s.waits && s.placed {
+			out = append(out, unacked{n, s.wire})
+		}
+	}
+	r.probed, r.marked = n, r.first+uint64(len(r.slots))
+	return out
 }
 
 // failIf fails the messages that wait and for which is holds.
@@ -128,6 +232,7 @@ func (r *receipts) failIf(err error, is func(n uint64, s *slot) bool) {
 	first, slots := r.first, r.slots // answers may take the first ones away
 	for i := range slots {
 		if slots[i].waits && is(first+uint64(i), &slots[i]) {
+			r.settleLocked(first + uint64(i))
 			out = r.answerLocked(out, first+uint64(i), unknown, err)
 		}
 	}

@@ -14,10 +14,10 @@ import (
 // reading returns a broker that reads and sends nothing, at a place in the cluster that is known.
 func reading() *Broker {
 	l := newLink(nil)
-	b := &Broker{inbox: "_INBOX.x.", link: l, log: nil, names: newNames("tether")}
+	b := &Broker{inbox: "_INBOX.x.", link: l, log: nil, names: newNames("tether", nil)}
 	b.lanes = lane.New(lane.Options{Send: func(int, *lane.Batch) error { return nil }})
 	b.cluster = &cluster{link: l, hello: "tether.c", all: "tether.m", servers: make(map[string]*server), changed: make(chan struct{})}
-	b.receipts = newReceipts(b.cluster.isCertain)
+	b.receipts = newReceipts(b.cluster.isCertain, lookTick)
 	return b
 }
 

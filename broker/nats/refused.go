@@ -30,6 +30,9 @@ func (b *Broker) onError(err error) {
 	f := &b.refusals
 	switch {
 	case verb == "publish":
+		if b.kept != nil {
+			b.kept.denied(subject)
+		}
 		b.receipts.refuse(subject, refused("publish", natsio.ErrPermissionViolation))
 		if b.names.isRoom(subject) {
 			f.mu.Lock()

@@ -51,6 +51,7 @@ type run struct {
 	// Owned by read.
 	acks     *acks
 	epoch    uint64     // of the last beat, or of the beginning
+	place    uint64     // of the last message that has one
 	last     beat.Stamp // of the last good moment, when the burst began
 	isTimely bool       // what is read now is not too old to be counted
 }
@@ -77,7 +78,11 @@ func (b *Broker) Run(ctx context.Context, h broker.Handler) error {
 		fatal: make(chan error, 1),
 		done:  make(chan struct{}),
 	}
-	r.workers = newWorkers(h.Deliver, b.maxPending, r.done)
+	most := maxWorkers
+	if b.kept != nil {
+		most = 1
+	}
+	r.workers = newWorkers(h.Deliver, b.maxPending, most, r.done)
 	b.run.Store(r)
 	b.cluster.tell(func(since time.Time, cause error) { r.gaps.open(since, "", cause) })
 	var beating sync.WaitGroup
@@ -170,27 +175,44 @@ func (r *run) take(m *natsio.Msg) {
 		if m.Reply == r.b.question {
 			room.heard.Store(true)
 		}
+	case isProbe(m.Reply):
 	case !r.isTimely:
 		r.miss("", errStale)
+	case r.b.kept != nil && m.Header[headerSequence] != nil:
+		place, reply, data, ok := r.b.kept.taken(m)
+		inOrder := place > r.place
+		if ok {
+			r.place = place // also if it is not in order: it may be the one before that was forged
+		}
+		if !ok || !inOrder {
+			r.b.kept.doubt()
+			r.miss("", errGeneration)
+			return
+		}
+		r.takeFor(room, place, m.Subject, reply, data)
 	default:
-		publisher, n := r.acks.of(m.Reply)
-		if publisher != nil && n <= publisher.newest && !r.b.cluster.foreign.Load() {
-			return
-		}
-		data := m.Data
-		if r.b.names.isHash(m.Subject) {
-			subject, named, err := splitNamed(data)
-			if err != nil || string(subject) != room.subject {
-				return
-			}
-			data = named
-		}
-		if !r.workers.put(room, data) {
-			r.miss(room.subject, errOverflow)
-			return
-		}
-		r.acks.add(publisher, n)
+		r.takeFor(room, 0, m.Subject, m.Reply, m.Data)
 	}
+}
+
+// takeFor is take for what a room gets.
+func (r *run) takeFor(room *room, place uint64, wire, reply string, data []byte) {
+	publisher, n := r.acks.of(reply)
+	if publisher != nil && n <= publisher.newest && !r.b.cluster.foreign.Load() {
+		return
+	}
+	if r.b.names.isHash(wire) {
+		subject, named, err := splitNamed(data)
+		if err != nil || string(subject) != room.subject {
+			return
+		}
+		data = named
+	}
+	if !r.workers.put(room, place, data) {
+		r.miss(room.subject, errOverflow)
+		return
+	}
+	r.acks.add(publisher, n)
 }
 
 // back takes a beat that has come round. If it is fresh, and from the connection that there is now, and that
@@ -291,6 +313,9 @@ func (r *run) ill(e epoch) error {
 	case r.pulse.Silent():
 		return unavailable("run", errSilent)
 	case !joined || r.good.Load() != e.n:
+		if err := r.b.kept.reason(); err != nil {
+			return unavailable("run", err)
+		}
 		if err := r.b.refusal(nil); err != nil {
 			return unavailable("run", err)
 		}

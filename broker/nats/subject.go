@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 
 	"tether/broker"
@@ -16,14 +17,18 @@ const maxEscaped = 200
 
 // names turns subjects into those of NATS and back into what the messages were published on.
 type names struct {
-	short   string // "prefix.s."
-	long    string // "prefix.h."
+	short   string // "prefix.s.", with a log "prefix.r.s."
+	long    string // "prefix.h.", with a log "prefix.r.h."
 	cluster string // "prefix.c"
 	all     string // "prefix.m"
 }
 
-func newNames(prefix string) names {
-	return names{short: prefix + ".s.", long: prefix + ".h.", cluster: prefix + ".c", all: prefix + ".m"}
+func newNames(prefix string, k *keeping) names {
+	rooms := prefix + "."
+	if k != nil {
+		rooms = k.rooms()
+	}
+	return names{short: rooms + "s.", long: rooms + "h.", cluster: prefix + ".c", all: prefix + ".m"}
 }
 
 func validPrefix(s string) bool {
@@ -97,6 +102,22 @@ func appendEscaped(dst []byte, s string) []byte {
 		}
 	}
 	return dst
+}
+
+// subjectOf undoes appendEscaped.
+func subjectOf(s string) string {
+	var out []byte
+	for i := 0; i < len(s); i++ {
+		if s[i] == '=' && i+2 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				out = append(out, byte(c))
+				i += 2
+				continue
+			}
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
 }
 
 // appendNamed prepends to data the subject that a hash stands for.

@@ -13,7 +13,7 @@ import (
 )
 
 func TestSubjectsBecomeLegalNATSSubjects(t *testing.T) {
-	n := newNames("tether")
+	n := newNames("tether", nil)
 	for subject, want := range map[string]string{
 		"user:42":                "tether.s.user:42",
 		"a.b":                    "tether.s.a.b",
@@ -47,7 +47,7 @@ func FuzzWire(f *testing.F) {
 	for _, s := range []string{"user:42", "a..b", ".", "*", ">", "a.>", "=2A", " ", "\r\n", "é", "\xff", "$JS.API", strings.Repeat("x", 300)} {
 		f.Add(s)
 	}
-	n := newNames("p")
+	n := newNames("p", nil)
 	f.Fuzz(func(t *testing.T, subject string) {
 		wire := n.wire(subject)
 		if len(wire) > len(n.short)+maxEscaped {

@@ -14,6 +14,7 @@ import (
 	natsio "github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"tether/broker"
 	"tether/broker/internal/credential"
 )
 
@@ -25,9 +26,10 @@ type target struct {
 	options   []natsio.Option
 	files     *credential.Files // of TLS; nil without
 	nkey      string            // file with a seed, or ""
+	log       broker.LogOptions
 }
 
-var known = []string{"prefix", "inbox", "password_file", "token_file", "creds", "nkey", "ca", "cert", "key", "discover"}
+var known = append([]string{"prefix", "inbox", "password_file", "token_file", "creds", "nkey", "ca", "cert", "key", "discover"}, broker.LogKeys()...)
 
 func parseURL(u *url.URL) (*target, error) {
 	if u.Scheme != "nats" && u.Scheme != "tls" {
@@ -54,6 +56,9 @@ func parseURL(u *url.URL) (*target, error) {
 	t.prefix = query.Get("prefix")
 	if t.prefix != "" && !validPrefix(t.prefix) {
 		return nil, fmt.Errorf("nats: prefix %q is not 1 to 64 letters, digits, \"-\", \"_\" and inner dots", t.prefix)
+	}
+	if t.log, err = broker.ParseLog(query.Get); err != nil {
+		return nil, fmt.Errorf("nats: %w", err)
 	}
 	if err := t.authenticate(u, query); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 func (b *Broker) Log() (broker.Log, error) {
 	l, ok := b.Broker.(broker.Logger)
 	if !ok {
-		return nil, fmt.Errorf("%w: this driver has none; broker/redis and broker/memory have", broker.ErrNoLog)
+		return nil, fmt.Errorf("%w: this driver has none; broker/redis, broker/nats and broker/memory have", broker.ErrNoLog)
 	}
 	kept, err := l.Log()
 	if err != nil {

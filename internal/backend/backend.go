@@ -125,12 +125,13 @@ func binary(t testing.TB, p product, path string, args []string) *Server {
 	return processAt(t, p, path, host, port, args)
 }
 
-func processAt(t testing.TB, p product, path, host, port string, args []string) *Server {
+func processAt(t testing.TB, p product, path, host, port string, args []string, env ...string) *Server {
 	t.Helper()
 	addr := net.JoinHostPort(host, port)
 	proc := &process{
 		path:  path,
 		args:  append(p.args(host, port, t.TempDir()), args...),
+		env:   env,
 		addr:  addr,
 		ready: p.ready,
 	}

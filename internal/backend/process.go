@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"sync"
@@ -17,6 +18,7 @@ import (
 type process struct {
 	path  string
 	args  []string
+	env   []string // besides that of this process
 	addr  string
 	ready func(net.Conn) error
 
@@ -42,6 +44,9 @@ func (p *process) start() error {
 
 func (p *process) try(deadline time.Time) error {
 	cmd := exec.Command(p.path, p.args...)
+	if p.env != nil {
+		cmd.Env = append(os.Environ(), p.env...)
+	}
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = dieWithParent()

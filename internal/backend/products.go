@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -75,14 +76,18 @@ func startMiniredis(addr string, _ []string) (func(), error) {
 	return m.Close, nil
 }
 
+var configuring sync.Mutex // nats-server has a variable for what it reads
+
 func startNATS(addr string, args []string) (func(), error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
 	}
 	nothing := func() {}
+	configuring.Lock()
 	o, err := natsd.ConfigureOptions(flag.NewFlagSet("nats-server", flag.ContinueOnError),
 		append([]string{"-a", host, "-p", port}, args...), nothing, nothing, nothing)
+	configuring.Unlock()
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,15 @@ func TestNodesAreKilledAndNobodyMissesAnything(t *testing.T) {
 		t.Parallel()
 		killNodes(t, backend.RedisCluster(t, backend.RedisProduct, 0).URL, every, kills)
 	})
+	t.Run("nats", func(t *testing.T) {
+		t.Parallel()
+		s := backend.JetStream(t, t.TempDir())
+		if soakFor > 0 {
+			killNodes(t, s.URL, 20*time.Second, int(soakFor/(20*time.Second)))
+		} else {
+			killNodes(t, s.URL, every, kills)
+		}
+	})
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		s := backend.Redis(t)

@@ -302,10 +302,7 @@ func (c *checker) checkRecovery() {
 		return
 	}
 	o, err := broker.ParseLog(u.Query().Get)
-	switch {
-	case u.Scheme == "nats" || u.Scheme == "tls":
-		c.wrong("recovery.log", "NATS keeps no log here; Redis does: redis://host?log=5m")
-	case err == nil && o.Age < 2*c.Recover.Window:
+	if err == nil && o.Age < 2*c.Recover.Window {
 		c.wrong("recovery.log", "the URL of the broker has to say log=%v or more behind its question mark, on all nodes and for all emitters: twice recovery.window", 2*c.Recover.Window)
 	}
 }

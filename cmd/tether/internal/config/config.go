@@ -168,7 +168,7 @@ type RecoveryConfig struct {
 	SessionBytes int           `default:"1048576" min:"4096" max:"1073741824" help:"Memory for what one client misses, in bytes. Beyond it the oldest goes, and the client begins anew."`
 	UserBytes    int           `default:"4194304" min:"4096" max:"1073741824" help:"The same for all waiting sessions of a user on this node, together."`
 	TotalBytes   int           `default:"268435456" min:"1048576" max:"1099511627776" help:"The same for all sessions of this node, together."`
-	Log          bool          `default:"false" help:"Have the broker keep what is emitted, and where each session stands, so that clients of a node that is killed go on, too. The URL of the broker, which has to be Redis, says for how long, on all nodes and for all emitters: redis://host?log=5m. That has to be twice the window or more."`
+	Log          bool          `default:"false" help:"Have the broker keep what is emitted, and where each session stands, so that clients of a node that is killed go on, too. The URL of the broker, Redis or NATS with JetStream, says for how long, on all nodes and for all emitters: redis://host?log=5m. That has to be twice the window or more."`
 }
 
 // BalanceConfig is when a node gives connections up, so that their clients come back to nodes with fewer.
