@@ -149,7 +149,7 @@ func (f *Follower) Rule(ctx context.Context, e *hub.Emitter, to hub.Target, d ti
 func missingOf(list []cluster.Missing) []Missing {
 	out := make([]Missing, len(list))
 	for i, m := range list {
-		why := m.Why.Error()
+		why := strings.TrimPrefix(m.Why.Error(), "cluster: ") // people read it
 		if strings.Contains(why, "no handler") {
 			why = "it follows nothing: it has no key for that"
 		}

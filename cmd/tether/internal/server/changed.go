@@ -1,6 +1,8 @@
 package server
 
 import (
+	"strings"
+
 	"tether/cluster"
 	"tether/hub"
 )
@@ -27,7 +29,10 @@ func ChangedOf(c hub.Changed) Changed {
 func MissingOf(list []cluster.Missing) []Missing {
 	missing := make([]Missing, len(list))
 	for i, m := range list {
-		missing[i] = Missing{m.Node.Name, m.Why.Error()}
+		missing[i] = Missing{m.Node.Name, words(m.Why)}
 	}
 	return missing
 }
+
+// words is why a node has not answered, without the package that says so: people read it.
+func words(why error) string { return strings.TrimPrefix(why.Error(), "cluster: ") }

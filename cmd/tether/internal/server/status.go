@@ -101,13 +101,13 @@ func ViewCluster(ctx context.Context, e *hub.Emitter, members []cluster.Member, 
 		}
 	}
 	for _, m := range answers.Missing() {
-		silent[m.Node.Tag] = m.Why.Error()
+		silent[m.Node.Tag] = words(m.Why)
 	}
 	views := make([]NodeView, len(members))
 	for i, m := range members {
 		v := NodeView{m.Name, m.Tag, m.Version, m.Address, m.Since.UTC(), m.Connections, m.Draining, silent[m.Tag], statuses[m.Tag]}
 		if err := answers.Err(); err != nil && v.Status == nil && v.Silent == "" {
-			v.Silent = err.Error()
+			v.Silent = words(err)
 		}
 		if v.Status == nil && v.Silent == "" {
 			v.Silent = "it has not said how it is"
