@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -243,6 +244,49 @@ func TestThreeInTheMorningNamesWhatThereIs(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)(?:`|^)tether ([a-z-]+)").FindAllStringSubmatch(page, -1) {
 		if out, err := tetherCommand([]string{m[1], "-h"}, nil).CombinedOutput(); err != nil {
 			t.Errorf("there is no command tether %s: %s", m[1], out)
+		}
+	}
+}
+
+// TestTheCommandsForOperatorsWorkWordForWord: those of the pages, with a Redis and a file of keys of the test's, and less
+// patience. What starts a node is checked as it would be at the start.
+func TestTheCommandsForOperatorsWorkWordForWord(t *testing.T) {
+	t.Parallel()
+	redis, bin, dir := backend.Redis(t), t.TempDir(), t.TempDir()
+	if err := os.Symlink(os.Args[0], filepath.Join(bin, "tether")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "admin.keys"), []byte(adminKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, append([]string{"TETHER_BROKER=" + redis.URL, "TETHER_ADMIN_KEYS=" + adminKey}, enough...)).ready()
+	dialUser(t, client.Options{URL: p.url()}, "42")
+	here := strings.NewReplacer("redis://localhost:6379", redis.URL, "/etc/tether/", dir+"/", "--for=1m", "--for=1s", "tether serve", "tether check-config")
+	for _, page := range []string{"operating", "three-in-the-morning", "tracing"} {
+		text, err := os.ReadFile("../../docs/" + page + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ran := 0
+		for _, m := range regexp.MustCompile("(?ms)^```(?:sh\n(.*?)|\n\\$ ([^\n]*)\n.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+			want, got, out := exitDone, exitUnknown, []byte{}
+			if strings.Contains(m[1], "tether follow") {
+				want = exitNobody // nothing is emitted meanwhile
+			}
+			for began := time.Now(); got == exitUnknown && time.Since(began) < patience; { // a busy node may answer too late
+				cmd := exec.CommandContext(t.Context(), "sh", "-ec", here.Replace(m[1]+m[2]))
+				cmd.Dir = dir
+				cmd.Env = append([]string{asProgram + "=1", "PATH=" + bin + ":" + os.Getenv("PATH"), "TETHER_ADMIN_KEYS=" + adminKey}, enough...)
+				out, _ = cmd.CombinedOutput()
+				got = cmd.ProcessState.ExitCode()
+			}
+			if got != want || len(out) == 0 {
+				t.Errorf("%s.md: got exit code %d, want %d:\n%s\n%s", page, got, want, m[0], out)
+			}
+			ran++
+		}
+		if ran == 0 {
+			t.Errorf("%s.md has no commands", page)
 		}
 	}
 }
