@@ -1,4 +1,4 @@
-.PHONY: all test long race lint fuzz bench mutants limits soak soak-cycles soak-messages soak-resume ci quickstart
+.PHONY: all test again long race lint fuzz bench mutants limits soak soak-cycles soak-messages soak-resume ci quickstart
 
 FUZZTIME ?= 60s
 
@@ -10,6 +10,14 @@ test:
 
 race:
 	go test -race ./...
+
+# The default run RUNS times, without results of before; it says how long each took, and ends at the first that fails.
+RUNS ?= 50
+again:
+	@for i in $$(seq $(RUNS)); do \
+		from=$$(date +%s); go test -count 1 ./... >again.log 2>&1 || { cat again.log; echo "run $$i of $(RUNS) failed"; exit 1; }; \
+		echo "run $$i of $(RUNS): green in $$(($$(date +%s) - from)) s"; \
+	done; rm -f again.log
 
 # With the tests that the default run leaves out, or takes a part of.
 long:

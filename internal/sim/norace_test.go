@@ -4,7 +4,7 @@ package sim
 
 import "tether/internal/long"
 
-func defaultSeeds() int { return long.Or(300, 1000) }
+func defaultSeeds() int { return long.Or(100, 1000) }
 
 func recoveringSeeds() int { return long.Or(60, 1000) }
 

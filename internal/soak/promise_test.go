@@ -22,7 +22,7 @@ import (
 // hostile user IDs: nothing is lost, doubled, inverted or misdelivered.
 func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
-		messages := amount("TETHER_SOAK_MESSAGES", 40_000, 1_000_000)
+		messages := amount("TETHER_SOAK_MESSAGES", 20_000, 1_000_000)
 		latency := patient(2 * time.Second)
 		long := messages > 100_000
 		if long { // other work may keep this process from its own for a while

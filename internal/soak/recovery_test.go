@@ -221,6 +221,7 @@ func running(t *testing.T, worker *hub.Emitter) (end func()) {
 // back. A question for the sockets of the user is answered with none.
 func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 	t.Parallel()
+	to := transport.Options{PingInterval: 2 * time.Second, PingTimeout: 3 * time.Second} // a client that goes between two polls is missed then
 	for name := range map[string]bool{"memory": true, "redis": true, "nats": true} {
 		t.Run(name, func(t *testing.T) {
 			brokerURL, addr := "memory://", ""
@@ -228,7 +229,7 @@ func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 				s := backends[name](t)
 				brokerURL, addr = s.URL, s.Addr
 			}
-			r := newRig(t, brokerURL, addr, 2, time.Second, hub.Options{Recovery: hub.Recovery{On: true, Window: time.Hour}}, transport.Options{})
+			r := newRig(t, brokerURL, addr, 2, time.Second, hub.Options{Recovery: hub.Recovery{On: true, Window: time.Hour}}, to)
 			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			defer cancel()
 			g := &guest{t: t, name: "g", rng: rand.New(rand.NewPCG(1, 7)), next: map[string]int{}}

@@ -130,7 +130,7 @@ func (f *follower) cut(nodes []*node, shortest, longest time.Duration, over <-ch
 func TestClientsBehindAProxyThatCutsMissNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, brokerURL, addr string) {
 		const clients = 24
-		messages := amount("TETHER_SOAK_MESSAGES", 20_000, 1_000_000)
+		messages := amount("TETHER_SOAK_MESSAGES", 10_000, 1_000_000)
 		shortest, longest := 100*time.Millisecond, 500*time.Millisecond
 		if messages >= 100_000 {
 			shortest, longest = 500*time.Millisecond, 3*time.Second
