@@ -118,9 +118,9 @@ func (m *emission) end(receipts []Receipt, err error) {
 	if m == nil {
 		return
 	}
-	receipts = slices.Clone(receipts)
+	kept := slices.Clone(receipts) // in a variable of its own: without tracers the receipts of an emit stay on its stack
 	for _, done := range m.done {
-		done(receipts, err)
+		done(kept, err)
 	}
 }
 
