@@ -9,7 +9,9 @@ import (
 type Entry struct {
 	Packet
 	Origin              // of the event; written before others know the entry
+	Room   uint64       // that it came through; likewise
 	Late   bool         // it may be there already, or too late; likewise
+	Passed bool         // another node has passed it on, and it may be too late; likewise
 	Place  uint64       // where the event stands among all others; 0: that is not known. Likewise
 	logs   atomic.Int32 // that it is in
 }
@@ -18,7 +20,7 @@ type Entry struct {
 type Origin struct {
 	From   uint64 // the publisher
 	Number uint64 // of its events
-	Room   uint64 // that it came through
+	Target uint64 // which of those that it was emitted to, if a client gets it for each; 0: it gets it once
 }
 
 const (

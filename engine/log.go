@@ -79,10 +79,10 @@ type Standing uint8
 const (
 	Missing   Standing = iota // it may be added
 	Had                       // it is there
-	Overtaken                 // it is late, and a later one of the same publisher and room is there
+	Overtaken                 // a later one of the same publisher and room is there
 )
 
-// Standing is that of an entry. Of one that is not late it is known only whether it was added late.
+// Standing is that of an entry. Of one that is neither late nor passed on it is known only whether it was added late.
 func (l *Log) Standing(e *Entry) Standing {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +93,7 @@ func (l *Log) standingLocked(e *Entry) Standing {
 	switch {
 	case l.late != nil && l.late[e.Origin]:
 		return Had
-	case !e.Late:
+	case !e.Late && (!e.Passed || e.From == 0):
 		return Missing
 	}
 	is := Missing

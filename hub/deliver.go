@@ -34,7 +34,7 @@ func (h *Hub) route(m broker.Message) int {
 	}
 	e.place = m.Place
 	if m.Lent {
-		if e.kind == kindEvent && e.excepts == 0 && e.flags&(flagTerms|flagStamp|flagMarks) == 0 {
+		if e.kind == kindEvent && e.excepts == 0 && e.flags&(flagTerms|flagStamp|flagMarks) == 0 && len(e.target) == 0 {
 			if s := h.index.lookup(m.Subject).only(); s != nil && h.lend(s, &e, m.Subject) {
 				return 1
 			}
@@ -80,7 +80,9 @@ func (h *Hub) route(m broker.Message) int {
 }
 
 // origin is what tells the event that has come on a subject from all others.
-func (e *envelope) origin(subject string) origin { return origin{e.from, e.number, subject, e.place} }
+func (e *envelope) origin(subject string) origin {
+	return origin{e.from, e.number, subject, e.place, e.passed(subject)}
+}
 
 // lend sends a packet that is lent. It reports false if the event has attachments or cannot be read.
 func (h *Hub) lend(s *Socket, e *envelope, subject string) bool {

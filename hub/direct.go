@@ -83,7 +83,7 @@ func (s *Socket) sendPlaced(event string, args []any, t engine.Terms) error {
 		return err
 	}
 	e := &Emitter{publisher: h.publisher, namespace: s.ns.name, terms: t}
-	b := batch{emitter: e, encoder: enc, flags: flagOrigin, number: h.publisher.number.Add(1)}
+	b := batch{emitter: e, encoder: enc, flags: flagOrigin, number: h.publisher.number.Add(2)}
 	if t.Volatile {
 		b.flags |= flagVolatile
 	}

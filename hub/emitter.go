@@ -55,7 +55,8 @@ type publisher struct {
 
 	// What tells its events from all others, for sockets that move from node to node; 0: nobody needs it.
 	origin uint64
-	number atomic.Uint64 // of events so far
+	number atomic.Uint64 // of the last event: see unionNumber
+	gone   gone          // nodes that sockets' IDs name
 
 	placed bool // the broker keeps a log
 
@@ -260,13 +261,18 @@ func (e *Emitter) publish(ctx context.Context, to []Target, receipts []Receipt, 
 	}
 	if e.publisher.origin != 0 {
 		m.flags |= flagOrigin
-		m.number = e.publisher.number.Add(1)
+		if m.number = e.publisher.number.Add(2); union {
+			m.number |= unionNumber
+		}
 	}
 	err := m.send(ctx, to, receipts)
 	enc.messages = m.scratch
 	e.publisher.tally.taken(receipts, err)
 	return err
 }
+
+// unionNumber is set in the number of an event that a socket gets once, whichever of its rooms it comes through.
+const unionNumber = 1
 
 // batch is the messages of one call.
 type batch struct {

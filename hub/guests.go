@@ -134,7 +134,7 @@ func (r *recent[K, V]) put(k K, v V, limit int) {
 
 // forwardable is the message that passes on what came on this node's subject for a socket that has moved.
 func (e *envelope) forwardable() broker.Message {
-	data := append([]byte{envelopeVersion, byte(e.kind), byte(e.flags)}, 0)
+	data := appendText([]byte{envelopeVersion, byte(e.kind), byte(e.flags)}, string(e.target))
 	data = binary.AppendUvarint(data, uint64(e.excepts))
 	data = append(data, e.except...)
 	if e.flags&flagTerms != 0 {
@@ -156,11 +156,26 @@ func (e *envelope) forwardable() broker.Message {
 	return m
 }
 
+// passed reports whether a message that has come on a subject is one that a node has passed on: it keeps its target.
+func (e *envelope) passed(subject string) bool {
+	return len(e.target) > 0 && string(e.target) == subject
+}
+
+// forwarded is a message that is to be passed on.
+type forwarded struct {
+	m  broker.Message
+	at time.Time // when it came
+}
+
+// forwardTime is for how long a message that has come is passed on. The node that has the socket knows for longer what it
+// has got meanwhile, so that it sees when this comes behind a later one: see engine.Log.
+const forwardTime = 2 * time.Second
+
 // forward has a message published. It does not wait: deliver calls it.
 func (h *Hub) forward(e *envelope) {
 	h.forwarding.Add(1)
 	select {
-	case h.forwards <- e.forwardable():
+	case h.forwards <- forwarded{e.forwardable(), time.Now()}:
 	default:
 		h.forwarding.Add(-1)
 		h.counters.dropped.Add(1)
@@ -175,8 +190,14 @@ func (h *Hub) forwarder(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-h.forwards:
-			if _, err := h.broker.Publish(ctx, m); err != nil && ctx.Err() == nil {
+		case f := <-h.forwards:
+			attempt, cancel := context.WithDeadline(ctx, f.at.Add(forwardTime))
+			err := attempt.Err()
+			if err == nil {
+				_, err = h.broker.Publish(attempt, f.m)
+			}
+			cancel()
+			if err != nil && ctx.Err() == nil {
 				h.log.Warn("an event for a socket that has moved to another node is lost", "error", err)
 			}
 			h.forwarding.Add(-1)
@@ -281,6 +302,28 @@ func (h *Hub) fenceArrived(body []byte) {
 	}
 }
 
+// gone remembers when nodes were first found to be gone.
+type gone struct {
+	mu    sync.Mutex
+	since recent[string, time.Time] // guarded by mu; by tag
+}
+
+const maxGone = 1 << 10
+
+// await returns when what a node has passed on last before it went has arrived.
+func (g *gone) await(ctx context.Context, tag string) {
+	g.mu.Lock()
+	since, known := g.since.m[tag]
+	if !known {
+		since = time.Now()
+		g.since.put(tag, since, maxGone)
+	}
+	g.mu.Unlock()
+	if left := lateTime - time.Since(since); left > 0 {
+		pause(ctx, left)
+	}
+}
+
 // again publishes what was for single sockets whose nodes are gone: they may have moved. A broker may not know that of a
 // message with a place; if the socket gets it twice it drops the second one.
 func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) error {
@@ -292,6 +335,7 @@ func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) erro
 		if t.kind != single || !gone {
 			continue
 		}
+		e.publisher.gone.await(ctx, t.name[:min(tagLength, len(t.name))])
 		except := e.except
 		if m.union {
 			except = append(except[:len(except):len(except)], to[:i]...)

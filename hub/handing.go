@@ -243,15 +243,20 @@ func (s *Socket) late(ctx context.Context, rest []byte) {
 			e.Late = false // the next node is told, and judges
 			_ = s.pushEntry(v, e, true)
 		} else if err == errOvertaken {
-			s = v.lockHolder()
-			v.gap = true
-			v.log.Cut()
-			s.mu.Unlock()
-			s.conn.Close(ReasonServerClose)
-			s.lapse(lossGap)
+			v.disordered()
 			return
 		}
 	}
+}
+
+// disordered ends a session whose client would get an event behind a later one: it has to learn that one is missing.
+func (v *session) disordered() {
+	s := v.lockHolder()
+	v.gap = true
+	v.log.Cut()
+	s.mu.Unlock()
+	s.conn.Close(ReasonServerClose)
+	s.lapse(lossGap)
 }
 
 // reroomedLocked is told that the rooms of the socket have changed: a node that has claimed its session does not know.

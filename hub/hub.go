@@ -71,8 +71,8 @@ type Hub struct {
 	guests     guests
 	departed   departed
 	fences     fences
-	forwards   chan broker.Message // see forward
-	forwarding atomic.Int32        // of them that have not been published yet
+	forwards   chan forwarded // see forward
+	forwarding atomic.Int32   // of them that have not been published yet
 	searches   struct {
 		second atomic.Int64
 		n      atomic.Int32
@@ -134,7 +134,7 @@ func New(b broker.Broker, o Options) (*Hub, error) {
 		devices:    newDevices(),
 	}
 	h.logs = engine.NewLogTotal(o.Recovery.TotalBytes)
-	h.forwards = make(chan broker.Message, maxForwards)
+	h.forwards = make(chan forwarded, maxForwards)
 	h.lingers = lingerLimit
 	h.handlerContext, h.endHandlers = context.WithCancel(context.Background())
 	h.publisher = newPublisher(h.broker, o.Prefix, o.Events, h)

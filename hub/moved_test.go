@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"tether/broker"
 	"tether/broker/memory"
 	"tether/cluster"
 )
@@ -207,16 +209,97 @@ func TestNothingForASocketThatHasMovedIsLostWhenItsNodeEnds(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
-	got := make(map[string]bool) // what the node passes on last may come behind what no longer goes by it
-	for range events {
-		got[fmt.Sprint(r.event(t))] = true
-	}
 	for i := range events {
-		if !got[fmt.Sprintf("[x %d]", i)] {
-			t.Errorf("event %d is lost", i)
-		}
+		r.wantEvents(t, fmt.Sprintf("[x %d]", i)) // what no longer goes by the node comes behind what it passes on last
 	}
 	r.wantNothing()
+}
+
+func TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g gone
+		for i, want := range []struct {
+			tag  string
+			wait time.Duration
+		}{{"a", lateTime}, {"a", 0}, {"b", lateTime}, {"a", 0}} {
+			began := time.Now()
+			if g.await(t.Context(), want.tag); time.Since(began) != want.wait {
+				t.Errorf("%d: it waits for %v, want %v", i, time.Since(began), want.wait)
+			}
+		}
+	})
+}
+
+// An event for several rooms comes once, also if the old node and the new one get it through different rooms.
+func TestAnEventForSeveralRoomsComesOnceThroughWhicheverRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hubs := several(t, 2, moving)
+		r := comes(t, hubs[0])
+		if err := r.socket().Join(t.Context(), Room("a")); err != nil {
+			t.Fatal(err)
+		}
+		old := r.socket()
+		if r.at(hubs[1]).connect(t); !r.recovered {
+			t.Fatal("it is not recovered")
+		}
+		if err := r.socket().Join(t.Context(), Room("b")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hubs[0].Emitter().EmitUnion(t.Context(), []Target{Room("b"), Room("a")}, "x", 1); err != nil {
+			t.Fatal(err)
+		}
+		mustEmit(t, hubs[0].Emitter(), Room("a"), "x", 2)
+		old.lapse(lossExpired) // the old node tells what has come since, through the room that it knows
+		r.wantEvents(t, "[x 1]", "[x 2]")
+		time.Sleep(2 * lateTime)
+		r.wantNothing()
+		if reason := r.closedFor(); reason != "" {
+			t.Errorf("the connection is closed: %s", reason)
+		}
+	})
+}
+
+// What is passed on so late that a later event is there is not sent, and the client learns that it misses something.
+func TestWhatIsPassedOnTooLateEndsTheSession(t *testing.T) {
+	hubs := several(t, 2, moving)
+	r := comes(t, hubs[0])
+	if r.at(hubs[1]).connect(t); !r.recovered {
+		t.Fatal("it is not recovered")
+	}
+	emit := func(number uint64, passed bool) {
+		e := hubs[0].Emitter()
+		enc := newEncoder()
+		defer enc.free()
+		if err := enc.event("x", []any{number}); err != nil {
+			t.Fatal(err)
+		}
+		b := batch{emitter: e, encoder: enc, flags: flagOrigin, number: number}
+		room := roomSubject(e.publisher.prefix, "/", SocketID(r.sid))
+		m := broker.Message{Subject: room, Data: b.envelope("", nil)}
+		if passed {
+			came, err := parseEnvelope(b.envelope(room, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m = came.forwardable()
+		}
+		if _, err := hubs[0].broker.Publish(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	emit(1000, true)
+	emit(1002, false)
+	emit(1003, true)
+	r.wantEvents(t, "[x 1000]", "[x 1002]", "[x 1003]")
+	emit(1001, true)
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		t.Fatal("the client is not told")
+	}
+	if r.connect(t); r.recovered || hubs[1].Stats().UnrecoveredGap != 1 {
+		t.Errorf("recovered: %v, %+v", r.recovered, hubs[1].Stats())
+	}
 }
 
 func TestAClientThatTheServerHasDisconnectedIsToldSo(t *testing.T) {

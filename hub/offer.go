@@ -99,6 +99,7 @@ func parseOffer(b []byte) (c offer, ok bool) {
 //	byte     policy
 //	text     key
 //	         origin
+//	8 bytes  room
 //	text     frames
 //	uvarint  number of origins, and each
 //
@@ -111,7 +112,7 @@ func appendEntries(dst []byte, entries []*engine.Entry, origins []engine.Origin)
 			volatile = 1
 		}
 		dst = appendText(append(dst, volatile, byte(e.Overflow())), e.Key())
-		dst = appendOrigin(dst, e.Origin)
+		dst = binary.BigEndian.AppendUint64(appendOrigin(dst, e.Origin), e.Room)
 		dst = append(binary.AppendUvarint(dst, uint64(len(e.Frames()))), e.Frames()...)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(origins)))
@@ -126,14 +127,14 @@ const originSize = 24
 func appendOrigin(dst []byte, o engine.Origin) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, o.From)
 	dst = binary.BigEndian.AppendUint64(dst, o.Number)
-	return binary.BigEndian.AppendUint64(dst, o.Room)
+	return binary.BigEndian.AppendUint64(dst, o.Target)
 }
 
 func cutOrigin(b []byte) (o engine.Origin, rest []byte, ok bool) {
 	if len(b) < originSize {
 		return o, nil, false
 	}
-	o.From, o.Number, o.Room = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
+	o.From, o.Number, o.Target = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
 	return o, b[originSize:], true
 }
 
@@ -146,11 +147,13 @@ func parseEntries(b []byte) (entries []*engine.Entry, seen map[engine.Origin]boo
 		t := engine.Terms{Volatile: b[0]&1 != 0, Overflow: engine.Overflow(b[1])}
 		var text, frames []byte
 		var origin engine.Origin
+		var room uint64
 		if text, b, ok = cutText(b[2:]); ok {
 			origin, b, ok = cutOrigin(b)
 		}
-		if ok {
-			frames, b, ok = cutText(b)
+		if ok = ok && len(b) >= 8; ok {
+			room = binary.BigEndian.Uint64(b)
+			frames, b, ok = cutText(b[8:])
 		}
 		if !ok || !t.Overflow.Valid() {
 			return nil, nil, false
@@ -161,7 +164,7 @@ func parseEntries(b []byte) (entries []*engine.Entry, seen map[engine.Origin]boo
 			return nil, nil, false
 		}
 		e := engine.NewEntry(p, nil)
-		e.Origin, e.Place = origin, placeIn(e)
+		e.Origin, e.Room, e.Place = origin, room, placeIn(e)
 		entries = append(entries, e)
 	}
 	if !ok {

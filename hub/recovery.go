@@ -136,9 +136,12 @@ func (h *Hub) newEntry(p *engine.Packet, from origin) *engine.Entry {
 		position = h.position()
 	}
 	e := engine.NewEntry(p, position)
-	e.Place = from.place
+	e.Place, e.Passed = from.place, from.passed
 	if from.from != 0 {
-		e.Origin = engine.Origin{From: from.from, Number: from.number, Room: roomHash(from.subject)}
+		e.Origin, e.Room = engine.Origin{From: from.from, Number: from.number}, roomHash(from.subject)
+		if from.number&unionNumber == 0 {
+			e.Target = e.Room
+		}
 	}
 	return e
 }

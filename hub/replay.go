@@ -97,6 +97,9 @@ func (s *Socket) pushLogged(v *session, p *engine.Packet, from origin) error {
 	h := s.client.hub
 	e := h.entry(p, from)
 	err := s.pushEntry(v, e, false)
+	if err == errOvertaken && !e.Volatile() && !s.current().passedOn() {
+		v.disordered()
+	}
 	if from.from != 0 && from.from == h.publisher.origin {
 		h.arrivals.settle(from.number, err)
 	}

@@ -212,6 +212,7 @@ type origin struct {
 	from, number uint64
 	subject      string
 	place        uint64 // of the event among all others; 0: that is not known
+	passed       bool   // it has come by way of the node that the socket's ID names
 }
 
 // pushFrom is push for an event that was published.

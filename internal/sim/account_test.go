@@ -224,6 +224,16 @@ func (a *account) opens(n *recoveringNode) {
 	a.demandLocked("is recovered")
 }
 
+// firstNode is the node where the session began, nil before the client knows that it is connected.
+func (a *account) firstNode() *recoveringNode {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.visits) == 0 {
+		return nil
+	}
+	return a.visits[0].node
+}
+
 // closes notes that the client has lost its connection.
 func (a *account) closes() {
 	a.mu.Lock()
@@ -384,7 +394,7 @@ func (a *account) ends(n *recoveringNode, reason string) {
 	}
 	lost := a.visits[len(a.visits)-1].to
 	broken := !troubled.IsZero()
-	ended := slices.ContainsFunc(a.visits, func(v *visit) bool { return v.node.isEnding() }) || a.t.tried(n)
+	ended := slices.ContainsFunc(a.visits, func(v *visit) bool { return v.node.isEnding() }) || a.t.tried()
 	ok := false
 	switch reason {
 	case "expired":

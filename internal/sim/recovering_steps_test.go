@@ -29,8 +29,10 @@ func (w *recoveringWorld) act() {
 		room := fmt.Sprint("r", w.rng.IntN(3))
 		w.note("%v leaves %s", t, room)
 		t.say("leave", room)
-	case at < 64:
+	case at < 62:
 		w.publish(live, t)
+	case at < 64:
+		w.strand(t)
 	case at < 68:
 		w.note("%v is poked", t)
 		t.say("poke", "")
@@ -173,6 +175,41 @@ func (w *recoveringWorld) publish(live []*recoveringNode, t *traveller) {
 			p.emit()
 		}
 	})
+}
+
+// strand has somebody emit to a socket that has moved, one event after the other, while the node that its ID names, which
+// passes them on, loses its link, or ends.
+func (w *recoveringWorld) strand(t *traveller) {
+	a, live := t.account(), w.live()
+	if a == nil || len(live) < 2 {
+		return
+	}
+	home := a.firstNode()
+	if home == nil || home.isEnding() {
+		return
+	}
+	i := w.rng.IntN(len(w.workers))
+	p := posting{w: w, by: fmt.Sprint("worker-", i), namespace: t.namespace, emitter: w.workers[i].In(t.namespace), to: []string{a.sid}, size: 40}
+	w.note("%s emits to %q while %s loses its link", p.by, p.to, home.name)
+	w.jobs.Go(func() {
+		for range 20 {
+			p.emit()
+		}
+	})
+	time.Sleep(time.Duration(w.rng.Int64N(int64(20 * time.Millisecond))))
+	switch at := w.rng.IntN(4); {
+	case w.calm || home.peer == nil || at == 0:
+		w.note("%s is told to stop", home.name)
+		home.end(false)
+	case at == 1:
+		w.trouble()
+		w.note("%s is cut off in silence", home.name)
+		home.peer.Silence()
+	default:
+		w.trouble()
+		w.note("the connection of %s is reset", home.name)
+		home.peer.Cut()
+	}
 }
 
 // ask has the application ask a client something.

@@ -55,6 +55,12 @@ var resumed = []mutant{
 		"a session that waits does not hear of a gap", "parked.go",
 		"		if v == nil || s.gate.State() >= stateMoved {\n", "		if v == nil || s.gate.State() >= stateParked {\n",
 	}, {
+		"what a node passes on is sent behind later events", "recovery.go",
+		"	e.Place, e.Passed = from.place, from.passed\n", "	e.Place = from.place\n",
+	}, {
+		"who finds a node gone does not wait for what it has passed on last", "guests.go",
+		"	if left := lateTime - time.Since(since); left > 0 {", "	if left := lateTime - time.Since(since); left > lateTime {",
+	}, {
 		"who goes while his session comes does not keep it", "parked.go",
 		"v.home != \"\" && !v.coming)", "v.home != \"\")",
 	}, {

@@ -149,7 +149,7 @@ func (t *traveller) id() string {
 }
 
 // tried reports whether the client has asked for its session more than once, so that the first answer may be lost.
-func (t *traveller) tried(*recoveringNode) bool {
+func (t *traveller) tried() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.tries, (*recoveringNode).isEnding)
@@ -275,7 +275,7 @@ func (t *traveller) answer(l *link, k packet) {
 	t.mu.Lock()
 	before, pid := t.current, t.pid
 	recovered := said.Pid == pid
-	t.pid, t.tries = said.Pid, nil
+	t.pid = said.Pid
 	if !recovered {
 		t.current = t.began[said.Sid]
 	}
@@ -297,6 +297,9 @@ func (t *traveller) answer(l *link, k packet) {
 		t.w.outcomes["recovered"]++
 		t.w.mu.Unlock()
 	}
+	t.mu.Lock()
+	t.tries = nil
+	t.mu.Unlock()
 	if since := t.w.bannedSince(t.user); recovered && since.n != 0 && since.n < l.began.n {
 		t.w.violate("%v is recovered, and its user is banned", t)
 	}
