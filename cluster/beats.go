@@ -62,7 +62,7 @@ func (n *Node) nextBeat(flags beatFlags) []byte {
 	}
 	b.Tag = n.o.Tag
 	n.mu.Lock()
-	b.Topics, b.Peer = topicsOf(n.handlers), n.peer
+	b.Topics, b.Peer, b.Digest = topicsOf(n.handlers), n.peer, n.digest
 	n.beats++
 	b.number = n.beats
 	n.mu.Unlock()

@@ -19,6 +19,7 @@ type Member struct {
 	Draining    bool      // it takes no more clients, and sends those that it has away
 	Peer        string    // URL at which it takes requests of other nodes; "" if it takes none: see [Node.SetPeer]
 	Topics      string    // that it answers by [Node.Handle], a byte each, sorted
+	Digest      uint64    // of what it knows: see [Node.SetDigest]
 }
 
 // Answers reports whether the node answers questions on a topic that was given to [Node.Handle].
@@ -52,7 +53,8 @@ func (b *beat) append(dst []byte) []byte {
 	}
 	dst = binary.AppendUvarint(dst, uint64(max(0, b.Since.UnixMilli())))
 	dst = binary.AppendUvarint(dst, uint64(max(0, b.Connections)))
-	return wire.AppendText(wire.AppendText(dst, b.Topics), b.Peer[:min(len(b.Peer), maxName)])
+	dst = wire.AppendText(wire.AppendText(dst, b.Topics), b.Peer[:min(len(b.Peer), maxName)])
+	return binary.AppendUvarint(dst, b.Digest)
 }
 
 func parseBeat(r *reader) (b beat, ok bool) {
@@ -65,6 +67,9 @@ func parseBeat(r *reader) (b beat, ok bool) {
 	b.Topics = r.Text(maxTopics)
 	if len(r.Data) > 0 { // an older node does not say it
 		b.Peer = r.Text(maxName)
+	}
+	if len(r.Data) > 0 { // likewise
+		b.Digest = r.Uvarint()
 	}
 	b.Draining = b.flags&beatDraining != 0
 	return b, !r.Bad // a newer node may say more

@@ -66,6 +66,7 @@ type Node struct {
 	services []Service                                      // guarded by mu; until Run runs them
 	roll     roll                                           // guarded by mu
 	peer     string                                         // guarded by mu; see SetPeer
+	digest   uint64                                         // guarded by mu; see SetDigest
 	beats    uint64                                         // guarded by mu; said so far
 	changed  chan struct{}                                  // guarded by mu; closed and replaced when the list changes
 	asked    uint64                                         // guarded by mu; questions so far
@@ -127,6 +128,14 @@ func (n *Node) SetPeer(url string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.peer = url
+}
+
+// SetDigest sets a number that stands for what this node knows, and others have to know too, see package revoke: one with
+// another number may know more. Others see it with its next beat, as [Member.Digest], and OnChange is not told. 0: nothing.
+func (n *Node) SetDigest(digest uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.digest = digest
 }
 
 // Service is something that runs as long as a node does.

@@ -20,8 +20,8 @@
 // Changed.Missing it is not known.
 //
 // A node that starts lets nobody in before it has asked all nodes that it can see for their rules. Until
-// then Register waits. A node that was cut off asks when it is back, and ends what it has let in
-// meanwhile.
+// then Register waits. A node that has missed a rule, because it was cut off or did not answer in time, asks
+// for it within three seconds of hearing a node that has it, and ends what it has let in meanwhile.
 //
 // # How long, and where
 //

@@ -34,6 +34,7 @@ type List struct {
 
 	mu      sync.Mutex
 	rules   rules                // guarded by mu
+	past    []uint64             // guarded by mu; digests of the rules, the last one last
 	sockets map[*hub.Socket]held // guarded by mu; those that are gone, too, until they are swept
 	swept   int                  // guarded by mu; sockets that were left by the last sweep
 }
@@ -191,6 +192,7 @@ func (l *List) take(list ...rule) (ended int, err error) {
 			}
 		}
 	}
+	l.digestLocked()
 	l.mu.Unlock()
 	for _, s := range out {
 		if !gone(s) {

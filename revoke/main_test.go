@@ -37,9 +37,15 @@ func newRig(t *testing.T) *rig {
 }
 
 // node starts a node.
-func (r *rig) node(name string, o revoke.Options) *hubtest.Node {
+func (r *rig) node(name string, o revoke.Options) *hubtest.Node { return r.nodeOn(name, o, nil) }
+
+// nodeOn starts a node to which a message is delivered if hears says so; nil: each is.
+func (r *rig) nodeOn(name string, o revoke.Options, hears func(broker.Message) bool) *hubtest.Node {
 	var list *revoke.List
 	n := r.cluster.Node(func(b broker.Broker) (*hub.Hub, error) {
+		if hears != nil {
+			b = choosy{b, hears}
+		}
 		h, err := hub.New(b, hub.Options{Node: name, Greeting: hub.Greeting{Off: true}})
 		if err != nil {
 			return nil, err
@@ -52,6 +58,22 @@ func (r *rig) node(name string, o revoke.Options) *hubtest.Node {
 	})
 	r.lists[n] = list
 	return n
+}
+
+// choosy is a broker that loses messages.
+type choosy struct {
+	broker.Broker
+	hears func(broker.Message) bool
+}
+
+func (c choosy) Run(ctx context.Context, h broker.Handler) error {
+	deliver := h.Deliver
+	h.Deliver = func(m broker.Message) {
+		if c.hears(m) {
+			deliver(m)
+		}
+	}
+	return c.Broker.Run(ctx, h)
 }
 
 func connect(ctx context.Context, list *revoke.List, s *hub.Socket) error {

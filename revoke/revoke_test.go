@@ -1,10 +1,12 @@
 package revoke_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,8 +176,80 @@ func TestANodeThatWasCutOffIsNamedAndCatchesUp(t *testing.T) {
 			t.Errorf("got %+v, %v", c, err)
 		}
 		b.Heal()
-		time.Sleep(2 * time.Second)
+		time.Sleep(3 * time.Second)
 		a.ExpectRefusal(auth{ID: "y"}, refused)
+	})
+}
+
+// TestANodeThatLivesLearnsOfARuleThatItHasNotHeard: it was named as one that may not have it.
+func TestANodeThatLivesLearnsOfARuleThatItHasNotHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var deaf atomic.Bool
+		a := r.node("a", revoke.Options{})
+		b := r.nodeOn("b", revoke.Options{}, func(m broker.Message) bool {
+			return !deaf.Load() || !bytes.Contains(m.Data, []byte(`{"rule":`))
+		})
+		there := b.Connect(auth{ID: "x"})
+		deaf.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c, err := r.lists[a].Revoke(ctx, revoke.Rule{Token: "x"})
+		r.compare(c, err, 0, 1, 1)
+		if why := c.Missing[0].Why; !errors.Is(why, cluster.ErrLate) {
+			t.Errorf("b is missing because of %v", why)
+		}
+		began := time.Now()
+		there.ExpectEnd(hub.ReasonServerDisconnect)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		b.ExpectRefusal(auth{ID: "x"}, refused)
+	})
+}
+
+// TestANodeWaitsUntilTheOthersKnowIt: rules that come before that do not go to it.
+func TestANodeWaitsUntilTheOthersKnowIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var deaf atomic.Bool
+		deaf.Store(true)
+		r.nodeOn("a", revoke.Options{}, func(m broker.Message) bool {
+			return !deaf.Load() || !bytes.Contains(m.Data, []byte("stranger"))
+		})
+		b := r.node("stranger", revoke.Options{})
+		time.Sleep(3 * time.Second)
+		if r.lists[b].Ready() == nil {
+			t.Error("it lets clients in, and the other node does not know it")
+		}
+		deaf.Store(false)
+		b.Connect(auth{User: "42"})
+	})
+}
+
+// TestANodeThatOnlyOthersKnowIsAsked: all are asked again when one has named it.
+func TestANodeThatOnlyOthersKnowIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.node("a", revoke.Options{})
+		var asked atomic.Int32
+		r.cluster.Node(func(b broker.Broker) (*hub.Hub, error) {
+			h, err := hub.New(b, hub.Options{Node: "b"})
+			if err != nil {
+				return nil, err
+			}
+			h.Emitter().Cluster().Handle(64, func(ctx context.Context, q *cluster.Request) error { // the topic of rules
+				if asked.Add(1) == 1 {
+					return q.Send(ctx, []byte(`{"sockets":0,"others":[{"tag":"12345678","name":"c"}]}`))
+				}
+				return q.Send(ctx, []byte(`{"sockets":0}`))
+			})
+			return h, nil
+		})
+		r.revoke(a, revoke.Rule{Token: "x"}, 0, 2, 0)
+		if asked.Load() != 2 {
+			t.Errorf("it asks %d times", asked.Load())
+		}
 	})
 }
 
@@ -219,7 +293,7 @@ func TestARuleIsForgottenWhenItsTokensHaveExpired(t *testing.T) {
 		}
 		here.ExpectEnd(hub.ReasonServerDisconnect)
 		a.Connect(auth{User: "43"}) // as was said
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Minute)
 		r.revoke(a, revoke.Rule{User: hub.User("44")}, 0, 1, 0) // there is room again
 		a.Connect(auth{User: "42"})
 	})

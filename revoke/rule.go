@@ -92,7 +92,7 @@ type rules struct {
 	limit    int
 	all      map[ruleKey]rule
 	digest   uint64    // of all
-	tidied   time.Time // when what could be forgotten was forgotten last
+	tidied   time.Time // up to when what was over has been forgotten
 }
 
 type ruleKey struct{ user, token string }
@@ -102,8 +102,8 @@ const tidyInterval = time.Minute
 
 // add remembers a rule. It reports whether it says something new.
 func (m *rules) add(r rule, now time.Time) (fresh bool, err error) {
-	m.tidy(now, false)
-	if !r.until(m.lifetime).After(now) {
+	m.tidy(now)
+	if !r.until(m.lifetime).After(m.tidied) {
 		return false, nil
 	}
 	key := ruleKey{r.User, r.Token}
@@ -116,19 +116,21 @@ func (m *rules) add(r rule, now time.Time) (fresh bool, err error) {
 			return false, nil
 		}
 		m.digest ^= old.hash()
-	} else if len(m.all) >= m.limit {
-		if m.tidy(now, true); len(m.all) >= m.limit {
-			return true, ErrFull
-		}
+	} else if m.full() {
+		return true, ErrFull
 	}
 	m.digest ^= r.hash()
 	m.all[key] = r
 	return true, nil
 }
 
-// tidy forgets what is over, if it is time for it.
-func (m *rules) tidy(now time.Time, always bool) {
-	if !always && now.Sub(m.tidied) < tidyInterval {
+func (m *rules) full() bool { return len(m.all) >= m.limit }
+
+// tidy forgets what is over, if it is time for it: by the clock, so that all nodes do it at the same time, and what they
+// remember stays the same.
+func (m *rules) tidy(now time.Time) {
+	now = now.Truncate(tidyInterval)
+	if !now.After(m.tidied) {
 		return
 	}
 	m.tidied = now

@@ -10,13 +10,12 @@ import (
 	"time"
 
 	"tether/cluster"
-	"tether/hub"
 )
 
 const (
 	lookInterval = 250 * time.Millisecond // between two looks whether rules may have been missed
-	newTime      = 3 * time.Second        // after which a node that appears is not new, or all that are there have been heard
-	maxTags      = 1 << 14                // of nodes, past which those that are gone are forgotten
+	onItsWay     = time.Second            // for which a rule may be, from one node that has it to another
+	maxPast      = 256                    // digests that are remembered
 )
 
 // question asks what a node knows.
@@ -36,9 +35,9 @@ type knowledge struct {
 func (l *List) Run(ctx context.Context) {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
-	seen := newView()
+	var seen view
 	for behind := true; ; {
-		behind = seen.behind(l.hub) || behind
+		behind = seen.behind(l) || behind
 		if behind && l.catchUp(ctx) {
 			behind = false
 			l.open()
@@ -71,45 +70,50 @@ func (l *List) open() {
 	}
 }
 
-// view is what a node has seen of the cluster.
+// view is what a node has seen of the rules of others, by tag.
 type view struct {
-	gaps uint64
-	deaf time.Time       // when this node was last known to have missed something
-	tags map[string]bool // of the members; false: it is gone
+	since map[string]time.Time // when a member was first seen to have others than this node
+	asked map[string]uint64    // the digest of such a member, since it was asked
 }
 
-func newView() *view { return &view{tags: make(map[string]bool)} }
-
-// behind reports whether rules may have been missed since the last call: because messages were, or because a
-// node has come back, or has begun while this one heard nothing. One that is new asks by itself.
-func (v *view) behind(h *hub.Hub) (behind bool) {
-	now := time.Now()
-	if gaps := h.Stats().Gaps; gaps != v.gaps {
-		v.gaps, v.deaf, behind = gaps, now, true
-	}
-	members, err := h.Members()
-	if err != nil {
-		v.deaf = now
-		return behind // nobody is taken off the list meanwhile
-	}
-	there := make(map[string]bool)
+// behind reports whether a member has had rules for a while that this node has not: then it was not heard when they were
+// made, or they were not here. A digest that this node once had is that of one that is behind, which asks by itself.
+func (v *view) behind(l *List) (behind bool) {
+	members, _ := l.node.Members()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rules.tidy(time.Now())
+	l.digestLocked()
+	since, asked := make(map[string]time.Time), make(map[string]uint64)
 	for _, m := range members {
-		there[m.Tag] = true
-		if is, known := v.tags[m.Tag]; !is && (known || now.Sub(m.Since) > newTime || now.Sub(v.deaf) < newTime) {
-			behind = true
+		if was, ok := v.asked[m.Tag]; ok && was == m.Digest {
+			asked[m.Tag] = was
+			continue
 		}
-		v.tags[m.Tag] = true
-	}
-	for tag := range v.tags {
-		switch {
-		case there[tag]:
-		case len(v.tags) > maxTags:
-			delete(v.tags, tag)
-		default:
-			v.tags[tag] = false
+		if m.Digest == 0 || slices.Contains(l.past, m.Digest) {
+			continue
+		}
+		if since[m.Tag] = v.since[m.Tag]; since[m.Tag].IsZero() {
+			since[m.Tag] = time.Now()
+		}
+		if time.Since(since[m.Tag]) >= onItsWay {
+			asked[m.Tag], behind = m.Digest, true
 		}
 	}
+	v.since, v.asked = since, asked
 	return behind
+}
+
+// digestLocked has the other members see what this node remembers.
+func (l *List) digestLocked() {
+	d := l.rules.digest
+	if len(l.past) > 0 && l.past[len(l.past)-1] == d || len(l.past) == 0 && d == 0 {
+		return
+	}
+	if l.past = append(l.past, d); len(l.past) > maxPast {
+		l.past = slices.Delete(l.past, 0, 1)
+	}
+	l.node.SetDigest(d)
 }
 
 // catchUp asks other nodes for their rules. It reports whether this node knows all of them now.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"tether/broker"
-	"tether/cluster"
 	"tether/engine"
 	"tether/hub"
 	"tether/internal/simbroker"
@@ -50,10 +48,10 @@ var revokingMutants = []mutant{
 		"		if behind && l.catchUp(ctx) {", "		if behind {",
 	}, {
 		"a node that starts lets clients in before it has asked", "../revoke/sync.go",
-		"	seen := newView()\n", "	seen := newView()\n	l.open()\n",
+		"	var seen view\n", "	var seen view\n	l.open()\n",
 	}, {
-		"a node that was cut off does not ask what was revoked", "../revoke/sync.go",
-		"		behind = seen.behind(l.hub) || behind\n", "		_ = seen.behind\n",
+		"a node that has missed a rule does not ask for it", "../revoke/sync.go",
+		"		behind = seen.behind(l) || behind\n", "		_ = seen.behind\n",
 	}, {
 		"a revocation is confirmed before it is in force", "../revoke/spread.go",
 		"	ended, err := l.take(o.Rule)\n	if err != nil {", "	ended, err := 0, error(nil)\n	time.AfterFunc(5*time.Millisecond, func() { l.take(o.Rule) })\n	if err != nil {",
@@ -85,6 +83,7 @@ type revokingWorld struct {
 	readers    sync.WaitGroup
 	end        context.CancelFunc // of the worker
 	faults     atomic.Int64       // so far
+	stops      atomic.Int64       // nodes that were told to stop so far
 	troubled   time.Time          // until when a fault may be felt
 
 	mu     sync.Mutex
@@ -109,10 +108,10 @@ type order struct {
 	rule   revoke.Rule
 	began  time.Time
 	nodes  []string // by which; nil until then
-	late   []string // nodes that were named as those that had not answered in time: they may never know
 	at     time.Time
 	calm   bool  // nothing was wrong then
 	faults int64 // that there had been
+	stops  int64 // likewise
 }
 
 func (o *order) about(b *badge) bool {
@@ -234,7 +233,7 @@ func (w *revokingWorld) step() {
 		w.start()
 		if w.rng.IntN(2) == 0 { // not all know the new one yet
 			time.Sleep(time.Duration(w.rng.Int64N(int64(15 * time.Millisecond))))
-			w.revoke(live)
+			w.revoke(w.live())
 		}
 	case at < 16 && len(live) > 1:
 		n := live[w.rng.IntN(len(live))]
@@ -242,6 +241,7 @@ func (w *revokingWorld) step() {
 			w.fault(8 * time.Second) // a rule may go with it
 		}
 		w.note("%s is told to stop", n.name)
+		w.stops.Add(1)
 		n.ending = true
 		n.stop()
 	case at < 17 && len(live) > 1:
@@ -337,7 +337,7 @@ func (w *revokingWorld) blink(live []*revokingNode) {
 
 // order is one that nobody has been given yet.
 func (w *revokingWorld) order() *order {
-	o := &order{faults: w.faults.Load()}
+	o := &order{faults: w.faults.Load(), stops: w.stops.Load()}
 	switch w.rng.IntN(5) {
 	case 0:
 		o.rule = revoke.Rule{User: hub.User(fmt.Sprint(w.rng.IntN(3))), Before: time.Unix(w.began.Unix()+w.rng.Int64N(20), 0)}
@@ -378,23 +378,31 @@ func (w *revokingWorld) put(o *order, live []*revokingNode, by string, ask func(
 		for _, n := range c.Nodes {
 			o.nodes = append(o.nodes, n.Name)
 		}
-		for _, m := range c.Missing {
-			if errors.Is(m.Why, cluster.ErrLate) {
-				o.late = append(o.late, m.Node.Name)
-			}
-		}
 		o.at = time.Now()
 		w.note("%+v is confirmed by %v, not by %v", o.rule, o.nodes, c.Missing)
 		w.mu.Lock()
 		w.orders = append(w.orders, o)
 		w.mu.Unlock()
-		time.Sleep(time.Nanosecond)
-		for _, n := range live { // somebody tries at once
-			if slices.Contains(o.nodes, n.name) {
-				w.connect(n, o.fitting(), false)
+		for _, d := range []time.Duration{time.Nanosecond, 100 * time.Millisecond, time.Second} {
+			time.Sleep(d)
+			for _, n := range live { // somebody tries at once, also where the order has not come
+				w.connect(n, o.fitting(), o.calm)
 			}
+			w.allOut(o)
 		}
 	})
+}
+
+// allOut checks that nobody whom an order is about is in, if nothing has gone wrong meanwhile.
+func (w *revokingWorld) allOut(o *order) {
+	w.mu.Lock()
+	guests := slices.Clone(w.guests)
+	w.mu.Unlock()
+	for _, g := range guests {
+		if o.calm && o.about(&g.badge) && g.in() && o.faults == w.faults.Load() && o.stops == w.stops.Load() {
+			w.violate("%v is in, %v after %+v was confirmed by %v", g, time.Since(o.at), o.rule, o.nodes)
+		}
+	}
 }
 
 // letIn checks a client that has just been told that it is connected.
@@ -429,7 +437,7 @@ func (w *revokingWorld) checkpoint() {
 	for i, o := range orders {
 		known := slices.ContainsFunc(live, func(n *revokingNode) bool { return slices.Contains(o.nodes, n.name) })
 		for _, g := range guests {
-			if known && g.in() && o.about(&g.badge) && !slices.Contains(o.late, g.node.name) {
+			if known && g.in() && o.about(&g.badge) {
 				w.violate("%v is in at rest, and %+v had been confirmed by %v", g, o.rule, o.nodes)
 			}
 		}
@@ -437,9 +445,7 @@ func (w *revokingWorld) checkpoint() {
 			all := *o
 			all.calm, all.faults, all.at, all.nodes = true, w.faults.Load(), time.Now(), nil
 			for _, n := range live {
-				if !slices.Contains(o.late, n.name) {
-					all.nodes = append(all.nodes, n.name)
-				}
+				all.nodes = append(all.nodes, n.name)
 			}
 			orders[i] = &all
 		}
