@@ -448,6 +448,52 @@ func TestALogThatCannotBeHadIsAnErrorAtOnce(t *testing.T) {
 	}
 }
 
+// TestWhatTheStreamDoesNotStoreFails for those who publish it, and is not delivered. Others go on.
+func TestWhatTheStreamDoesNotStoreFails(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	write(t, file, []byte(`accounts: { A: { jetstream: { max_file: 3MB }, users: [ { user: u, password: p } ] } }`))
+	s := backend.JetStreamStandIn(t, t.TempDir(), "-c", file)
+	n := run(t, open(t, withLog("nats://u:p@"+s.Addr, "tether", broker.LogOptions{Age: time.Hour, Bytes: 2 << 20})), make(chan broker.Message, 1000))
+	n.subscribe(t, "x")
+	l := logged(t, n.Broker)
+	full := make([]byte, 300_000)
+	for i := range 5 {
+		if _, err := l.Save(t.Context(), fmt.Sprint(i), "", broker.Record{Owner: "a", Version: 1, Value: full}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sent := 0
+	for {
+		m := broker.Message{Subject: "x", Data: full, Log: "x", Place: 1}
+		reach, err := l.Publish(t.Context(), m, broker.Message{Subject: "x", Data: []byte("others")})
+		if err != nil && !errors.Is(err, broker.ErrRefused) {
+			if slow(err) {
+				continue
+			}
+			t.Fatal(err)
+		}
+		if reach[1] != one && !late(reach[1]) {
+			t.Errorf("what does not go through the stream: %v", reach[1])
+		}
+		if err != nil {
+			break
+		}
+		sent++
+	}
+	for got := 0; ; {
+		m := receive(t, n.got)
+		if string(m.Data) != "others" {
+			got++
+		} else if got >= sent {
+			break
+		}
+	}
+	if sent == 0 {
+		t.Error("nothing was stored at all")
+	}
+}
+
 // TestTheRightsThatALogNeeds are those of docs/brokers.md.
 func TestTheRightsThatALogNeeds(t *testing.T) {
 	page, err := os.ReadFile("../../docs/brokers.md")

@@ -277,6 +277,15 @@ func TestAClientThatAsksForItCanComeBackToItsSession(t *testing.T) {
 	}
 }
 
+func TestALogIsKeptOnNATS(t *testing.T) {
+	t.Parallel()
+	broker := "TETHER_BROKER=" + backend.JetStream(t, t.TempDir()).URL + "?log=5m"
+	p := start(t, append([]string{broker}, enough...), "--recovery.on", "--recovery.log").ready()
+	if seen := stuck(t, p, "42", `,"recovery":true`); !strings.Contains(seen, `"pid":"`) {
+		t.Errorf("a client that asks for its session got %q", seen)
+	}
+}
+
 // TestAStuckClientIsFound by what waits for it, and from there by its connection.
 func TestAStuckClientIsFound(t *testing.T) {
 	t.Parallel()

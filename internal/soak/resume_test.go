@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/hub"
+	"tether/internal/backend"
 	"tether/internal/faultproxy"
 	"tether/transport"
 )
@@ -128,56 +129,75 @@ func (f *follower) cut(nodes []*node, shortest, longest time.Duration, over <-ch
 // soak, oftener elsewhere, and leads the next one to another node. A client that is told that it is recovered has missed
 // nothing, and has got nothing twice or out of order. It says how many were, and why the others were not.
 func TestClientsBehindAProxyThatCutsMissNothing(t *testing.T) {
-	everywhere(t, func(t *testing.T, brokerURL, addr string) {
-		const clients = 24
-		messages := amount("TETHER_SOAK_MESSAGES", 10_000, 1_000_000)
-		shortest, longest := 100*time.Millisecond, 500*time.Millisecond
-		if messages >= 100_000 {
-			shortest, longest = 500*time.Millisecond, 3*time.Second
-		}
-		r := newRig(t, brokerURL, addr, 3, time.Second, hub.Options{Recovery: hub.Recovery{On: true}}, transport.Options{})
-		for _, n := range r.nodes {
-			n.hub.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
-				if s.Recovered() {
-					return nil
-				}
-				return s.Join(ctx, hub.Room("all"))
-			})
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
-		defer cancel()
-		var done atomic.Int64
-		defer watched(t, func() string { return fmt.Sprintf("%d of %d messages, %v", done.Load(), messages, r.unrecovered()) })()
-		followers := make([]*follower, clients)
-		for i := range followers {
-			f := &follower{
-				guest: guest{t: t, name: fmt.Sprint("f", i), rng: rand.New(rand.NewPCG(uint64(i), 7)), next: map[string]int{}},
-				proxy: faultproxy.New(t, r.nodes[0].addr), done: &done, lacks: map[string]map[int]bool{}, ended: map[string]bool{},
+	everywhere(t, func(t *testing.T, brokerURL, addr string) { cutAll(t, brokerURL, addr, hub.Recovery{On: true}) })
+}
+
+// TestClientsBehindAProxyThatCutsMissNothingWithALog has everything go through the log.
+func TestClientsBehindAProxyThatCutsMissNothingWithALog(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T) *backend.Server{
+		"redis": func(t *testing.T) *backend.Server { return backend.Redis(t) },
+		"nats":  func(t *testing.T) *backend.Server { return backend.JetStream(t, t.TempDir()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			if name == "redis" && s.Kind == backend.StandIn {
+				t.Skip("a stand-in keeps no log")
 			}
-			followers[i] = f
-			f.come(ctx, f.proxy.Addr())
+			cutAll(t, s.URL+"?log=5m", s.Addr, hub.Recovery{On: true, Log: true})
+		})
+	}
+}
+
+func cutAll(t *testing.T, brokerURL, addr string, o hub.Recovery) {
+	const clients = 24
+	messages := amount("TETHER_SOAK_MESSAGES", 10_000, 1_000_000)
+	shortest, longest := 100*time.Millisecond, 500*time.Millisecond
+	if messages >= 100_000 {
+		shortest, longest = 500*time.Millisecond, 3*time.Second
+	}
+	r := newRig(t, brokerURL, addr, 3, time.Second, hub.Options{Recovery: o}, transport.Options{})
+	for _, n := range r.nodes {
+		n.hub.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error {
+			if s.Recovered() {
+				return nil
+			}
+			return s.Join(ctx, hub.Room("all"))
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	defer cancel()
+	var done atomic.Int64
+	defer watched(t, func() string { return fmt.Sprintf("%d of %d messages, %v", done.Load(), messages, r.unrecovered()) })()
+	followers := make([]*follower, clients)
+	for i := range followers {
+		f := &follower{
+			guest: guest{t: t, name: fmt.Sprint("f", i), rng: rand.New(rand.NewPCG(uint64(i), 7)), next: map[string]int{}},
+			proxy: faultproxy.New(t, r.nodes[0].addr), done: &done, lacks: map[string]map[int]bool{}, ended: map[string]bool{},
 		}
-		began := time.Now()
-		over, finished := make(chan struct{}), make(chan struct{})
-		var readers, cutters, emitters sync.WaitGroup
-		for _, f := range followers {
-			readers.Go(func() { f.follow(ctx, 2*len(r.nodes)) })
-			cutters.Go(func() { f.cut(r.nodes, shortest, longest, over) })
-		}
-		for i, n := range r.nodes {
-			emitters.Go(func() { r.stream(ctx, i, n, followers, &done, over, finished) })
-		}
-		for done.Load() < int64(messages) && ctx.Err() == nil && !t.Failed() {
-			time.Sleep(10 * time.Millisecond) // the emitters go at the pace of the clients
-		}
-		took := time.Since(began)
-		close(over)
-		cutters.Wait()
-		readers.Wait()
-		close(finished)
-		emitters.Wait()
-		r.reportResumed(followers, int(done.Load()), took)
-	})
+		followers[i] = f
+		f.come(ctx, f.proxy.Addr())
+	}
+	began := time.Now()
+	over, finished := make(chan struct{}), make(chan struct{})
+	var readers, cutters, emitters sync.WaitGroup
+	for _, f := range followers {
+		readers.Go(func() { f.follow(ctx, 2*len(r.nodes)) })
+		cutters.Go(func() { f.cut(r.nodes, shortest, longest, over) })
+	}
+	for i, n := range r.nodes {
+		emitters.Go(func() { r.stream(ctx, i, n, followers, &done, over, finished) })
+	}
+	for done.Load() < int64(messages) && ctx.Err() == nil && !t.Failed() {
+		time.Sleep(10 * time.Millisecond) // the emitters go at the pace of the clients
+	}
+	took := time.Since(began)
+	close(over)
+	cutters.Wait()
+	readers.Wait()
+	close(finished)
+	emitters.Wait()
+	r.reportResumed(followers, int(done.Load()), took)
 }
 
 // stream emits numbers to each client and to all, and from the end of over on each as what may be the last.

@@ -123,6 +123,9 @@ type counted struct {
 	slow            atomic.Int64 // nanoseconds that a call takes longer
 }
 
+// Log implements [broker.Logger].
+func (c *counted) Log() (broker.Log, error) { return c.Broker.(broker.Logger).Log() }
+
 func (c *counted) Subscribe(ctx context.Context, subjects ...string) []error {
 	if now := c.now.Add(1); now > c.most.Load() {
 		c.most.Store(now)
