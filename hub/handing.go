@@ -37,7 +37,7 @@ func (h *Hub) answerSession(ctx context.Context, q *cluster.Request) error {
 	s := h.holder(k)
 	if s == nil {
 		why := h.lapsed.whyOf(k.hash)
-		if to := h.departed.to(k.hash); to != "" && op == sessionClaim && why == lossUnknown {
+		if to := h.departed.to(k.hash); to != "" && (op == sessionClaim || op == sessionLate) && why == lossUnknown {
 			return q.Send(ctx, append([]byte{sessionMoved}, to...))
 		}
 		return q.Send(ctx, []byte{byte(why)})
@@ -54,7 +54,9 @@ func (h *Hub) answerSession(ctx context.Context, q *cluster.Request) error {
 			s.lapse(lossRefused)
 		}
 	case sessionLate:
-		s.late(ctx, b)
+		if to := s.late(ctx, b); to != "" {
+			return q.Send(ctx, append([]byte{sessionMoved}, to...))
+		}
 	case sessionChange:
 		return q.Send(ctx, h.changeHere(ctx, s, b))
 	}
@@ -175,7 +177,7 @@ func (s *Socket) handed(to string, claim uint64) []byte {
 		s.mu.Unlock()
 		return []byte{byte(lossUnknown)}
 	}
-	v.passed, v.away = to, false
+	v.passed, v.away, v.shared = to, false, s.roomHashesLocked()
 	s.mu.Unlock()
 	h.departed.add(sha256.Sum256(v.secret[:]), to)
 	h.parked.set(s, time.Now().Add(shadowTime))
@@ -194,8 +196,11 @@ func (s *Socket) claimedLast(claim uint64) bool {
 func (s *Socket) finish(v *session) {
 	h := s.client.hub
 	s.mu.Lock()
+	v.log.Move(new(engine.Gate)) // what comes from now on finds that the socket has ended
 	entries, _ := v.log.From(nil, v.cut, 1<<30)
-	entries = slices.DeleteFunc(slices.Clone(entries), func(e *engine.Entry) bool { return e.Origin == engine.Origin{} })
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e *engine.Entry) bool {
+		return e.Origin == engine.Origin{} || !v.shared[e.Room] // a room that both nodes have joined since, each in its time
+	})
 	s.mu.Unlock()
 	k, to, moves := s.movedTo()
 	s.leave("")
@@ -206,47 +211,71 @@ func (s *Socket) finish(v *session) {
 		defer h.work.End()
 		ctx, cancel := context.WithTimeout(context.Background(), claimTime)
 		defer cancel()
-		_, _ = h.askSession(ctx, to, k.question(sessionLate, h.tag, 0, appendEntries(binary.AppendUvarint(nil, uint64(moves)), entries, nil)))
+		for range maxHops {
+			answer, _ := h.askSession(ctx, to, k.question(sessionLate, h.tag, 0, appendEntries(binary.AppendUvarint(nil, uint64(moves)), entries, nil)))
+			if len(answer) < 2 || answer[0] != sessionMoved {
+				return
+			}
+			to, moves = string(answer[1:]), moves+1 // it was there for a moment only
+		}
 	}()
 }
 
 // late is told of events that the node which had the session has got after it was asked for what the client does
 // not have. They have come here too, unless the broker has no single order. Then what may still be sent in order is
 // sent, and otherwise the client has to learn that something is missing. If the session has moved on, the next node
-// is told.
-func (s *Socket) late(ctx context.Context, rest []byte) {
+// is told; late returns its tag if this one has forgotten the session meanwhile.
+func (s *Socket) late(ctx context.Context, rest []byte) (to string) {
 	moves, rest, ok := cutUvarint(rest, 1<<62)
 	entries, _, fine := parseEntries(rest)
 	if !ok || !fine {
 		s.client.hub.count(errEnvelopeMalformed)
-		return
+		return ""
 	}
 	pause(ctx, lateTime) // the last of them may just be coming here too
 	v := s.sessionOf()
 	s = v.lockHolder()
-	now, passed := v.moves, v.passed != ""
-	in := map[uint64]bool{roomHash(s.ns.subject + s.ID()): true}
-	for i := range s.rooms {
-		in[roomHash(s.rooms[i].room.subject)] = true
-	}
+	now, passed, ended := v.moves, v.passed != "", s.gate.State() == stateGone
+	in := s.roomHashesLocked()
 	s.mu.Unlock()
+	next := s.client.hub.departed.to(sha256.Sum256(v.secret[:]))
+	if ended {
+		return next
+	}
 	if now != moves || v.log.Dropped() {
-		return // it has come back here since; or, after a gap or too much, nobody can tell what it has not had
+		return "" // it has come back here since; or, after a gap or too much, nobody can tell what it has not had
 	}
 	for _, e := range entries {
 		if e.Volatile() || v.seen.has(e.Origin) || !in[e.Room] { // it has left the room since
 			continue
 		}
 		e.Late = true
-		err := s.pushEntry(v, e, true) // another error: the socket has ended
+		err := errOvertaken
+		if passed || v.log.Standing(e) == engine.Had || !v.seen.overtake(e.Origin) {
+			err = s.pushEntry(v, e, true)
+		}
 		if err == errOvertaken && passed {
 			e.Late = false // the next node is told, and judges
-			_ = s.pushEntry(v, e, true)
-		} else if err == errOvertaken {
+			err = s.pushEntry(v, e, true)
+		}
+		if err == errOvertaken {
 			v.disordered()
-			return
+			return ""
+		}
+		if err != nil { // the socket has ended
+			return next
 		}
 	}
+	return ""
+}
+
+// roomHashesLocked are what origins say of the rooms of the socket.
+func (s *Socket) roomHashesLocked() map[uint64]bool {
+	in := map[uint64]bool{roomHash(s.ns.subject + s.ID()): true}
+	for i := range s.rooms {
+		in[roomHash(s.rooms[i].room.subject)] = true
+	}
+	return in
 }
 
 // disordered ends a session whose client would get an event behind a later one: it has to learn that one is missing.

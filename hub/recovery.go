@@ -77,8 +77,9 @@ type session struct {
 	coming bool   // that node is being told that this one has it
 	passed string // the tag of the node that has got it from this one
 	seen   sightings
-	given  bool   // the next node was told of the log
-	cut    uint64 // where the log was then
+	given  bool            // the next node was told of the log
+	cut    uint64          // where the log was then
+	shared map[uint64]bool // the rooms of the session when another node got it, as origins say them
 
 	kept  kept        // of the session in the broker; see record.go
 	floor uint64      // immutable; the place up to which the holder gets nothing by itself

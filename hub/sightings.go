@@ -23,6 +23,18 @@ func (x *sightings) has(o engine.Origin) bool {
 	return x.all[o]
 }
 
+// overtake reports whether a later event of the same publisher is among them, perhaps of the same room.
+func (x *sightings) overtake(o engine.Origin) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for s := range x.all {
+		if s.From == o.From && s.Number > o.Number {
+			return true
+		}
+	}
+	return false
+}
+
 func (x *sightings) set(all map[engine.Origin]bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
