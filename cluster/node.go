@@ -267,6 +267,9 @@ func give(c chan struct{}) {
 // Subscribed says that the broker is running and the subjects are subscribed: from now on this node can ask.
 func (n *Node) Subscribed() { n.running.Store(true) }
 
+// Running reports whether this node can ask: it is subscribed, and has not ended.
+func (n *Node) Running() bool { return n.running.Load() }
+
 // Run has this node be a member until ctx is done, and says so then. It is called after Subscribed, once.
 func (n *Node) Run(ctx context.Context) {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -45,6 +45,17 @@ func emitToSeveral(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, erro
 	return receipt, err
 }
 
+func emitAndAsk(ctx context.Context, emitter *hub.Emitter, push func(context.Context, string) error) error {
+	receipt, err := emitter.AskLive().Emit(ctx, hub.User("42"), "/users/ping", "hello")
+	if err != nil {
+		return err // nothing was emitted, or the broker did not take it
+	}
+	if receipt.Live.Nobody() {
+		return push(ctx, "42") // no client is connected; one that comes back gets the event, too
+	}
+	return nil
+}
+
 func emitToEveryoneBut(ctx context.Context, emitter *hub.Emitter) (hub.Receipt, error) {
 	// To everyone but some.
 	receipt, err := emitter.Except(hub.User("42"), hub.Room("muted")).Emit(ctx, hub.Everyone, "news", "hello")
@@ -87,6 +98,9 @@ func TestTheCodeOfTheGuideDoesWhatItSays(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+	if err := emitAndAsk(ctx, h.Emitter(), nil); !errors.Is(err, hub.ErrNotRunning) {
+		t.Errorf("asked, and does not run: %v", err)
 	}
 	if pushed != "4242" {
 		t.Errorf("pushed to %q, want 42 twice", pushed)

@@ -121,8 +121,8 @@ func (h *Hub) packet(subject string, e *envelope) *engine.Packet {
 	if e.flags&flagStamp != 0 {
 		p.SetEmitted(h.emitted(e.stamp))
 	}
-	if e.flags&flagMarks != 0 && len(h.options.Tracers) > 0 {
-		h.follow(p, e.marks, namespace)
+	if e.flags&flagMarks != 0 {
+		h.follow(p, e.marks, namespace, subject)
 	}
 	return p
 }

@@ -28,6 +28,7 @@ type Emitter struct {
 	except    []Target
 	terms     engine.Terms
 	local     bool
+	live      bool // see AskLive
 }
 
 // EmitterOptions of NewEmitter. The zero value is ready to use.
@@ -205,7 +206,7 @@ func (e *Emitter) EmitUnion(ctx context.Context, to []Target, event string, args
 	err := e.emit(ctx, to, receipts, true, event, args)
 	var all Receipt
 	for _, r := range receipts {
-		all = either(all, r)
+		all = both(all, r)
 	}
 	return all, err
 }
@@ -221,7 +222,10 @@ func (e *Emitter) EmitMany(ctx context.Context, to []Target, event string, args 
 // emit emits one event to each target and writes a receipt for each.
 func (e *Emitter) emit(ctx context.Context, to []Target, receipts []Receipt, union bool, event string, args []any) error {
 	for i := range receipts {
-		receipts[i].Bound = broker.Unknown
+		receipts[i] = Receipt{unknown, unknown}
+	}
+	if e.live && !e.publisher.cluster.Running() {
+		return questionError(cluster.ErrNotRunning)
 	}
 	if err := e.publisher.check(event); err != nil {
 		return err
@@ -249,6 +253,11 @@ func (e *Emitter) publish(ctx context.Context, to []Target, receipts []Receipt, 
 	if followed != nil && len(followed.marks) > 0 {
 		m.flags, m.marks = flagMarks, followed.marks
 	}
+	var id uint64
+	if e.live {
+		id = rand.Uint64()
+		m.flags, m.marks = flagMarks, appendLiveMark(m.marks, id)
+	}
 	if e.terms.Volatile {
 		m.flags |= flagVolatile
 	}
@@ -268,6 +277,9 @@ func (e *Emitter) publish(ctx context.Context, to []Target, receipts []Receipt, 
 	err := m.send(ctx, to, receipts)
 	enc.messages = m.scratch
 	e.publisher.tally.taken(receipts, err)
+	if e.live && err == nil {
+		e.askLive(ctx, id, to, receipts)
+	}
 	return err
 }
 
@@ -311,7 +323,9 @@ func (m *batch) send(ctx context.Context, to []Target, receipts []Receipt) error
 	}
 	taken, err := m.emitter.publisher.broker.Publish(ctx, msgs...)
 	if len(taken) == len(msgs) { // else nothing is known of any
-		copy(receipts, taken)
+		for i, r := range taken {
+			receipts[i] = receiptOf(r)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("hub: emit: %w", err)
@@ -330,7 +344,7 @@ func (m *batch) sendLocal(receipts []Receipt, msgs []broker.Message) error {
 	}
 	for i, m := range msgs {
 		m.Place, m.Log = 0, ""
-		receipts[i] = Receipt{Nodes: min(h.route(m), 1)}
+		receipts[i] = receiptOf(broker.Receipt{Nodes: min(h.route(m), 1)})
 	}
 	return nil
 }

@@ -350,7 +350,7 @@ func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) erro
 	taken, err := e.publisher.broker.Publish(ctx, msgs...)
 	for j, i := range places {
 		if j < len(taken) {
-			receipts[i] = taken[j]
+			receipts[i] = receiptOf(taken[j])
 		}
 	}
 	if err != nil {

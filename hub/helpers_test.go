@@ -61,6 +61,7 @@ func (w *wire) Send(p *engine.Packet, from *engine.Gate) error {
 	}
 	select {
 	case w.packets <- p.Keep():
+		p.Became(w, engine.Written)
 		return nil
 	default:
 		return ErrSlowConsumer
@@ -78,6 +79,7 @@ func (w *wire) SendLogged(e *engine.Entry, from *engine.Gate, log *engine.Log) e
 	}
 	select {
 	case w.packets <- &e.Packet:
+		e.Became(w, engine.Written)
 		return nil
 	default:
 		return ErrSlowConsumer

@@ -70,6 +70,7 @@ type Hub struct {
 	lingers    time.Duration      // lingerLimit, but in tests
 	guests     guests
 	departed   departed
+	takings    takings
 	fences     fences
 	forwards   chan forwarded // see forward
 	forwarding atomic.Int32   // of them that have not been published yet

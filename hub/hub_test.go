@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 	"testing"
-
-	"tether/broker"
 )
 
 func TestAClientConnectsAndReceives(t *testing.T) {
@@ -16,7 +14,7 @@ func TestAClientConnectsAndReceives(t *testing.T) {
 	p, s := connect(t, hubs[0])
 	p.want(`42["/ops/connection-success",{"message":"Successfully connected"}]`)
 	r := mustEmit(t, hubs[1].Emitter(), User("42"), "/users/ping", map[string]string{"hello": "<world>"})
-	if want := (Receipt{Nodes: 1, Bound: broker.Exact}); r != want {
+	if want := receiptOf(exactly(1)); r != want {
 		t.Errorf("receipt is %v, want %v", r, want)
 	}
 	p.want(`42["/users/ping",{"hello":"<world>"}]`)

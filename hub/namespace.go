@@ -33,9 +33,9 @@ type handlers struct {
 	disconnect []func(*Socket, Reason)
 	failure    []func(*Socket, error)
 	lost       []func(*Socket, Reason)
-	useEvent   []Handler
-	on         map[string][]Handler
-	onAny      []Handler
+	useEvent   []handler
+	on         map[string][]handler
+	onAny      []handler
 	outgoing   []func(s *Socket, event string, args []any)
 	serverSide map[string]serverHandler
 }
@@ -43,8 +43,8 @@ type handlers struct {
 // hook decides about a socket that wants to connect.
 type hook = func(ctx context.Context, s *Socket) error
 
-// Handler handles an event of a client.
-type Handler = func(ctx context.Context, s *Socket, m *Message) error
+// handler handles an event of a client.
+type handler = func(ctx context.Context, s *Socket, m *Message) error
 
 // Name is the namespace's name, "/admin" say. What [Hub.Match] returns has none.
 func (n *Namespace) Name() string { return n.name }
@@ -127,7 +127,7 @@ func (n *Namespace) OnError(f func(s *Socket, err error)) {
 
 // UseEvent adds a middleware that runs before the handlers of each event. An error ends the event,
 // and is logged.
-func (n *Namespace) UseEvent(f Handler) {
+func (n *Namespace) UseEvent(f func(ctx context.Context, s *Socket, m *Message) error) {
 	mustHandle("UseEvent", f == nil)
 	n.change(func(h *handlers) { h.useEvent = append(h.useEvent, f) })
 }
@@ -140,13 +140,13 @@ func (n *Namespace) UseEvent(f Handler) {
 // A client that waits for an acknowledgement, and has had none, is told of a [Refuse], of an error that
 // wraps ErrArgs, and of an event without a handler: the answer is null, and a second argument
 // {"message": …, "data": …}. Of other errors it is told nothing: its timeout tells it.
-func (n *Namespace) On(event string, f Handler) {
+func (n *Namespace) On(event string, f func(ctx context.Context, s *Socket, m *Message) error) {
 	mustHandle(fmt.Sprintf("On(%q)", event), f == nil)
 	if socketio.Reserved(event) {
 		panic(fmt.Sprintf("hub: On(%q): no client can send that; OnConnect and OnDisconnect are for what it means", event))
 	}
 	n.change(func(h *handlers) {
-		on := make(map[string][]Handler, len(h.on)+1)
+		on := make(map[string][]handler, len(h.on)+1)
 		for name, list := range h.on {
 			on[name] = list
 		}
@@ -156,7 +156,7 @@ func (n *Namespace) On(event string, f Handler) {
 }
 
 // OnAny adds a handler of all events. It runs before those of On.
-func (n *Namespace) OnAny(f Handler) {
+func (n *Namespace) OnAny(f func(ctx context.Context, s *Socket, m *Message) error) {
 	mustHandle("OnAny", f == nil)
 	n.change(func(h *handlers) { h.onAny = append(h.onAny, f) })
 }
@@ -273,7 +273,7 @@ func (n *Namespace) dispatch(ctx context.Context, s *Socket, m *Message) {
 }
 
 // traced is run, and tells the tracers.
-func (n *Namespace) traced(ctx context.Context, h *handlers, on []Handler, s *Socket, m *Message) {
+func (n *Namespace) traced(ctx context.Context, h *handlers, on []handler, s *Socket, m *Message) {
 	handling, ends := n.hub.handling(ctx, s, m, len(on) > 0)
 	err := n.run(handling, h, on, s, m)
 	for _, done := range ends {
@@ -282,7 +282,7 @@ func (n *Namespace) traced(ctx context.Context, h *handlers, on []Handler, s *So
 }
 
 // run runs the middleware and the handlers of an event, and returns the first error.
-func (n *Namespace) run(ctx context.Context, h *handlers, on []Handler, s *Socket, m *Message) (failure error) {
+func (n *Namespace) run(ctx context.Context, h *handlers, on []handler, s *Socket, m *Message) (failure error) {
 	for _, f := range h.useEvent {
 		if err := call(ctx, f, s, m); err != nil {
 			n.hub.failed("event", m.event, s, err)
@@ -318,7 +318,7 @@ func (n *Namespace) unhandled(s *Socket, m *Message) {
 	m.fail(Refuse(noHandler, nil))
 }
 
-func call(ctx context.Context, f Handler, s *Socket, m *Message) (err error) {
+func call(ctx context.Context, f handler, s *Socket, m *Message) (err error) {
 	defer recoverInto(&err)
 	return f(ctx, s, m)
 }

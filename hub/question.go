@@ -23,6 +23,7 @@ const (
 	topicServerSide
 	topicDevices
 	topicSession
+	topicLive
 )
 
 // pageBytes is about how large a page of an answer gets.
@@ -243,7 +244,7 @@ func (h *Hub) answer(ctx context.Context, q *cluster.Request) (err error) {
 		return h.answerDevices(ctx, q)
 	case topicSession:
 		return h.answerSession(ctx, q)
-	case topicFetch, topicJoin, topicLeave, topicDisconnect, topicAck:
+	case topicFetch, topicJoin, topicLeave, topicDisconnect, topicAck, topicLive:
 	default:
 		h.count(errEnvelopeNewer)
 		return errTopic
@@ -258,6 +259,8 @@ func (h *Hub) answer(ctx context.Context, q *cluster.Request) (err error) {
 		return h.answerFetch(ctx, q, &a)
 	case topicJoin, topicLeave, topicDisconnect:
 		return h.answerChange(ctx, q, &a)
+	case topicLive:
+		return h.answerLive(ctx, q, &a)
 	}
 	return h.answerAck(ctx, q, &a)
 }

@@ -6,10 +6,32 @@ import "tether/broker"
 // is the one that the ID of a single socket names. To take is not to have delivered: the client may
 // be gone a moment later. When [broker.Receipt.Nobody] is certain that nobody was there, it is the time
 // to send a push notification instead.
-type Receipt = broker.Receipt
+type Receipt struct {
+	broker.Receipt
 
-// either is the receipt of two messages of which a node may have taken both.
-func either(r, o Receipt) Receipt {
+	// Live are those of the nodes where a client that is connected, or connecting, took the event, apart from those that
+	// only hold it for clients that may come back: see [Recovery]. Its Nobody says that no such client took
+	// it, for certain. It is unknown unless no node took the event, or the emitter asks: see [Emitter.AskLive].
+	Live broker.Receipt
+}
+
+// receiptOf is the receipt of a message that the broker took.
+func receiptOf(r broker.Receipt) Receipt {
+	if r.Nobody() {
+		return Receipt{Receipt: r}
+	}
+	return Receipt{r, unknown}
+}
+
+var unknown = broker.Receipt{Bound: broker.Unknown}
+
+// both is the receipt of two messages of which a node may have taken both.
+func both(r, o Receipt) Receipt {
+	return Receipt{either(r.Receipt, o.Receipt), either(r.Live, o.Live)}
+}
+
+// either is both for one of the two things that a receipt says.
+func either(r, o broker.Receipt) broker.Receipt {
 	switch {
 	case r.Bound == broker.Unknown && o.Nodes == 0:
 		return r
@@ -20,5 +42,5 @@ func either(r, o Receipt) Receipt {
 	case o.Nobody():
 		return r
 	}
-	return Receipt{Nodes: max(r.Nodes, o.Nodes), Bound: broker.AtLeast}
+	return broker.Receipt{Nodes: max(r.Nodes, o.Nodes), Bound: broker.AtLeast}
 }

@@ -165,7 +165,7 @@ func (h *Hub) pollPacket(namespace string, id uint64, body []byte) (*engine.Pack
 	}
 	p, err := enc.packet(socketio.Packet{Type: socketio.Event, Namespace: namespace, ID: id, HasID: true}, t)
 	if err == nil && len(marks) > 0 {
-		h.follow(p, marks, namespace)
+		h.follow(p, marks, namespace, "")
 	}
 	return p, err
 }

@@ -110,7 +110,7 @@ func TestTheNameOfARoomIsNoOneElses(t *testing.T) {
 	if err := g.Join(t.Context(), look...); err != nil {
 		t.Fatal(err)
 	}
-	one := Receipt{Nodes: 1}
+	one := receiptOf(exactly(1))
 	for i, to := range []Target{s.Target(), SocketID(s.ID()), User("42")} {
 		if r := mustEmit(t, hubs[1].Emitter(), to, "x", i); r != one {
 			t.Errorf("receipt is %v", r)
@@ -216,31 +216,34 @@ func TestReceipts(t *testing.T) {
 		}
 	}
 	got, err := hubs[0].Emitter().EmitMany(t.Context(), []Target{Room("none"), Room("only-1"), Room("all"), Room("only-2")}, "x")
-	if want := []Receipt{{}, {Nodes: 1}, {Nodes: 2}, {Nodes: 1}}; err != nil || !slices.Equal(got, want) {
+	if want := []Receipt{{}, receiptOf(exactly(1)), receiptOf(exactly(2)), receiptOf(exactly(1))}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for r, want := range map[Receipt]string{
-		{}:                                "nobody is there",
-		{Nodes: 1}:                        "1 node took it",
-		{Nodes: 2}:                        "2 nodes took it",
-		{Bound: broker.Unknown}:           "the broker cannot tell",
-		{Nodes: 1, Bound: broker.AtLeast}: "1 node or more took it",
+		{}:                    "nobody is there",
+		receiptOf(exactly(1)): "1 node took it",
+		receiptOf(exactly(2)): "2 nodes took it",
+		receiptOf(unknown):    "the broker cannot tell",
+		receiptOf(atLeast(1)): "1 node or more took it",
 	} {
 		if r.String() != want {
 			t.Errorf("%#v is %q, want %q", r, r, want)
 		}
 	}
-	unknown := Receipt{Bound: broker.Unknown}
-	for _, c := range [][3]Receipt{
+	for _, c := range [][3]broker.Receipt{
 		{{}, {}, {}},
-		{{}, {Nodes: 2}, {Nodes: 2}},
-		{{Nodes: 2}, {Nodes: 3}, {Nodes: 3, Bound: broker.AtLeast}},
+		{{}, exactly(2), exactly(2)},
+		{exactly(2), exactly(3), atLeast(3)},
 		{{}, unknown, unknown},
-		{unknown, {Nodes: 1}, {Nodes: 1, Bound: broker.AtLeast}},
+		{unknown, exactly(1), atLeast(1)},
 	} {
 		if a, b := either(c[0], c[1]), either(c[1], c[0]); a != c[2] || b != c[2] {
 			t.Errorf("%#v or %#v is %#v and %#v, want %#v", c[0], c[1], a, b, c[2])
 		}
+	}
+	x, y, want := Receipt{exactly(2), exactly(0)}, Receipt{exactly(1), exactly(1)}, Receipt{atLeast(2), exactly(1)}
+	if got := both(x, y); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

@@ -48,7 +48,7 @@ const (
 	maxTracers    = 4
 	maxTracerName = 16
 	maxMark       = 256
-	maxMarks      = maxTracers * (maxMark + maxTracerName + 4) // bytes in an envelope
+	maxMarks      = maxTracers*(maxMark+maxTracerName+4) + liveMarkSize // bytes in an envelope
 )
 
 func checkTracers(tracers []Tracer) error {
@@ -139,8 +139,9 @@ func (w watchers) Routed(sockets int) {
 	}
 }
 
-// follow has the tracers told what becomes of a packet, if it has come with marks of theirs.
-func (h *Hub) follow(p *engine.Packet, marks []byte, namespace string) {
+// follow has the tracers told what becomes of a packet, if it has come with marks of theirs, and notes it for its
+// emitter, if that asks; see [Emitter.AskLive].
+func (h *Hub) follow(p *engine.Packet, marks []byte, namespace, subject string) {
 	var told watchers
 	event := ""
 	for len(marks) > 0 {
@@ -153,6 +154,12 @@ func (h *Hub) follow(p *engine.Packet, marks []byte, namespace string) {
 			break
 		}
 		marks = rest
+		if string(name) == liveName {
+			if t := h.takings.add(mark, subject); t != nil {
+				told = append(told, t)
+			}
+			continue
+		}
 		t := h.tracer(name)
 		if t == nil {
 			continue

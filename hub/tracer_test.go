@@ -104,8 +104,8 @@ func TestATracerIsToldOfAnEventOnItsWay(t *testing.T) {
 		if got := string((<-p.packets).Text()); !strings.Contains(got, `["followed"`) {
 			t.Errorf("the client gets %q", got)
 		}
-		a.want(t, "emit / ["+name+"] followed", "arrived mark / followed", "routed 1", "done "+took)
-		b.want(t, "emit / ["+name+"] followed", "arrived other / followed", "routed 1", "done "+took)
+		a.want(t, "emit / ["+name+"] followed", "arrived mark / followed", "written", "routed 1", "done "+took)
+		b.want(t, "emit / ["+name+"] followed", "arrived other / followed", "written", "routed 1", "done "+took)
 	}
 	if _, err := emitter.Emit(t.Context(), User("43"), "followed"); err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestANodeWithoutATracerDeliversWhatIsFollowed(t *testing.T) {
 	h.deliver(broker.Message{Subject: everyone, Data: eventData(t, h.Emitter(), "", "mark", "x")})
 	p.want(`42["x"]`)
 	for _, broken := range []string{"\x09", "\x01a", "\x01a\x09"} {
-		h.follow(engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)), []byte(broken), "/") // reads no further
+		h.follow(engine.NewPacket(engine.Terms{}, []byte(`42["x"]`)), []byte(broken), "/", "") // reads no further
 	}
 	data := appendEnvelope(nil, kindEvent, flagMarks, "", nil)
 	for _, n := range []int{maxMarks, maxMarks + 1} {
@@ -303,7 +303,7 @@ type spy struct {
 	trace *broker.Trace
 }
 
-func (s *spy) Publish(ctx context.Context, m ...broker.Message) ([]Receipt, error) {
+func (s *spy) Publish(ctx context.Context, m ...broker.Message) ([]broker.Receipt, error) {
 	if data := m[len(m)-1].Data; bytes.Contains(data, []byte("payload")) {
 		s.last, s.trace = append(s.last[:0], data...), m[len(m)-1].Trace
 	}

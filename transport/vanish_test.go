@@ -47,7 +47,7 @@ func TestAClientThatVanishesInTheMiddleOfAHandlerIsNoError(t *testing.T) {
 	ran := make(chan error, 1)
 	go func() { ran <- h.Run(ctx) }() // received below
 	entered, gone, failed := make(chan *hub.Socket), make(chan struct{}), make(chan error)
-	handle := func(call func(ctx context.Context, s *hub.Socket, m *hub.Message) error) hub.Handler {
+	handle := func(call func(ctx context.Context, s *hub.Socket, m *hub.Message) error) func(context.Context, *hub.Socket, *hub.Message) error {
 		return func(ctx context.Context, s *hub.Socket, m *hub.Message) error {
 			entered <- s
 			<-gone

@@ -24,6 +24,8 @@ type emitCommand struct {
 	Timeout   time.Duration `default:"5s" help:"How long the broker may take."`
 	JSON      bool          `name:"json" help:"Print the receipt as JSON, as POST /emit answers it."`
 
+	Live bool `help:"Say, too, on how many of the nodes a client that is connected took it, apart from those that only hold it for clients that may come back."`
+
 	Follow bool          `help:"Print what becomes of the event: when each node takes it, and each client gets it, or why not. It needs one of the nodes' admin.keys."`
 	Ack    bool          `help:"With --follow: have the clients acknowledge the event."`
 	Wait   time.Duration `default:"2s" help:"With --follow: how long to wait for clients that are behind, or have not acknowledged it."`
@@ -36,7 +38,7 @@ func (emitCommand) Help() string {
 
 Where they have a list of events, emit.events, no other event is emitted.
 
-The receipt is printed: "1 node took it", and the exit code is 0; "nobody is there", 4; "the broker cannot tell", 5. When the broker does not take it the exit code is 1. With --follow it is 5 as well when a node does not say what became of the event.`
+The receipt is printed: "1 node took it", and the exit code is 0; "nobody is there", 4; "the broker cannot tell", 5. When the broker does not take it the exit code is 1. With --follow it is 5 as well when a node does not say what became of the event. With --live the nodes are asked, and the code is that of their answer: 4 where only clients that are away are waited for, "no client is connected".`
 }
 
 func (c *emitCommand) run(p *program, l *config.Loaded) int {
@@ -55,20 +57,36 @@ func (c *emitCommand) run(p *program, l *config.Loaded) int {
 	if err != nil {
 		return p.end(err)
 	}
-	line := receipt.String()
+	line, counts := receipt.String(), receipt.Receipt
+	if c.Live && !receipt.Nobody() {
+		line, counts = line+"; "+liveText(receipt.Live), receipt.Live
+	}
 	if c.JSON {
-		text, _ := json.Marshal(server.AnswerOf(receipt)) // a number and a text
+		text, _ := json.Marshal(server.AnswerOf(receipt, c.Live)) // numbers and texts
 		line = string(text)
 	}
 	switch code := p.print(line); {
 	case code != exitDone:
 		return code
-	case receipt.Bound == broker.Unknown:
+	case counts.Bound == broker.Unknown:
 		return exitUnknown
-	case receipt.Nobody():
+	case counts.Nobody():
 		return exitNobody
 	}
 	return exitDone
+}
+
+// liveText says where clients that are connected took an event.
+func liveText(live broker.Receipt) string {
+	switch {
+	case live.Bound == broker.Unknown:
+		return "the nodes do not say whether a client is connected"
+	case live.Nobody():
+		return "no client is connected"
+	case live.Bound == broker.AtLeast:
+		return fmt.Sprintf("clients are connected at %d or more", live.Nodes)
+	}
+	return fmt.Sprintf("clients are connected at %d", live.Nodes)
 }
 
 // check says what is wrong with the command line.
@@ -82,6 +100,9 @@ func (c *emitCommand) check(l *config.Loaded) (to hub.Target, args []any, err er
 	if c.Ack && !c.Follow {
 		return to, nil, &config.Mistake{Problem: "--ack is for --follow, which prints who has acknowledged the event"}
 	}
+	if c.Live && c.Follow {
+		return to, nil, &config.Mistake{Problem: "--follow prints which clients the event waits for; --live is for the receipt without it"}
+	}
 	if c.Wait < 0 || c.Wait > time.Minute {
 		return to, nil, &config.Mistake{Problem: fmt.Sprintf("--wait=%v is not between 0s and 1m", c.Wait)}
 	}
@@ -93,7 +114,14 @@ func (c *emitCommand) check(l *config.Loaded) (to hub.Target, args []any, err er
 	return to, args, err
 }
 
-func (c *emitCommand) emit(l *config.Loaded, to hub.Target, args []any) (hub.Receipt, error) {
+func (c *emitCommand) emit(l *config.Loaded, to hub.Target, args []any) (receipt hub.Receipt, err error) {
+	if c.Live {
+		err = asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) error {
+			receipt, err = e.In(c.Namespace).AskLive().Emit(ctx, to, c.Event, args...)
+			return err
+		})
+		return receipt, err
+	}
 	if strings.HasPrefix(string(l.Broker), "memory:") {
 		return hub.Receipt{}, &config.Mistake{Key: "broker", Source: l.SourceOf("broker"),
 			Problem: "memory:// reaches nobody outside of this process; redis://… or nats://… of the nodes is right. A node on memory:// is asked with POST /emit"}
@@ -108,7 +136,7 @@ func (c *emitCommand) emit(l *config.Loaded, to hub.Target, args []any) (hub.Rec
 	if err != nil {
 		return hub.Receipt{}, err
 	}
-	receipt, err := hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix, Key: key}).In(c.Namespace).Emit(ctx, to, c.Event, args...)
+	receipt, err = hub.NewEmitter(b, hub.EmitterOptions{Prefix: l.Prefix, Key: key}).In(c.Namespace).Emit(ctx, to, c.Event, args...)
 	return receipt, errors.Join(err, b.Close())
 }
 

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"tether/internal/backend"
 	"tether/internal/client"
@@ -99,5 +101,70 @@ func TestAnEmitThatFails(t *testing.T) {
 		if code != x.code || !strings.Contains(says, x.says) || strings.Contains(says, "hunter2") {
 			t.Errorf("%q: got %q and %d, want %q and %d", x.args, says, code, x.says, x.code)
 		}
+	}
+}
+
+// eventually asks again until it is so.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(20 * time.Millisecond) { // there is nothing to wait on but the answer itself
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not so that %s", what)
+		}
+	}
+}
+
+// TestTheReceiptSaysWhetherAClientIsConnected, where it is asked: a node that only waits for a client took the event as well.
+func TestTheReceiptSaysWhetherAClientIsConnected(t *testing.T) {
+	t.Parallel()
+	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+		t.Run(name, func(t *testing.T) {
+			environ := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+			p := start(t, environ, "--recovery.on").ready()
+			environ = environ[:2]
+			one := map[string]string{"Redis": "1 node took it; ", "NATS": "1 node or more took it; "}[name]
+			nodes := strings.TrimSuffix(oneNode(name).body, "}")
+			expect := func(live int, says string, code int) {
+				t.Helper()
+				for _, x := range []struct {
+					args []string
+					says string
+				}{
+					{[]string{"--live", "user:42", "x"}, one + says},
+					{[]string{"--live", "user:42", "x", "--json"}, fmt.Sprintf(`%s,"live":{"nodes":%d}}`, nodes, live)},
+				} {
+					eventually(t, "the nodes say it", func() bool { // a busy machine may not answer in time
+						got, exit := emitted(t, environ, x.args...)
+						if got == x.says && exit == code {
+							return true
+						}
+						if exit != exitUnknown {
+							t.Fatalf("%q: got %q and %d, want %q and %d", x.args, got, exit, x.says, code)
+						}
+						return false
+					})
+				}
+				for path, x := range map[string][2]string{
+					"/emit": {`{"user":"42","event":"x","live":true}`, fmt.Sprintf(`%s,"live":{"nodes":%d}}`, nodes, live)},
+					"/emit/batch": {`{"users":["42","43"],"event":"x","live":true}`,
+						strings.Replace(nodes, ":1", ":[1,0]", 1) + fmt.Sprintf(`,"nobody":1,"live":{"nodes":[%d,0],"nobody":%d}}`, live, 2-live)},
+				} {
+					eventually(t, path+" says it", func() bool {
+						got := p.post(path, testEmitKey, x[0]).body
+						if got != x[1] && !strings.Contains(got, "null") {
+							t.Fatalf("%s: got %s, want %s", path, got, x[1])
+						}
+						return got == x[1]
+					})
+				}
+			}
+			c := dial(t, client.Options{URL: p.url(), Auth: map[string]any{"token": tokenFor(t, "42", time.Hour), "recovery": true}})
+			expect(1, "clients are connected at 1", exitDone)
+			c.Close()
+			eventually(t, "the session waits", func() bool {
+				return strings.Contains(p.request("GET", "/stats", "Bearer "+testEmitKey, "").body, `"parked":1`)
+			})
+			expect(0, "no client is connected", exitNobody)
+		})
 	}
 }

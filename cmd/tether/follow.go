@@ -171,7 +171,7 @@ func (c *emitCommand) followed(p *program, report *follow.Report) int {
 	for _, m := range report.Missing {
 		fmt.Fprintf(p.stderr, "%s is missing: %s\n", m.Node, m.Why)
 	}
-	unknown := hub.Receipt{Bound: broker.Unknown}.String()
+	unknown := broker.Receipt{Bound: broker.Unknown}.String()
 	switch {
 	case len(report.Missing) > 0 || len(ev.Receipts) > 0 && ev.Receipts[0] == unknown:
 		return exitUnknown

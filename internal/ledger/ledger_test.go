@@ -13,7 +13,7 @@ import (
 
 // Each case is a story, and what the book has to make of it.
 func TestTheBookSeesWhatWentWrong(t *testing.T) {
-	one := hub.Receipt{Nodes: 1}
+	one := hub.Receipt{Receipt: broker.Receipt{Nodes: 1}}
 	send := func(l *ledger.Ledger, to ...string) ledger.Mark {
 		m := l.Send("p", to, nil)
 		l.Sent(m, one, nil)
@@ -156,7 +156,7 @@ func TestTheBookSeesWhatWentWrong(t *testing.T) {
 			other.Ask("a").Sure()
 			l.Drain("n")
 			m := l.Send("p", []string{"a"}, nil)
-			l.Sent(m, hub.Receipt{Nodes: 2}, nil)
+			l.Sent(m, hub.Receipt{Receipt: broker.Receipt{Nodes: 2}}, nil)
 			other.Got(m.Mark)
 			r.SentAway()
 			r.End()
@@ -190,7 +190,7 @@ func TestForgettingKeepsWhatIsMissing(t *testing.T) {
 		l := ledger.New(time.Second)
 		send := func() ledger.Mark {
 			m := l.Send("p", []string{"a"}, nil)
-			l.Sent(m, hub.Receipt{Nodes: 1}, nil)
+			l.Sent(m, hub.Receipt{Receipt: broker.Receipt{Nodes: 1}}, nil)
 			return m.Mark
 		}
 		r := l.Receiver("c", "n")

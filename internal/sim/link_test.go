@@ -33,6 +33,7 @@ type link struct {
 	reason engine.Reason // guarded by mu
 	lost   bool          // guarded by mu; the client reads nothing any more
 	open   bool          // guarded by mu; the client has read the answer to CONNECT
+	over   moment        // guarded by mu; the hub has been told that it has ended
 	stall  time.Duration // guarded by mu
 	behind chan struct{} // guarded by mu; nil unless somebody waits
 }
@@ -67,7 +68,9 @@ func (w *recoveringWorld) attach(t *traveller, n *recoveringNode) *link {
 }
 
 func (l *link) connect(namespace string, c credentials) {
+	l.mu.Lock()
 	l.began = l.w.now()
+	l.mu.Unlock()
 	l.w.note("client %d connects to %s in %s, with a session: %v", c.Client, l.node.name, namespace, c.PID != "")
 	text, _ := json.Marshal(c)
 	l.say(header("0", namespace) + string(text))
@@ -134,6 +137,7 @@ func (l *link) send(p *engine.Packet, from *engine.Gate, e *engine.Entry, log *e
 		return engine.ErrDisconnected
 	}
 	if p.Volatile() && len(l.queue) > 0 {
+		p.Became(l, engine.NotReady)
 		return nil
 	}
 	if len(l.queue) >= linkSize {
@@ -153,6 +157,7 @@ func (l *link) send(p *engine.Packet, from *engine.Gate, e *engine.Entry, log *e
 		}
 	}
 	l.queue = append(l.queue, parcelled{p.Keep(), crc32.ChecksumIEEE(p.Frames())})
+	p.Became(l, engine.Queued)
 	select {
 	case l.arrived <- struct{}{}:
 	default:
@@ -252,6 +257,9 @@ func (l *link) read() {
 	l.turn <- struct{}{}
 	l.receiver.Closed(reason)
 	<-l.turn
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = l.w.now()
 }
 
 func (l *link) latencyLocked() time.Duration {

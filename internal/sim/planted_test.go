@@ -212,8 +212,7 @@ var planted = []mutant{
 		"return s.ns.Emitter() }",
 	}, {
 		"receipts of several rooms are mixed up", "emitter.go",
-		"\t\tcopy(receipts, taken)\n",
-		"\t\tcopy(receipts, taken)\n\t\tslices.Reverse(receipts)\n",
+		"\t\t\treceipts[i] = receiptOf(r)\n", "\t\t\treceipts[len(taken)-1-i] = receiptOf(r)\n",
 	}, {
 		"the last of a backlog is dropped", "../transport/queue.go",
 		"\tif b.live--; b.live == 0 {",

@@ -52,6 +52,7 @@ type posting struct {
 	binary     bool
 	volatile   bool
 	size       int
+	asks       bool // where clients are connected
 	emitter    *hub.Emitter
 	socket     *hub.Socket // instead of the emitter
 }
@@ -79,7 +80,7 @@ func (p *posting) emit() {
 		text, _ := json.Marshal(e.Number)
 		args = append(args, hub.Binary(text))
 	}
-	err := p.send(args)
+	err := p.send(e, args)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.done, e.failed = w.now(), err != nil
@@ -89,7 +90,7 @@ func (p *posting) emit() {
 // has it: if that is gone, nobody has.
 var errUnplaced = errors.New("sim: nobody knows where the event is")
 
-func (p *posting) send(args []any) error {
+func (p *posting) send(posted *posted, args []any) error {
 	if p.socket != nil {
 		return p.socket.Emit("n", args...)
 	}
@@ -102,9 +103,12 @@ func (p *posting) send(args []any) error {
 	if p.volatile {
 		e = e.Volatile()
 	}
+	if p.asks {
+		e = e.AskLive()
+	}
+	var r hub.Receipt
 	var err error
 	if len(p.to) == 1 {
-		var r hub.Receipt
 		r, err = e.Emit(ctx, target(p.to[0]), "n", args...)
 		if err == nil && target(p.to[0]) == hub.SocketID(p.to[0]) && r.Nodes == 0 && !r.Nobody() {
 			err = errUnplaced
@@ -114,7 +118,10 @@ func (p *posting) send(args []any) error {
 		for _, r := range p.to {
 			to = append(to, target(r))
 		}
-		_, err = e.EmitUnion(ctx, to, "n", args...)
+		r, err = e.EmitUnion(ctx, to, "n", args...)
+	}
+	if p.asks && err == nil {
+		p.w.judge(posted, r)
 	}
 	return err
 }

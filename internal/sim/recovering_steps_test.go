@@ -157,6 +157,7 @@ func (w *recoveringWorld) publish(live []*recoveringNode, t *traveller) {
 	if w.rng.IntN(6) == 0 {
 		p.except = []string{fmt.Sprint("r", w.rng.IntN(3))}
 	}
+	p.asks = w.rng.IntN(3) == 0
 	n := 1
 	switch w.rng.IntN(4) {
 	case 0:

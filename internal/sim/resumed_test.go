@@ -7,6 +7,15 @@ var resumed = []mutant{
 		"the last event that a client has is replayed", "connect.go",
 		"		from = v.from //", "		from = v.from - min(v.from, 1) //",
 	}, {
+		"a client that is away counts as connected", "live.go",
+		"	if o == engine.Parked || o.Dropped() {", "	if o.Dropped() {",
+	}, {
+		"a node that an event has not come to yet says that nobody is connected", "live.go",
+		"	case t != nil && t.nobody():", "	case t == nil || t.nobody():",
+	}, {
+		"nodes that have not said where clients are do not count", "live.go",
+		"	case all && known >= took.Nodes:", "	case all || known >= 0:",
+	}, {
 		"the position of another event counts", "recovery.go",
 		"string(text[n:len(text)-2]) == offset &&", "string(text[n:n+tagLength]) == offset[:tagLength] &&",
 	}, {

@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"tether/broker"
 	"tether/hub"
+	"tether/internal/backend"
 	wire "tether/internal/client"
 	"tether/transport"
 )
@@ -218,28 +220,55 @@ func running(t *testing.T, worker *hub.Emitter) (end func()) {
 }
 
 // A receipt counts the node of a session that waits for its client, from any emitter: the client gets the event when it comes
-// back. A question for the sockets of the user is answered with none.
+// back. Who asks is told that no client is connected. A question for the sockets of the user is answered with none.
 func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	to := transport.Options{PingInterval: 2 * time.Second, PingTimeout: 3 * time.Second} // a client that goes between two polls is missed then
-	for name := range map[string]bool{"memory": true, "redis": true, "nats": true} {
+	for name, open := range map[string]func(testing.TB) *backend.Server{
+		"memory": nil, "redis": backends["redis"], "nats": backends["nats"],
+		"a stand-in for redis": backend.RedisStandIn,
+		"a stand-in for nats":  func(t testing.TB) *backend.Server { return backend.NATSStandIn(t) },
+	} {
 		t.Run(name, func(t *testing.T) {
 			brokerURL, addr := "memory://", ""
-			if name != "memory" {
-				s := backends[name](t)
+			if open != nil {
+				s := open(t)
 				brokerURL, addr = s.URL, s.Addr
 			}
 			r := newRig(t, brokerURL, addr, 2, time.Second, hub.Options{Recovery: hub.Recovery{On: true, Window: time.Hour}}, to)
 			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			defer cancel()
 			g := &guest{t: t, name: "g", rng: rand.New(rand.NewPCG(1, 7)), next: map[string]int{}}
-			g.come(ctx, r.nodes[1].addr)
-			g.Client.Close()
-			must(t, "the session waits", func() bool { return r.nodes[1].hub.Stats().Parked == 1 })
-
 			publishers := r.publishers()
 			worker := publishers[len(publishers)-1].emitter
 			defer running(t, worker)()
+			live := func(story string, want int) (events int) { // unknown is no answer: a busy machine is asked again
+				t.Helper()
+				for _, p := range publishers {
+					must(t, story+": "+p.name+" is answered", func() bool {
+						events++
+						receipt, err := p.emitter.AskLive().Emit(ctx, hub.User("g"), "live")
+						if err != nil || receipt.Nobody() || receipt.Live.Bound != broker.Unknown && receipt.Live.Nodes != want {
+							t.Errorf("%s, %s: %+v, %v", story, p.name, receipt, err)
+						}
+						return receipt.Live.Bound == broker.Exact
+					})
+				}
+				return events
+			}
+			read := func(events int) {
+				t.Helper()
+				for range events {
+					if !g.read(ctx) {
+						t.Fatal("an event is missing")
+					}
+				}
+			}
+			g.come(ctx, r.nodes[1].addr)
+			read(live("connected", 1))
+			g.Client.Close()
+			must(t, "the session waits", func() bool { return r.nodes[1].hub.Stats().Parked == 1 })
+			missed := live("away", 0)
 			for i, p := range publishers {
 				receipt, err := p.emitter.Emit(ctx, hub.User("g"), "n", p.name, i)
 				if err != nil || receipt.Nodes != 1 {
@@ -260,19 +289,21 @@ func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 			if !g.come(ctx, r.nodes[0].addr) {
 				t.Error("the client is not recovered")
 			}
-			for range publishers {
-				if !g.read(ctx) {
-					t.Error("an event is missing")
-				}
-			}
+			read(missed + len(publishers))
+			read(live("back", 1))
+			other := &guest{t: t, name: "g", rng: rand.New(rand.NewPCG(1, 8)), next: map[string]int{}}
+			other.come(ctx, r.nodes[0].addr)
+			g.Client.Close()
+			must(t, "the session waits again", func() bool { return r.nodes[0].hub.Stats().Parked == 1 })
+			live("another one beside it", 1)
 			r.nodes[0].hub.Emitter().Disconnect(ctx, hub.User("g"), true)
 			for _, p := range publishers {
 				must(t, "nobody is waited for", func() bool {
-					receipt, err := p.emitter.Emit(ctx, hub.User("g"), "n", p.name, 9)
-					return err == nil && receipt.Nobody()
+					receipt, err := p.emitter.AskLive().Emit(ctx, hub.User("g"), "n", p.name, 9)
+					return err == nil && receipt.Nobody() && receipt.Live.Nobody()
 				})
 			}
-			g.Client.Close()
+			other.Client.Close()
 		})
 	}
 }

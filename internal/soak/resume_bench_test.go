@@ -155,3 +155,42 @@ func heap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapInuse + m.StackInuse
 }
+
+// BenchmarkAskLive emits to one client of another node: a receipt that counts nodes, and one that says where clients are
+// connected, too.
+func BenchmarkAskLive(b *testing.B) {
+	for _, where := range []string{"memory", "redis", "nats"} {
+		url, addr := "memory://", ""
+		if start, ok := backends[where]; ok {
+			s := start(b)
+			url, addr = s.URL, s.Addr
+		}
+		r := newRig(b, url, addr, 3, time.Second, hub.Options{Recovery: hub.Recovery{On: true}, Greeting: hub.Greeting{Off: true}}, transport.Options{QueueBytes: 64 << 20}) // emits are faster than the client reads
+		c, err := wire.Dial(b.Context(), wire.Options{URL: "http://" + r.nodes[0].addr, Auth: map[string]any{"user": "u", "recovery": true}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		read := make(chan struct{})
+		go func() { // waited for below
+			defer close(read)
+			for {
+				if _, err := c.Next(b.Context()); err != nil {
+					return
+				}
+			}
+		}()
+		plain := r.nodes[1].hub.Emitter()
+		for name, e := range map[string]*hub.Emitter{"nodes": plain, "live": plain.AskLive()} {
+			b.Run(where+"/"+name, func(b *testing.B) {
+				for b.Loop() {
+					receipt, err := e.Emit(b.Context(), hub.User("u"), "n", filling)
+					if err != nil || receipt.Nodes != 1 || name == "live" && receipt.Live.Nodes != 1 {
+						b.Fatal(receipt, err)
+					}
+				}
+			})
+		}
+		c.Close()
+		<-read
+	}
+}

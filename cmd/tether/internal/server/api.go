@@ -140,6 +140,7 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	var in struct {
 		target
 		event
+		Live bool `json:"live"` // ask where clients are connected
 	}
 	if err := decode(body, &in); err != nil {
 		return nil, err
@@ -152,11 +153,14 @@ func (a *api) emit(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.Live {
+		e = e.AskLive()
+	}
 	receipt, err := e.Emit(ctx, to, name, args...)
 	if err != nil {
 		return nil, err
 	}
-	return AnswerOf(receipt), nil
+	return AnswerOf(receipt, in.Live), nil
 }
 
 func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
@@ -165,6 +169,7 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 		Rooms     []string `json:"rooms"`
 		Namespace string   `json:"namespace"`
 		event
+		Live bool `json:"live"`
 	}
 	if err := decode(body, &in); err != nil {
 		return nil, err
@@ -193,11 +198,14 @@ func (a *api) emitBatch(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.Live {
+		e = e.AskLive()
+	}
 	receipts, err := e.EmitMany(ctx, to, name, args...)
 	if err != nil {
 		return nil, err
 	}
-	return answerOfMany(receipts), nil
+	return answerOfMany(receipts, in.Live), nil
 }
 
 func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {

@@ -22,18 +22,28 @@ const emitKey = "emit-key-for-tests-only"
 
 // TestAnAnswerSaysWhatTheReceiptSays: a lower bound is no exact number, and unknown is none at all.
 func TestAnAnswerSaysWhatTheReceiptSays(t *testing.T) {
-	exact, more := hub.Receipt{Nodes: 2, Bound: broker.Exact}, hub.Receipt{Nodes: 1, Bound: broker.AtLeast}
-	nobody, unknown := hub.Receipt{Bound: broker.Exact}, hub.Receipt{Bound: broker.Unknown}
+	none, zero := broker.Receipt{Bound: broker.Unknown}, broker.Receipt{}
+	two, some := broker.Receipt{Nodes: 2}, broker.Receipt{Nodes: 1, Bound: broker.AtLeast}
+	exact, more := hub.Receipt{Receipt: two, Live: none}, hub.Receipt{Receipt: some, Live: none}
+	nobody, unknown := hub.Receipt{}, hub.Receipt{Receipt: none, Live: none}
+	away, there, partly := hub.Receipt{Receipt: two, Live: zero}, hub.Receipt{Receipt: two, Live: two}, hub.Receipt{Receipt: two, Live: some}
 	for _, c := range []struct {
 		answer any
 		want   string
 	}{
-		{AnswerOf(exact), `{"nodes":2}`},
-		{AnswerOf(more), `{"nodes":1,"bound":"at least"}`},
-		{AnswerOf(nobody), `{"nodes":0}`},
-		{AnswerOf(unknown), `{"nodes":null}`},
-		{answerOfMany([]hub.Receipt{exact, nobody}), `{"nodes":[2,0],"nobody":1}`},
-		{answerOfMany([]hub.Receipt{more, unknown, nobody}), `{"nodes":[1,null,0],"bound":"at least","nobody":1}`},
+		{AnswerOf(exact, false), `{"nodes":2}`},
+		{AnswerOf(more, false), `{"nodes":1,"bound":"at least"}`},
+		{AnswerOf(nobody, false), `{"nodes":0}`},
+		{AnswerOf(unknown, false), `{"nodes":null}`},
+		{AnswerOf(there, true), `{"nodes":2,"live":{"nodes":2}}`},
+		{AnswerOf(partly, true), `{"nodes":2,"live":{"nodes":1,"bound":"at least"}}`},
+		{AnswerOf(away, true), `{"nodes":2,"live":{"nodes":0}}`},
+		{AnswerOf(nobody, true), `{"nodes":0,"live":{"nodes":0}}`},
+		{AnswerOf(exact, true), `{"nodes":2,"live":{"nodes":null}}`},
+		{answerOfMany([]hub.Receipt{exact, nobody}, false), `{"nodes":[2,0],"nobody":1}`},
+		{answerOfMany([]hub.Receipt{more, unknown, nobody}, false), `{"nodes":[1,null,0],"bound":"at least","nobody":1}`},
+		{answerOfMany([]hub.Receipt{there, away, exact, partly, nobody}, true),
+			`{"nodes":[2,2,2,2,0],"nobody":1,"live":{"nodes":[2,0,null,1,0],"bound":"at least","nobody":2}}`},
 	} {
 		if got, err := json.Marshal(c.answer); err != nil || string(got) != c.want {
 			t.Errorf("got %s, %v; want %s", got, err, c.want)
