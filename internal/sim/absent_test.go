@@ -62,8 +62,8 @@ var absent = []mutant{
 		"			w.add(holdings[0], 0)\n			page", "			w.add(holdings[0], holdings[0].confirmed)\n			page",
 	}, {
 		"a node that ends does not wait until it has been heard", "../presence/presence.go",
-		"	p.until(ctx, func() bool { return p.words.emptyLocked() && p.handedOverLocked() })\n	p.ending = true",
-		"	p.mu.Lock()\n	p.ending = true",
+		"	return !slices.ContainsFunc(p.view.owners, func(c candidate) bool { return p.pulled[c.tag].IsZero() })",
+		"	return !slices.ContainsFunc(p.view.owners, func(c candidate) bool { return c.tag == \"\" })",
 	}, {
 		"the users of the last node are not told of", "../presence/owner.go",
 		"return p.ending && p.view != nil && p.view.ending }", "return p.ending && p.view == nil }",
@@ -71,8 +71,8 @@ var absent = []mutant{
 		"a word that was not taken is not told again", "../presence/holding.go",
 		"				again = append(again, h)\n", "				p.confirmLocked(h, w.users[i].number, change{})\n",
 	}, {
-		"who leaves a user stays his device", "register.go",
-		"func (s *Socket) tellRegistered(users ...Target) {\n", "func (s *Socket) tellRegistered(users ...Target) {\n	if len(users) == 1 && !s.Connected() {\n		return\n	}\n",
+		"who leaves a user stays his device", "membership.go",
+		"	s.tellRegistered(s.leaveRooms(stateParked, rooms)...)\n", "	s.leaveRooms(stateParked, rooms)\n",
 	}, {
 		"who ends stays a device", "socket.go",
 		"	s.tellEnded()\n", "",

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -286,6 +287,10 @@ func (c *crowd) inspect() {
 	defer c.mu.Unlock()
 	here := make(map[string]bool)
 	for _, u := range c.users {
+		maps.DeleteFunc(u.here, func(s *hub.Socket, _ time.Time) bool { // the hub's word, also where it has not told it
+			_, in := s.Registered(hub.User(u.name[len(s.Namespace().Name())+1:]))
+			return !in
+		})
 		settled := time.Since(u.empty) > c.grace+crowdSlack
 		for s, since := range u.here {
 			here[s.ID()+u.name[len(s.Namespace().Name())+1:]] = true
