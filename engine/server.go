@@ -17,7 +17,8 @@ type AttachFunc func(c Conn, r *http.Request) (Receiver, error)
 func (f AttachFunc) Attach(c Conn, r *http.Request) (Receiver, error) { return f(c, r) }
 
 // Receiver is what a connection feeds. Its methods are called for one message at a time, on a goroutine
-// that may not be kept: back-pressure is Busy's.
+// that may not be kept: back-pressure is Busy's. One that is a [log/slog.LogValuer] names the user of its client for the
+// log, at any time and on any goroutine, also once it is closed.
 type Receiver interface {
 	// Text receives a message without its Engine.IO type. It does not keep data. An error ends the
 	// session, for the reason that [ReasonOf] finds in it.

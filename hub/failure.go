@@ -69,6 +69,22 @@ func (c *client) who(namespace string) []any {
 	return []any{slog.String("connection", engine.PublicID(c.first.conn.ID())), slog.String("namespace", loggable(namespace, maxLoggedName))}
 }
 
+// LogValue is the user of the connection, for the log of the transport; "" if it has none.
+func (c *client) LogValue() slog.Value {
+	sockets := c.all()
+	c.mu.Lock()
+	if c.closed && c.begun { // nothing sets first any more
+		sockets = append(sockets, &c.first)
+	}
+	c.mu.Unlock()
+	for _, s := range sockets {
+		if users := s.Users(); len(users) > 0 {
+			return slog.StringValue(loggable(users[0].Name(), maxLoggedName))
+		}
+	}
+	return slog.StringValue("")
+}
+
 // traces reports whether the log tells of each client.
 func (h *Hub) traces() bool { return h.log.Enabled(context.Background(), slog.LevelDebug) }
 

@@ -50,14 +50,20 @@ func TestALineOfTheLogTellsWhoWhereAndWhy(t *testing.T) {
 	p.say("0/no,")
 	p.want(`44/no,{"message":"not you"}`)
 	p.client.Text([]byte("7")) // there is no such type
+	if user := p.client.LogValue().String(); user != "42" {
+		t.Errorf("the user of the connection is %q", user)
+	}
 	p.end(ReasonParseError)
 	<-gone
+	if user := p.client.LogValue().String(); user != "42" {
+		t.Errorf("the user of the connection that has ended is %q", user)
+	}
 	who := "connection=" + engine.PublicID("secret") + " "
 	for msg, parts := range map[string][]string{
 		"connected":                      {who, "namespace=/ ", "socket=" + s.ID(), "user=42", "transport=websocket"},
 		`"a client is refused"`:          {who, "namespace=/no ", `reason="not you"`},
 		`"a client breaks the protocol"`: {who, "error="},
-		"disconnected":                   {who, "namespace=/ ", "socket=" + s.ID(), `reason="parse error"`},
+		"disconnected":                   {who, "namespace=/ ", "socket=" + s.ID(), "user=42", `reason="parse error"`},
 	} {
 		line := log.line(t, msg)
 		for _, part := range parts {

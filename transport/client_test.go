@@ -63,6 +63,7 @@ func (e *echo) Binary(data []byte) error {
 
 func (e *echo) Busy() <-chan struct{}       { return nil }
 func (e *echo) Closed(reason engine.Reason) { e.closed <- reason }
+func (e *echo) LogValue() slog.Value        { return slog.StringValue("42") }
 
 // server is a handler on a loopback socket.
 type server struct {

@@ -288,8 +288,10 @@ func (h *Handler) attach(s *session, r *http.Request) (refused *refusal) {
 			refused = errInternal
 		}
 	}()
-	var err error
-	s.receiver, err = h.server.Attach(s, r)
+	receiver, err := h.server.Attach(s, r)
+	s.mu.Lock()
+	s.receiver = receiver
+	s.mu.Unlock()
 	switch {
 	case err == nil:
 		return nil

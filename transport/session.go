@@ -23,7 +23,7 @@ const (
 // itself and its carrier, which on epoll lies behind it in the same piece of memory. Everything else here is
 // nil then. There are many of them, so the fields lie close together.
 type session struct {
-	receiver engine.Receiver // set before the first carrier
+	receiver engine.Receiver // set under mu before the first carrier
 	id       id
 	slot     int32  // guarded by wheel.mu
 	code     uint16 // guarded by mu: of the close frame, 0 for none

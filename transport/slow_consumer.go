@@ -125,7 +125,7 @@ func (s *session) relieve(class uint8) {
 }
 
 // tellSlow writes to the log, now and then, how many clients were closed, and packets dropped, since
-// the last time, and names the one that it happens to now, and why. The caller may hold the lock of s.
+// the last time, and names the one that it happens to now, its user, and why. The caller may hold the lock of s.
 func (h *Handler) tellSlow(s *session, as *atomic.Uint64) {
 	now, told := h.now(), h.slow.told.Load()
 	if told != 0 && now-told < int64(slowLogInterval) || !h.slow.told.CompareAndSwap(told, now) {
@@ -140,8 +140,16 @@ func (h *Handler) tellSlow(s *session, as *atomic.Uint64) {
 	}
 	h.conns.Go(func() { // a sender does not wait for a log
 		closed, dropped := h.slow.closed(), h.slow.dropped()
+		s.mu.Lock()
+		receiver := s.receiver
+		s.mu.Unlock()
+		var user slog.Attr // empty: it is left out
+		if v, ok := receiver.(slog.LogValuer); ok {
+			user = slog.Any("user", v)
+		}
 		h.o.Logger.Warn("transport: clients read too slowly, or were sent more at once than a queue takes",
 			slog.String("connection", engine.PublicID(s.ID())),
+			user,
 			slog.String("why", why),
 			slog.Uint64("closed", closed-h.slow.toldClosed.Swap(closed)),
 			slog.Uint64("dropped", dropped-h.slow.toldDropped.Swap(dropped)))

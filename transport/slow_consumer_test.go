@@ -415,7 +415,7 @@ func TestTheLogSaysWhyAClientWasTooSlow(t *testing.T) {
 			}
 			receive(t, e.closed)
 			s.h.Close() // the log is written by then
-			if got := log.String(); !strings.Contains(got, `why="`+c.want+`"`) || !strings.Contains(got, "connection="+engine.PublicID(e.c.ID())+" ") {
+			if got := log.String(); !strings.Contains(got, `why="`+c.want+`"`) || !strings.Contains(got, "connection="+engine.PublicID(e.c.ID())+" user=42 ") {
 				t.Errorf("the log says %s", got)
 			}
 		})
