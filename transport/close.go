@@ -98,8 +98,11 @@ type teardown struct {
 	tell    bool
 }
 
-// endLocked ends the session. The first reason counts.
+// endLocked ends the session, once. The first reason counts.
 func (s *session) endLocked(reason engine.Reason) teardown {
+	if s.state == stateEnded { // it may be kept until its client has heard of that, and found by a request that would end it
+		return teardown{}
+	}
 	x := s.extraLocked()
 	if s.state == stateOpen {
 		x.reason = reason

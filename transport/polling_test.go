@@ -312,6 +312,32 @@ func TestAGETThatIsSentAgainEndsTheSession(t *testing.T) {
 	}
 }
 
+// TestAGETThatIsSentAgainToASessionThatHasEnded finds it while it is kept for the client to hear of that. It ends once.
+func TestAGETThatIsSentAgainToASessionThatHasEnded(t *testing.T) {
+	s := serve(t, Options{})
+	c := s.polling()
+	e := s.session()
+	c.base += "&t=a"
+	e.c.Send(engine.NewPacket(engine.Terms{}, []byte("4x")), nil)
+	c.want("4x")
+	e.c.Close(engine.ReasonForcedClose)
+	if got := receive(t, e.closed); got != engine.ReasonForcedClose {
+		t.Fatalf("closed for %q", got)
+	}
+	c.http.CloseIdleConnections()
+	if status, body := c.get(); status != 400 || body != "" {
+		t.Errorf("a GET that was sent again got %d %q", status, body)
+	}
+	if err := s.h.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case why := <-e.closed:
+		t.Errorf("it was told once more that it has ended, for %q", why)
+	default:
+	}
+}
+
 // waitFor waits until the session of e is as the test needs it.
 func waitFor(t testing.TB, e *echo, is func(*session) bool) {
 	t.Helper()
