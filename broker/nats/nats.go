@@ -159,18 +159,23 @@ func New(conn *natsio.Conn, o Options) (broker.Broker, error) {
 	return newBroker(context.Background(), conn, l, o, false, nil)
 }
 
-func newBroker(ctx context.Context, conn *natsio.Conn, l *link, o Options, owned bool, files *credential.Files) (*Broker, error) {
+func (o Options) withDefaults() Options {
 	if o.Prefix == "" {
 		o.Prefix = "tether"
-	}
-	if !validPrefix(o.Prefix) {
-		return nil, fmt.Errorf("nats: prefix %q is not 1 to 64 letters, digits, \"-\", \"_\" and inner dots", o.Prefix)
 	}
 	if o.MaxPending <= 0 {
 		o.MaxPending = 64 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	return o
+}
+
+func newBroker(ctx context.Context, conn *natsio.Conn, l *link, o Options, owned bool, files *credential.Files) (*Broker, error) {
+	o = o.withDefaults()
+	if !validPrefix(o.Prefix) {
+		return nil, fmt.Errorf("nats: prefix %q is not 1 to 64 letters, digits, \"-\", \"_\" and inner dots", o.Prefix)
 	}
 	var kept *keeping
 	if o.Log.Age > 0 {
