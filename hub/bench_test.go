@@ -85,6 +85,9 @@ func eventFor(b *testing.B, h *Hub, to Target) broker.Message {
 		b.Fatal(err)
 	}
 	m := batch{emitter: e, encoder: enc}
+	if e.publisher.origin != 0 {
+		m.flags |= flagOrigin
+	}
 	return m.messages([]Target{to})[0]
 }
 
@@ -122,18 +125,26 @@ func deliverToAll(b *testing.B, h *Hub, n int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/receiver")
 }
 
-// What recovery adds to the hub's part of a delivery: to one of 10,000 clients that have asked, and to all of them. What has
-// been sent is forgotten after a while, as when clients answer heartbeats.
-func BenchmarkDeliverLogged(b *testing.B) {
+// What recovery adds to the hub's part of a delivery: to one of 10,000 clients that have not asked, or have asked, and to all
+// of them. What has been sent is forgotten after a while, as when clients answer heartbeats.
+func BenchmarkDeliverUnasked(b *testing.B) { deliverWithRecovery(b, false) }
+
+func BenchmarkDeliverLogged(b *testing.B) { deliverWithRecovery(b, true) }
+
+func deliverWithRecovery(b *testing.B, asked bool) {
 	h, sockets := crowded(b, 10_000, bareRequest())
 	h.options.Recovery = Recovery{On: true, SessionBytes: 16 << 10}
+	h.publisher.identify()
+	if !asked {
+		sockets = nil
+	}
 	for _, s := range sockets {
 		s.gate.Set(stateConnecting)
 		s.begin("")
 		s.gate.Set(stateLogged)
 	}
-	b.Run("one", func(b *testing.B) { deliverToEach(b, h, len(sockets)) })
-	b.Run("all", func(b *testing.B) { deliverToAll(b, h, len(sockets)) })
+	b.Run("one", func(b *testing.B) { deliverToEach(b, h, 10_000) })
+	b.Run("all", func(b *testing.B) { deliverToAll(b, h, 10_000) })
 }
 
 func BenchmarkDeliverTo10000ExceptARoom(b *testing.B) {
