@@ -220,6 +220,9 @@ func TestAnOperatorSeesTheClusterInABrowser(t *testing.T) {
 	}
 	laptop.Reason() // it has been sent away
 	p.Wait(t, row("beta")+`.className === "gone"`)
+
+	start(t, environ, "--node=gamma").ready()
+	p.Wait(t, `document.querySelectorAll('tr[data-node="gamma"]').length === 1 && `+row("gamma")+`.querySelector(".good") !== null`)
 	if problems := append(b.Problems(), b.Refused()...); len(problems) > 0 {
 		t.Errorf("the browser says %q", problems)
 	}

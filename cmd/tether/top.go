@@ -100,11 +100,16 @@ func (t *top) ask(ctx context.Context, e *hub.Emitter) error {
 		return errors.Join(err, ctx.Err())
 	}
 	t.at, t.uncertain = time.Now(), err
+	t.see(server.ViewCluster(ctx, e, members, "", nil))
+	return nil
+}
+
+// see notes down what has been answered.
+func (t *top) see(views []server.NodeView) {
 	if t.nodes == nil {
 		t.nodes = map[string]*topNode{}
 	}
 	seen := map[string]bool{}
-	views := server.ViewCluster(ctx, e, members, "", nil)
 	t.lost = server.NewView(t.at, views).Gone
 	for _, v := range views {
 		seen[v.Tag] = true
@@ -123,11 +128,10 @@ func (t *top) ask(ctx context.Context, e *hub.Emitter) error {
 		if n.gone.IsZero() {
 			n.gone = t.at
 		}
-		if t.at.Sub(n.gone) > goneFor {
+		if t.at.Sub(n.gone) > goneFor || server.Back(views, n.Name, n.gone) {
 			delete(t.nodes, tag)
 		}
 	}
-	return nil
 }
 
 func (t *top) sorted() (list []*topNode) {

@@ -82,3 +82,23 @@ func TestTheScreenOfTopSaysWhatIsWrongWithANode(t *testing.T) {
 		t.Errorf("got %s", text)
 	}
 }
+
+func TestANodeThatHasStartedAgainIsNotGone(t *testing.T) {
+	now := time.Now()
+	killed := server.NodeView{Name: "a", Tag: "1", Since: now.Add(-time.Hour)}
+	other := server.NodeView{Name: "b", Tag: "2", Since: now.Add(-time.Hour), Status: &server.NodeStatus{
+		Gone: []server.GoneNode{{Name: "a", Tag: "0", At: now.Add(-time.Minute)}}, // before this top began
+	}}
+	screen := top{at: now}
+	gone := func() int { return strings.Count(screen.String(), "gone since") }
+	screen.see([]server.NodeView{killed, other})
+	screen.see([]server.NodeView{other})
+	if got := gone(); got != 2 {
+		t.Errorf("after the kill %d nodes are gone, want 2: %s", got, screen.String())
+	}
+	again := server.NodeView{Name: "a", Tag: "3", Since: now.Add(-3 * time.Second)} // the lease of the one before has ended since
+	screen.see([]server.NodeView{again, other})
+	if got := gone(); got != 0 {
+		t.Errorf("when it is back %d nodes are gone: %s", got, screen.String())
+	}
+}

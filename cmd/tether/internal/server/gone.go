@@ -19,6 +19,8 @@ type GoneNode struct {
 const (
 	goneFor = 10 * time.Minute // for which a node remembers it
 	maxGone = 64
+
+	backTime = 10 * time.Second // that others may take to find out, and their clocks differ
 )
 
 // goneNodes remembers the nodes that have left the list of members without a drain: killed, frozen, or cut off. So a
@@ -52,7 +54,13 @@ func (g *goneNodes) list() []GoneNode {
 	return slices.Clone(g.gone)
 }
 
-// goneOf are the nodes that those of the view have lost, each once, and that none of them hears.
+// Back reports whether a node has started under the name of one that is gone since the given time.
+func Back(views []NodeView, name string, gone time.Time) bool {
+	return slices.ContainsFunc(views, func(v NodeView) bool { return v.Name == name && v.Since.After(gone.Add(-backTime)) })
+}
+
+// goneOf are the nodes that those of the view have lost, each once, and that none of them hears. Those that have
+// started again are not among them.
 func goneOf(views []NodeView) (all []GoneNode) {
 	for _, v := range views {
 		if v.Status == nil {
@@ -60,7 +68,8 @@ func goneOf(views []NodeView) (all []GoneNode) {
 		}
 		for _, n := range v.Status.Gone {
 			same := func(o GoneNode) bool { return o.Tag == n.Tag }
-			if !slices.ContainsFunc(all, same) && !slices.ContainsFunc(views, func(o NodeView) bool { return o.Tag == n.Tag }) {
+			heard := slices.ContainsFunc(views, func(o NodeView) bool { return o.Tag == n.Tag })
+			if !heard && !slices.ContainsFunc(all, same) && !Back(views, n.Name, n.At) {
 				all = append(all, n)
 			}
 		}

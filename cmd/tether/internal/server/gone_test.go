@@ -34,6 +34,14 @@ func TestNodesThatAreLostAreRememberedForAWhile(t *testing.T) {
 		if got := goneOf(append(views, NodeView{Tag: "1"})); len(got) != 0 {
 			t.Errorf("a node that somebody hears is not gone: %v", got)
 		}
+		again := NodeView{Name: "n", Tag: "5", Since: time.Now().Add(-3 * time.Second)} // it was not known yet that 1 was gone
+		if got := goneOf(append(views, again)); len(got) != 0 {
+			t.Errorf("a node that has started again is gone: %v", got)
+		}
+		again.Since = time.Now().Add(-time.Hour)
+		if got := goneOf(append(views, again)); len(got) != 1 {
+			t.Errorf("another one of that name has been there all the time: gone are %v", got)
+		}
 		g.changed([]cluster.Member{node(0), node(1)})
 		if got := tags(); len(got) != 0 {
 			t.Errorf("it is back, and %v are gone", got)

@@ -1,6 +1,6 @@
 "use strict";
 // The page asks for everything every two seconds, and shows texts as texts: what a client has named is never markup.
-const every = 2000, goneFor = 10 * 60 * 1000;
+const every = 2000, goneFor = 10 * 60 * 1000, backTime = 10 * 1000;
 const $ = (id) => document.getElementById(id);
 const nodes = new Map(); // by tag: {now, before, row, goneAt}
 
@@ -120,6 +120,11 @@ function replace(body, make) {
   if (focused && focused !== document.activeElement && document.contains(focused)) focused.focus({ preventScroll: true });
 }
 
+// isBack says whether a node has started under the name of n, which is gone: Back of package server.
+function isBack(view, n) {
+  return view.nodes.some((o) => o.name === n.now.name && Date.parse(o.since) > n.goneAt - backTime);
+}
+
 function show(view) {
   const at = Date.parse(view.at), seen = new Set();
   for (const now of view.nodes) {
@@ -131,8 +136,8 @@ function show(view) {
     nodes.set(now.tag, n);
   }
   for (const [tag, n] of nodes) {
-    if (!seen.has(tag)) n.goneAt ||= Date.now();
-    if (n.goneAt && Date.now() - n.goneAt > goneFor) nodes.delete(tag);
+    if (!seen.has(tag)) n.goneAt ||= at;
+    if (n.goneAt && (at - n.goneAt > goneFor || isBack(view, n))) nodes.delete(tag);
   }
   for (const g of view.gone) { // before this page began
     if (!nodes.has(g.tag)) nodes.set(g.tag, { now: { name: g.name, version: g.version, tag: g.tag, connections: 0, at }, goneAt: Date.parse(g.at) });
