@@ -84,6 +84,8 @@ func (n *Node) takeBeat(b beat) {
 	changed := false
 	if b.flags&beatGuest == 0 || b.Tag == n.o.Tag {
 		changed = n.roll.take(b, now)
+	} else if b.flags&beatHello != 0 && n.o.Self != nil && len(n.guests) < maxGuests {
+		n.guests = append(n.guests, newGuest{b.Tag, now})
 	}
 	if changed {
 		n.changeLocked()
@@ -130,9 +132,33 @@ func (n *Node) look(now time.Time) {
 		n.changeLocked()
 		give(n.news)
 	}
+	for len(n.guests) > 0 && now.Sub(n.guests[0].at) >= beatInterval {
+		n.introduceLocked(n.guests[0])
+		n.guests = n.guests[1:]
+	}
 	for key, a := range n.answered {
 		if now.Sub(a.at) > doubtTime {
 			delete(n.answered, key)
+		}
+	}
+}
+
+// newGuest is a guest that has said hello, a beat ago or less.
+type newGuest struct {
+	tag string
+	at  time.Time
+}
+
+const maxGuests = 256
+
+// introduceLocked tells a guest of the nodes that have said nothing since it came, and are on the list: it would not know
+// of a node that was frozen before, and find nobody missing. It gets their last beats, as they were.
+func (n *Node) introduceLocked(g newGuest) {
+	for tag, e := range n.roll.entries {
+		if !e.off && tag != n.o.Tag && e.renewed.Before(g.at) {
+			b := e.beat
+			b.flags &^= beatHello
+			n.tryPost(g.tag, b.append(slices.Clone(n.o.Head)))
 		}
 	}
 }

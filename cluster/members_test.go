@@ -75,6 +75,43 @@ func TestANodeThatDiesIsOffTheListWithinItsLease(t *testing.T) {
 	}
 }
 
+// TestAGuestKnowsOfANodeThatWasFrozenBeforeItCame: it has not heard it, and others have.
+func TestAGuestKnowsOfANodeThatWasFrozenBeforeItCame(t *testing.T) {
+	for _, before := range []time.Duration{0, 300 * time.Millisecond, time.Second, 3 * time.Second} {
+		t.Run(before.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				defer r.stop()
+				r.start(says("1"), broker.AtLeast)
+				r.start(says("2"), broker.AtLeast)
+				time.Sleep(100 * time.Millisecond) // their beats are not at the same time
+				c := r.start(says("3"), broker.AtLeast)
+				r.subscribe(room, c)
+				time.Sleep(3*time.Second + 500*time.Millisecond)
+				c.tap.freeze()
+				defer c.tap.thaw()
+				time.Sleep(before)
+				g := r.guest(broker.AtLeast)
+				list, err := g.AwaitMembers(t.Context())
+				if got := names(list); err != nil || !slices.Equal(got, []string{"n000", "n001", "n002"}) {
+					t.Fatalf("the guest knows of %v (%v)", got, err)
+				}
+				got, took := outcome(g, time.Second, Question{Subject: room})
+				want(t, got, took, "n000:1, n001:2, n002 is missing: the node has not answered in time", time.Second)
+				time.Sleep(lease)
+				r.wantMembers([]string{"n000", "n001"}, g) // nobody has heard more of it
+				time.Sleep(lease)
+				g.cancel()
+				<-g.ended
+				late := r.guest(broker.AtLeast)
+				if list, err := late.AwaitMembers(t.Context()); err != nil || !slices.Equal(names(list), []string{"n000", "n001"}) {
+					t.Errorf("a guest that comes after its lease knows of %v (%v)", names(list), err)
+				}
+			})
+		})
+	}
+}
+
 func TestNobodysLeaseEndsWhileThisNodeHearsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

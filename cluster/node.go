@@ -68,6 +68,7 @@ type Node struct {
 	peer     string                                         // guarded by mu; see SetPeer
 	digest   uint64                                         // guarded by mu; see SetDigest
 	beats    uint64                                         // guarded by mu; said so far
+	guests   []newGuest                                     // guarded by mu; the oldest first
 	changed  chan struct{}                                  // guarded by mu; closed and replaced when the list changes
 	asked    uint64                                         // guarded by mu; questions so far
 	asking   map[uint64]*Asking                             // guarded by mu; by number

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"tether/broker"
@@ -81,6 +82,7 @@ func (c *followCommand) follow(ctx context.Context, w io.Writer, f *follow.Follo
 		if err != nil {
 			return missing, len(done), err
 		}
+		missing = missed(missing, report.Missing)
 		var fresh []follow.Event
 		for _, ev := range report.Events {
 			if !done[ev.ID] && (last || ev.Settled(false) || time.Since(ev.At) > followAge) {
@@ -133,14 +135,30 @@ func (c *emitCommand) emitFollowed(l *config.Loaded, to hub.Target, args []any) 
 		if err := c.publish(ctx, e.In(c.Namespace), to, args); err != nil {
 			return err
 		}
+		var missing []follow.Missing
 		for end := time.Now().Add(c.Wait); ; time.Sleep(100 * time.Millisecond) {
-			report, err = f.Ask(ctx, e, follow.Query{IDs: ids()})
-			if err != nil || !time.Now().Before(end) || len(report.Events) == 1 && report.Events[0].Settled(c.Ack) {
+			if report, err = f.Ask(ctx, e, follow.Query{IDs: ids()}); err != nil {
 				return err
+			}
+			missing = missed(missing, report.Missing)
+			report.Missing = missing
+			if !time.Now().Before(end) || len(report.Events) == 1 && report.Events[0].Settled(c.Ack) {
+				return nil
 			}
 		}
 	}, f)
 	return report, err
+}
+
+// missed adds the nodes that are missing now to those that were before: one that is off the list by now has said nothing
+// all the same.
+func missed(before, now []follow.Missing) []follow.Missing {
+	for _, m := range now {
+		if !slices.ContainsFunc(before, func(o follow.Missing) bool { return o.Node == m.Node }) {
+			before = append(before, m)
+		}
+	}
+	return before
 }
 
 // publish emits the event, or has clients acknowledge it.

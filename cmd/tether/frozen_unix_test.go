@@ -30,6 +30,27 @@ func TestAFrozenNodeIsUnknown(t *testing.T) {
 	}
 }
 
+// TestAFrozenNodeIsNamedWhereAnEventIsFollowed: the receipt is a lower bound, and the command begins when the node is silent.
+func TestAFrozenNodeIsNamedWhereAnEventIsFollowed(t *testing.T) {
+	t.Parallel()
+	environ := append([]string{"TETHER_BROKER=" + backend.NATS(t).URL, "TETHER_PREFIX=" + t.Name(), "TETHER_ADMIN_KEYS=" + adminKey}, enough...)
+	a, b := start(t, environ, "--node=a").ready(), start(t, environ, "--node=b").ready()
+	dialUser(t, client.Options{URL: a.url()}, "42")
+	for began := time.Now(); ; { // its lease may end before a slow machine has begun the command
+		b.signal(syscall.SIGSTOP)
+		out, errs, code := tether(t, environ[:3], "emit", "user:42", "x", "--follow", "--timeout=20s")
+		b.signal(syscall.SIGCONT)
+		if code == exitUnknown && strings.Contains(errs, "b is missing: ") && strings.Contains(out, "\na ") {
+			break
+		} else if time.Since(began) > patience {
+			t.Fatalf("got %d, %s%s", code, out, errs)
+		}
+		for nodes := ""; !strings.Contains(nodes, "\nb "); { // until it is back
+			nodes, _, _ = tether(t, environ[:2], "nodes")
+		}
+	}
+}
+
 // TestAFrozenNodeIsSeen: it is silent as long as it is on the list, and then gone.
 func TestAFrozenNodeIsSeen(t *testing.T) {
 	t.Parallel()
