@@ -80,6 +80,13 @@ func TestWhoGetsAnEvent(t *testing.T) {
 		if err := c.emit(event); err != nil {
 			t.Errorf("%d: %v", i, err)
 		}
+		waitFor(t, func() bool { // what comes on one subject waits while a beat is delivered; what is too much, the next event shows
+			n := 0
+			for _, p := range peers {
+				n += len(p.packets)
+			}
+			return n >= len(strings.Fields(c.want))
+		}, event+" has not come to all")
 		var got []string
 		for name, p := range peers {
 			for len(p.packets) > 0 {
