@@ -191,6 +191,9 @@ func (m mutant) test() string {
 	if d, ok := direct[m.name]; ok {
 		return d.test
 	}
+	if slices.Contains(logged, m) {
+		return loggedTests
+	}
 	if strings.HasPrefix(m.file, "../revoke/") {
 		return "^TestRevocations$"
 	}
@@ -204,7 +207,12 @@ func (m mutant) test() string {
 }
 
 // pkg is the package of that test.
-func (m mutant) pkg() string { return cmp.Or(direct[m.name].pkg, ".") }
+func (m mutant) pkg() string {
+	if slices.Contains(logged, m) {
+		return "../../hub"
+	}
+	return cmp.Or(direct[m.name].pkg, ".")
+}
 
 // seeds is in how many it has to be found.
 func (m mutant) seeds() int {
@@ -230,14 +238,14 @@ func TestEveryMutantIsFound(t *testing.T) {
 	if !*plantSource {
 		t.Skip("run by make mutants: each bug takes a build of its own")
 	}
-	for _, m := range slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn) {
+	for _, m := range slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn, logged) {
 		t.Run(m.name, func(t *testing.T) { m.find(t) })
 	}
 }
 
 // A bug whose place in the source has changed has to follow it.
 func TestEveryMutantFitsTheSource(t *testing.T) {
-	all := slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn)
+	all := slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn, logged)
 	t.Logf("%d bugs", len(all))
 	for _, m := range all {
 		if _, ok, err := m.apply(); err != nil || !ok {
