@@ -22,12 +22,15 @@ func TestTwoNodesAreAskedTogether(t *testing.T) {
 			alice, bob := dialUser(t, client.Options{URL: a.url()}, "42"), dialUser(t, client.Options{URL: b.url()}, "42")
 
 			out, err := tetherCommand([]string{"nodes", "--json"}, environ[:2]).Output() // no keys are needed
-			var nodes []struct {
-				Name        string
-				Connections int
-				Draining    bool
+			var listed struct {
+				Nodes []struct {
+					Name        string
+					Connections int
+					Draining    bool
+				}
+				Doubt string
 			}
-			if err != nil || json.Unmarshal(out, &nodes) != nil || fmt.Sprint(nodes) != "[{a 1 false} {b 1 false}]" {
+			if err != nil || json.Unmarshal(out, &listed) != nil || fmt.Sprint(listed) != "{[{a 1 false} {b 1 false}] }" {
 				t.Errorf("nodes: got %s (%v)", out, err)
 			}
 			for _, c := range []struct{ path, body, want string }{
@@ -71,5 +74,20 @@ func TestTwoNodesAreAskedTogether(t *testing.T) {
 				t.Errorf("ask: got %v", got)
 			}
 		})
+	}
+}
+
+// TestTheListOfNodesSaysHowGoodItIs: by its exit code.
+func TestTheListOfNodesSaysHowGoodItIs(t *testing.T) {
+	t.Parallel()
+	environ := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+	if out, errs, code := tether(t, environ[:2], "nodes", "--json"); out != "{\"nodes\":[]}\n" || code != exitNobody {
+		t.Errorf("without nodes: got %d, %s%s", code, out, errs)
+	}
+	const url = "http://10.0.0.5:3000"
+	start(t, environ, "--node=a", "--relay.peer="+url).ready()
+	out, errs, code := tether(t, environ[:2], "nodes")
+	if code != exitDone || !strings.Contains(out, "\na ") || !strings.Contains(out, "  "+url+"  up") || errs != "" {
+		t.Errorf("with a node: got %d, %s%s", code, out, errs)
 	}
 }

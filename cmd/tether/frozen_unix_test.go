@@ -51,6 +51,24 @@ func TestAFrozenNodeIsNamedWhereAnEventIsFollowed(t *testing.T) {
 	}
 }
 
+// TestAListOfNodesThatMayBeWrongIsPrinted, and then the reason: others count a node that does not answer.
+func TestAListOfNodesThatMayBeWrongIsPrinted(t *testing.T) {
+	t.Parallel()
+	environ := append([]string{"TETHER_BROKER=" + backend.Redis(t).URL, "TETHER_PREFIX=" + t.Name()}, enough...)
+	start(t, environ, "--node=a").ready()
+	b := start(t, environ, "--node=b").ready()
+	for began := time.Now(); ; { // on a slow machine the command may not begin in time, or b's lease end before
+		b.signal(syscall.SIGSTOP)
+		out, errs, code := tether(t, environ[:2], "nodes", "--json", "--timeout=1s")
+		b.signal(syscall.SIGCONT)
+		if code == exitUnknown && strings.Contains(out, `"name":"a"`) && strings.Contains(out, `"doubt":"`) && strings.HasPrefix(errs, "the list may be wrong: ") {
+			return
+		} else if time.Since(began) > patience {
+			t.Fatalf("got %d, %s%s", code, out, errs)
+		}
+	}
+}
+
 // TestAFrozenNodeIsSeen: it is silent as long as it is on the list, and then gone.
 func TestAFrozenNodeIsSeen(t *testing.T) {
 	t.Parallel()

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"tether/broker/seal"
@@ -23,10 +21,17 @@ type nodesCommand struct {
 func (nodesCommand) Help() string {
 	return `It listens at the broker of the nodes for a second and a half, and needs none of them: give it their broker and prefix, or their configuration file.
 
-  tether nodes --broker=redis://localhost:6379`
+  tether nodes --broker=redis://localhost:6379
+
+The exit code is 4 when there is no node, and 5 when the list may be wrong: it is printed even so, and the reason after it.`
 }
 
-// listedNode is a node in JSON.
+// listedNodes is the list in JSON.
+type listedNodes struct {
+	Nodes []listedNode `json:"nodes"`
+	Doubt string       `json:"doubt,omitempty"` // why the list may be wrong
+}
+
 type listedNode struct {
 	Name        string    `json:"name"`
 	Tag         string    `json:"tag"`
@@ -38,38 +43,38 @@ type listedNode struct {
 }
 
 func (c *nodesCommand) run(p *program, l *config.Loaded) int {
-	members, err := c.list(l)
+	list := listedNodes{Nodes: []listedNode{}}
+	err := asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) error {
+		members, err := e.Members(ctx)
+		for _, m := range members {
+			list.Nodes = append(list.Nodes, listedNode{m.Name, m.Tag, m.Version, m.Address, m.Since.UTC(), m.Connections, m.Draining})
+		}
+		if errors.Is(err, cluster.ErrIncomplete) || errors.Is(err, cluster.ErrStale) {
+			list.Doubt, err = err.Error(), nil
+		}
+		return err
+	})
 	if err != nil {
 		return p.end(err)
 	}
-	if c.JSON {
-		list := make([]listedNode, len(members))
-		for i, m := range members {
-			list[i] = listedNode{m.Name, m.Tag, m.Version, m.Address, m.Since.UTC(), m.Connections, m.Draining}
-		}
-		text, _ := json.Marshal(list) // texts and numbers
-		return p.print(string(text))
-	}
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tCONNECTIONS\tSINCE\tVERSION\tADDRESS\tSTATE")
-	for _, m := range members {
+	rows := make([]string, len(list.Nodes))
+	for i, n := range list.Nodes {
 		state := "up"
-		if m.Draining {
+		if n.Draining {
 			state = "draining"
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, m.Connections, m.Since.UTC().Format(time.RFC3339), m.Version, m.Address, state)
+		rows[i] = fmt.Sprintf("%s\t%d\t%s\t%s\t%s\t%s", n.Name, n.Connections, n.Since.Format(time.RFC3339), n.Version, n.Address, state)
 	}
-	w.Flush()
-	return p.print(strings.TrimSuffix(b.String(), "\n"))
-}
-
-func (c *nodesCommand) list(l *config.Loaded) (members []cluster.Member, err error) {
-	err = asking(l, c.Timeout, func(ctx context.Context, e *hub.Emitter) (err error) {
-		members, err = e.Members(ctx)
-		return err
-	})
-	return members, err
+	lines := ""
+	if len(rows) > 0 {
+		lines = table("NAME\tCONNECTIONS\tSINCE\tVERSION\tADDRESS\tSTATE", rows)
+	}
+	code := p.outcome(lines, c.JSON, list, len(rows) == 0, nil)
+	if list.Doubt == "" || code == exitFailed {
+		return code
+	}
+	fmt.Fprintf(p.stderr, "the list may be wrong: %s\n", list.Doubt)
+	return exitUnknown
 }
 
 // openTime is how long the broker may take before it counts as away, for a command that goes on for longer.

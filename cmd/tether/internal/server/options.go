@@ -15,6 +15,7 @@ import (
 func hubOptions(c *config.Config, key seal.Keys, log *slog.Logger) hub.Options {
 	o := hub.Options{
 		Node:            c.Node,
+		Address:         c.Relay.Peer,
 		Prefix:          c.Prefix,
 		Key:             key,
 		Events:          c.Emit.Events,

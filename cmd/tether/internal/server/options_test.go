@@ -43,7 +43,6 @@ var withoutSetting = map[string]string{
 	"transport.CORS.Methods":      "the default does",
 	"transport.CORS.Status":       "the default does",
 	"hub.Options.Version":         "its build says it",
-	"hub.Options.Address":         "nobody asks for it",
 	"hub.Options.OnMembers":       "a function; the page shows who is gone",
 	"hub.Options.Tracers":         "admin.keys, admin.follow-every and tracing make them",
 	"hub.Recovery.Data":           "a function; a socket here has no data",
@@ -119,6 +118,7 @@ func anotherValue(f *kong.Flag) (text string, want any) {
 		"client.transports": {"websocket", []string{"websocket"}},
 		"client.overflow":   {"drop-oldest", hub.DropOldest},
 		"client.upgrade":    {"false", true}, // NoUpgrade
+		"relay.peer":        {"http://10.0.0.5:3000", "http://10.0.0.5:3000"},
 	}
 	if v, ok := given[f.Name]; ok {
 		return v.text, v.want
@@ -145,7 +145,7 @@ func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout", "relay.on", "relay.peer"} // and sections
+	elsewhere := []string{"addr", "broker", "namespaces", "cors.origins", "drain.delay", "drain.timeout", "relay.on"} // and sections
 	defaults := optionsWith(t)
 	reached := map[string]bool{}
 	for _, f := range config.Settings(parser.Model) {
