@@ -42,7 +42,7 @@ type Question struct {
 // Missing is a node that has not answered, or not to the end.
 type Missing struct {
 	Node Member // with a Tag only, or not even that, where no more is known
-	Why  error  // ErrGone, ErrLate, ErrLost, or what the node has said
+	Why  error  // ErrGone, ErrLate, ErrLost, ErrUnreadable, or what the node has said
 }
 
 // Why a node is missing.
@@ -55,6 +55,9 @@ var (
 
 	// ErrLost says that a part of the node's answer has not arrived.
 	ErrLost = errors.New("cluster: a part of the node's answer is lost")
+
+	// ErrUnreadable says that the asker cannot read what the node has answered: another version of it may run there.
+	ErrUnreadable = errors.New("cluster: the node's answer cannot be read")
 )
 
 const (
@@ -106,7 +109,7 @@ type part struct {
 	buf     []byte // a page whose rest is still to come
 	bufs    uint64 // messages that are in it
 	done    bool
-	why     error // why it is missing, although it is done
+	why     error // why it is missing, although it is done, or will be
 }
 
 // arrived is a page, and how many messages it came in.
@@ -172,6 +175,14 @@ func (a *Asking) Err() error { return a.err }
 
 // Missing are the nodes that have not answered, or not to the end, once Pages has ended.
 func (a *Asking) Missing() []Missing { return a.missing }
+
+// Unreadable makes a node missing, with ErrUnreadable, although it answers. It is for the loop over Pages, with the tag of
+// a page that the caller cannot read to its end.
+func (a *Asking) Unreadable(tag string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.partLocked(tag).why = ErrUnreadable
+}
 
 // Answered are the nodes that have answered to the end, sorted by name.
 func (a *Asking) Answered() []Member {

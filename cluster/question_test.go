@@ -430,3 +430,41 @@ func FuzzWhatOthersSayEndsNothing(f *testing.F) {
 		n.work.Wait()
 	})
 }
+
+func TestANodeWhoseAnswerCannotBeReadIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		a, b, c := r.start(nil, 0), r.start(says("one", "bad", "two"), 0), r.start(says("three"), 0)
+		r.subscribe(room, b, c)
+		asking := a.Ask(t.Context(), Question{Subject: room})
+		var got []string
+		for tag, page := range asking.Pages {
+			if got = append(got, string(page)); string(page) == "bad" {
+				asking.Unreadable(tag)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, []string{"bad", "one", "three", "two"}) {
+			t.Errorf("%q came", got)
+		}
+		if m := asking.Missing(); len(m) != 1 || m[0].Node.Tag != b.Tag() || !errors.Is(m[0].Why, ErrUnreadable) {
+			t.Errorf("missing: %v", m)
+		}
+		if l := asking.Answered(); len(l) != 1 || l[0].Tag != c.Tag() {
+			t.Errorf("answered: %v", l)
+		}
+	})
+}
+
+func TestAPageThatNobodyHasTakenIsNoAnswer(t *testing.T) {
+	b := Member{Tag: "b", Name: "b"}
+	a := &Asking{
+		asked: map[string]Member{"b": b},
+		parts: map[string]*part{"b": {done: true}},
+		ready: []arrived{{"b", []byte("page"), 1}},
+	}
+	a.giveUp() // the page came together with the end of the context
+	if len(a.missing) != 1 || a.missing[0].Node.Tag != "b" || !errors.Is(a.missing[0].Why, ErrLate) || len(a.Answered()) > 0 {
+		t.Errorf("missing: %v, answered: %v", a.missing, a.Answered())
+	}
+}

@@ -18,6 +18,10 @@ func (a *Asking) giveUp() {
 	for tag := range a.parts {
 		a.loseLocked(tag, ErrLate)
 	}
+	for _, p := range a.ready { // it has come, and is not taken any more
+		at := a.parts[p.tag]
+		at.why = cmp.Or(at.why, ErrLate)
+	}
 	a.missingLocked()
 	if unnamed := a.counted - a.done; a.asked == nil && (unnamed > 0 || a.counted < 0) {
 		for range max(unnamed, 1) {

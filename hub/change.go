@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 
 	"tether/cluster"
@@ -55,9 +56,10 @@ func (e *Emitter) change(ctx context.Context, topic byte, to Target, rest []byte
 	if err != nil {
 		return c, err
 	}
-	for _, page := range asking.Pages {
-		if n, _ := binary.Uvarint(page); n < 1<<31 {
-			c.Sockets += int(n)
+	for tag, page := range asking.Pages {
+		n, _, ok := cutUvarint(page, math.MaxInt32)
+		if c.Sockets += n; !ok {
+			asking.Unreadable(tag)
 		}
 	}
 	c.Nodes, c.Missing = asking.Answered(), asking.Missing()

@@ -45,18 +45,10 @@ func (e *Emitter) FetchSockets(ctx context.Context, to Target, o FetchOptions) *
 		}
 	}
 	asking, err := e.ask(ctx, topicFetch, to, false, []byte{what}, nil)
-	return &Answers[RemoteSocket]{asking: asking, err: err, parse: func(node cluster.Member, page []byte, yield func(RemoteSocket) bool) bool {
-		for len(page) > 0 {
-			s, rest, ok := cutRemote(page, what)
-			if !ok {
-				return true // a newer node says more; the rest of the page is lost
-			}
-			s.Node, s.Namespace, page = node, e.namespace, rest
-			if !yield(s) {
-				return false
-			}
-		}
-		return true
+	return &Answers[RemoteSocket]{asking: asking, err: err, cut: func(node cluster.Member, page []byte) (s RemoteSocket, rest []byte, ok bool) {
+		s, rest, ok = cutRemote(page, what)
+		s.Node, s.Namespace = node, e.namespace
+		return s, rest, ok
 	}}
 }
 

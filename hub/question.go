@@ -36,7 +36,7 @@ var errTopic = errors.New("hub: this node does not know what is asked")
 // others after it.
 type Answers[T any] struct {
 	asking *asking
-	parse  func(node cluster.Member, page []byte, yield func(T) bool) (goOn bool)
+	cut    func(node cluster.Member, page []byte) (v T, rest []byte, ok bool) // takes what is first in a page
 	err    error
 }
 
@@ -47,8 +47,16 @@ func (a *Answers[T]) All(yield func(T) bool) {
 		return
 	}
 	for tag, page := range a.asking.Pages {
-		if !a.parse(a.asking.Member(tag), page, yield) {
-			return
+		node := a.asking.Member(tag)
+		for len(page) > 0 {
+			v, rest, ok := a.cut(node, page)
+			if !ok { // nobody knows where the next one begins
+				a.asking.Unreadable(tag)
+				break
+			}
+			if page = rest; !yield(v) {
+				return
+			}
 		}
 	}
 	a.err = questionError(a.asking.Err())

@@ -411,3 +411,47 @@ func TestACallWithADeadNodeEndsAndNamesIt(t *testing.T) {
 		deaf.deaf.Store(false)
 	})
 }
+
+func TestANodeWhoseAnswerCannotBeReadIsMissing(t *testing.T) {
+	bus := memory.NewBus()
+	a, b := start(t, bus.Broker(), Options{Node: "a"}), start(t, bus.Broker(), Options{Node: "b"})
+	_, s := everywhere(t, []*Hub{a, b}, 1)
+	if _, err := a.Emitter().Members(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	says := func(topic byte, page []byte) {
+		b.cluster.Handle(topic, func(ctx context.Context, q *cluster.Request) error { return q.Send(ctx, page) })
+	}
+	says(topicFetch, append(s[1].appendRemote(nil, 0), 200))
+	says(topicAck, append(appendAck(nil, s[1].ID(), ackGone, nil), 200))
+	says(topicJoin, []byte{200}) // a number that does not end
+	lost := func(what string, missing []cluster.Missing) {
+		t.Helper()
+		if len(missing) != 1 || missing[0].Node.Name != "b" || !errors.Is(missing[0].Why, cluster.ErrUnreadable) {
+			t.Errorf("%s: missing %v", what, missing)
+		}
+	}
+
+	fetched := a.Emitter().FetchSockets(t.Context(), Everyone, FetchOptions{})
+	var list []string
+	for x := range fetched.All {
+		list = append(list, x.ID)
+	}
+	if slices.Sort(list); !slices.Equal(list, idsOf(s...)) {
+		t.Errorf("found %q", list)
+	}
+	lost("fetch", fetched.Missing())
+
+	asked := a.Emitter().EmitAck(t.Context(), s[1].Target(), "hi")
+	records := slices.Collect(asked.All)
+	if len(records) != 1 || records[0].ID != s[1].ID() || !errors.Is(records[0].Err, ErrDisconnected) {
+		t.Errorf("records: %v", records)
+	}
+	lost("ack", asked.Missing())
+
+	changed, err := a.Emitter().Join(t.Context(), Everyone, Room("r"))
+	if err != nil || changed.Sockets != 1 || len(changed.Nodes) != 1 || changed.Nodes[0].Name != "a" {
+		t.Errorf("changed %+v, %v", changed, err)
+	}
+	lost("join", changed.Missing)
+}

@@ -75,18 +75,10 @@ func (e *Emitter) EmitAck(ctx context.Context, to Target, event string, args ...
 		err = e.logQuestion(ctx, to)
 	}
 	followed.end(nil, err)
-	return &Answers[SocketAck]{asking: asking, err: err, parse: func(node cluster.Member, page []byte, yield func(SocketAck) bool) bool {
-		for len(page) > 0 {
-			a, rest, ok := cutAck(page)
-			if !ok {
-				return true
-			}
-			a.Node, page = node, rest
-			if !yield(a) {
-				return false
-			}
-		}
-		return true
+	return &Answers[SocketAck]{asking: asking, err: err, cut: func(node cluster.Member, page []byte) (a SocketAck, rest []byte, ok bool) {
+		a, rest, ok = cutAck(page)
+		a.Node = node
+		return a, rest, ok
 	}}
 }
 

@@ -67,8 +67,8 @@ func (e *Emitter) askServers(ctx context.Context, wantsAnswer byte, event string
 	}
 	return &Answers[NodeAnswer]{
 		asking: &asking{Asking: e.publisher.cluster.Ask(ctx, q)},
-		parse: func(node cluster.Member, page []byte, yield func(NodeAnswer) bool) bool {
-			return yield(NodeAnswer{node, page})
+		cut: func(node cluster.Member, page []byte) (NodeAnswer, []byte, bool) {
+			return NodeAnswer{node, page}, nil, true
 		},
 	}
 }

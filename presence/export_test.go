@@ -13,3 +13,9 @@ func (p *Presence) Outdate() {
 	defer p.mu.Unlock()
 	p.standing.Changes--
 }
+
+// Topics of questions.
+const (
+	TopicOnline = topicOnline
+	TopicRooms  = topicRooms
+)

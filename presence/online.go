@@ -1,10 +1,15 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"tether/cluster"
@@ -50,41 +55,83 @@ func Online(ctx context.Context, e *hub.Emitter, users ...hub.Target) ([]Status,
 		}
 		places[key] = append(places[key], i)
 	}
-	var missing []cluster.Missing
-	lost := make(map[string]bool)
-	for len(keys) > 0 {
-		body := []byte{wireVersion}
-		asked := 0
-		for asked < len(keys) && (asked == 0 || len(body)+len(keys[asked]) < batchBytes) {
-			body = wire.AppendText(body, keys[asked])
-			asked++
-		}
-		q := cluster.Question{Topic: topicOnline, Body: body}
-		if len(users) == 1 {
-			q.Subject = e.Subject(users[0]) // no other node has devices
-		}
-		asking := e.Cluster().Ask(ctx, q)
-		for tag, page := range asking.Pages {
-			node := asking.Member(tag)
-			for r := read(page); r.More(); {
-				key, devices := readDevices(&r, node)
-				for _, i := range places[key] {
-					all[i].Devices = append(all[i].Devices, devices...)
-				}
-			}
-		}
-		if err := asking.Err(); err != nil {
-			return nil, nil, askError(err)
-		}
-		for _, m := range asking.Missing() {
-			if !lost[m.Node.Tag] {
-				lost[m.Node.Tag] = true
-				missing = append(missing, m)
-			}
-		}
-		keys = keys[asked:]
+	o := &onlineAnswers{e: e, keys: keys, all: all, places: places, missing: make(map[string]cluster.Missing)}
+	if err := o.askAll(ctx); err != nil {
+		return nil, nil, askError(err)
 	}
+	missing := slices.SortedFunc(maps.Values(o.missing), func(a, b cluster.Missing) int { return strings.Compare(a.Node.Name, b.Node.Name) })
 	return all, missing, nil
+}
+
+const (
+	onlineAtOnce = 8                      // questions of one call that are under way
+	onlineTurn   = 250 * time.Millisecond // after which one does not count: a node that does not answer holds up no others
+)
+
+// onlineAnswers is a call of Online.
+type onlineAnswers struct {
+	e      *hub.Emitter
+	keys   []string
+	places map[string][]int // of each key in all
+
+	mu      sync.Mutex
+	all     []Status                   // their devices are guarded by mu
+	missing map[string]cluster.Missing // guarded by mu; by tag
+	err     error                      // guarded by mu
+}
+
+// askAll asks about all users, in several questions if they are many.
+func (o *onlineAnswers) askAll(ctx context.Context) error {
+	turns := make(chan struct{}, onlineAtOnce)
+	var wg sync.WaitGroup
+	for keys := o.keys; len(keys) > 0; {
+		body := []byte{wireVersion}
+		n := 0
+		for n < len(keys) && (n == 0 || len(body)+len(keys[n]) < batchBytes) {
+			body = wire.AppendText(body, keys[n])
+			n++
+		}
+		keys = keys[n:]
+		q := cluster.Question{Topic: topicOnline, Body: body}
+		if len(o.keys) == 1 {
+			q.Subject = o.keys[0] // no other node has devices
+		}
+		turns <- struct{}{}
+		end := sync.OnceFunc(func() { <-turns })
+		turn := time.AfterFunc(onlineTurn, end)
+		wg.Go(func() {
+			o.ask(ctx, q)
+			turn.Stop()
+			end()
+		})
+	}
+	wg.Wait()
+	return o.err
+}
+
+func (o *onlineAnswers) ask(ctx context.Context, q cluster.Question) {
+	asking := o.e.Cluster().Ask(ctx, q)
+	for tag, page := range asking.Pages {
+		node := asking.Member(tag)
+		r := read(page)
+		o.mu.Lock()
+		for r.More() {
+			key, devices := readDevices(&r, node)
+			for _, i := range o.places[key] {
+				o.all[i].Devices = append(o.all[i].Devices, devices...)
+			}
+		}
+		o.mu.Unlock()
+		if r.Bad {
+			asking.Unreadable(tag)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = cmp.Or(o.err, asking.Err())
+	for _, m := range asking.Missing() {
+		o.missing[m.Node.Tag] = m
+	}
 }
 
 func askError(err error) error {

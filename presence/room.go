@@ -105,13 +105,17 @@ func InRoom(ctx context.Context, e *hub.Emitter, room hub.Target) ([]RoomMember,
 	}
 	all := make(map[string]seen)
 	asking := e.Cluster().Ask(ctx, cluster.Question{Topic: topicRooms, Subject: key, Body: wire.AppendText(wire.AppendText([]byte{wireVersion}, ""), key)})
-	for _, page := range asking.Pages {
-		for r := read(page); r.More(); {
+	for tag, page := range asking.Pages {
+		r := read(page)
+		for r.More() {
 			for _, s := range readExcerpt(&r).names {
 				if old, was := all[s.name]; !was || s.since > old.since {
 					all[s.name] = s.seen
 				}
 			}
+		}
+		if r.Bad {
+			asking.Unreadable(tag)
 		}
 	}
 	if err := asking.Err(); err != nil {
