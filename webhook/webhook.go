@@ -17,10 +17,10 @@
 //
 // # What is lost
 //
-// Events are given up when they have not been taken for Options.Patience. Then they are counted in Stats.Dropped, and
-// the log says how many. While the other program is away, at most Options.Queue events of a node wait for it in
-// here; what happens meanwhile waits in the presence of its users, who are told about in order. A node that ends
-// gives up what the other program has not taken within five seconds.
+// An event is given up when it has been sent, and has not been taken for Options.Patience. Younger ones that were sent with
+// it go on. It is counted in Stats.Dropped, and the log says how many were. While the other program is away, at most
+// Options.Queue events of a node wait for it in here; what happens meanwhile waits in the presence of its users, who are told
+// about in order. A node that ends gives up what the other program has not taken within five seconds.
 package webhook
 
 import (
@@ -337,19 +337,11 @@ func (s *Sender) gather(ctx context.Context) (batch []*waiting) {
 	return batch
 }
 
-// send sends a batch until it is taken, or the oldest of it has waited for too long, or sending is done.
+// send sends a batch until it is taken, or sending is done. Events that have waited for too long are given up, and the others
+// go on.
 func (s *Sender) send(sending context.Context, batch []*waiting) {
-	events := make([]Event, len(batch))
-	for i, w := range batch {
-		events[i] = w.Event
-	}
-	body, err := json.Marshal(map[string][]Event{"events": events})
-	if err != nil {
-		s.giveUp(err.Error(), batch...)
-		return
-	}
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := s.post(sending, body)
+	for pause := firstPause; len(batch) > 0; pause = min(2*pause, lastPause) {
+		err := s.post(sending, batch)
 		if err == nil {
 			s.sent.Add(uint64(len(batch)))
 			s.finish(batch)
@@ -357,13 +349,9 @@ func (s *Sender) send(sending context.Context, batch []*waiting) {
 		}
 		s.failed.Add(1)
 		s.log.Warn("the webhook has not taken events; they are sent again", "events", len(batch), "error", err)
-		wait := pause/2 + rand.N(pause/2) // not all nodes at once
-		if time.Since(batch[0].since)+wait > s.o.Patience {
-			s.giveUp(err.Error(), batch...)
-			return
-		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(pause/2 + rand.N(pause/2)): // not all nodes at once
+			batch = s.giveUpOld(batch, err)
 		case <-sending.Done():
 			s.giveUp("this node has ended: "+err.Error(), batch...)
 			return
@@ -371,8 +359,32 @@ func (s *Sender) send(sending context.Context, batch []*waiting) {
 	}
 }
 
+// giveUpOld drops the events that have waited for longer than Options.Patience, and returns the others.
+func (s *Sender) giveUpOld(batch []*waiting, err error) (young []*waiting) {
+	var old []*waiting
+	for _, w := range batch {
+		if time.Since(w.since) > s.o.Patience {
+			old = append(old, w)
+		} else {
+			young = append(young, w)
+		}
+	}
+	if len(old) > 0 {
+		s.giveUp(err.Error(), old...)
+	}
+	return young
+}
+
 // post sends one request.
-func (s *Sender) post(ctx context.Context, body []byte) error {
+func (s *Sender) post(ctx context.Context, batch []*waiting) error {
+	events := make([]Event, len(batch))
+	for i, w := range batch {
+		events[i] = w.Event
+	}
+	body, err := json.Marshal(map[string][]Event{"events": events})
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.o.URL, bytes.NewReader(body))

@@ -206,6 +206,46 @@ func TestEventsGatherAndAreSentAgain(t *testing.T) {
 	})
 }
 
+// TestOnlyOldEventsAreGivenUp: those that came later in the same batch are still sent.
+func TestOnlyOldEventsAreGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(t)
+		s, err := newSender(options(e))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.set(true, false)
+		var batch []*waiting
+		for _, age := range []time.Duration{14 * time.Minute, 0, 12 * time.Minute, 9 * time.Minute} {
+			w := s.waiting(Event{ID: age.String(), Type: Online, User: "user:42"})
+			w.since = w.since.Add(-age)
+			batch = append(batch, w)
+		}
+		sent := make(chan struct{})
+		go func() { // waited for below
+			defer close(sent)
+			s.send(context.Background(), batch)
+		}()
+		for _, step := range []struct {
+			until   time.Duration
+			dropped uint64
+		}{{50 * time.Second, 0}, {125 * time.Second, 1}, {245 * time.Second, 2}} {
+			time.Sleep(step.until - time.Since(batch[1].since))
+			if got := s.Stats(); got.Dropped != step.dropped || got.Waiting != 4-int(step.dropped) {
+				t.Errorf("after %v: %+v, want %d dropped", step.until, got, step.dropped)
+			}
+		}
+		e.set(false, false)
+		<-sent
+		if got := s.Stats(); got.Sent != 2 || got.Dropped != 2 || got.Waiting != 0 {
+			t.Errorf("at the end: %+v", got)
+		}
+		if len(e.events) != 2 || e.events[0].ID != "0s" || e.events[1].ID != "9m0s" {
+			t.Errorf("told %+v, want the two young ones", e.events)
+		}
+	})
+}
+
 func TestWhatIsNotTakenIsGivenUpCountedAndLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEndpoint(t)
