@@ -111,7 +111,8 @@ func (n *Namespace) OnDisconnect(f func(s *Socket, r Reason)) {
 // [Recovery]: once for each socket that OnDisconnect has told of, after that, unless it came back, or would not have
 // whatever happens. The reason is "expired", "overflowed", "refused", which is also a disconnect by the server, "node
 // lost", "gap" of the broker, "question" if an acknowledgement was awaited when the connection was lost, or "unknown" if
-// the client named a position that it was never given.
+// the client named a position that it was never given. With Recovery.Log, "node lost" is not certain: this node ends, and the
+// client may still come back to another one.
 func (n *Namespace) OnUnrecovered(f func(s *Socket, r Reason)) {
 	mustHandle("OnUnrecovered", f == nil)
 	n.change(func(h *handlers) { h.lost = append(h.lost, f) })

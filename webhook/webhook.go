@@ -10,9 +10,10 @@
 // A POST with {"events":[…]}, see [Event], signed as [SignatureHeader] says; the program checks it with [Verify]. It
 // answers with 2xx when it has taken all of them. Any other answer, or none, and the same events come again.
 //
-// There is one Connect and one Disconnect for each socket that is registered for a user, one Online and one Offline for
-// each change of a user, on whichever node they are told: also when a node crashes. The events of one user come
-// in order. When a node dies while it waits for an answer, another one tells the events again, with the same
+// There is one Connect and one Disconnect for each connection of a socket that is registered for a user, one Online and one
+// Offline for each change of a user, on whichever node they are told: also when a node crashes. The events of one user come
+// in order. With hub.Recovery a session has one of each for every connection, with the same socket, and Expired, which
+// is in no order with them, when it ends because its client has not come back; not when its node crashes. When a node dies while it waits for an answer, another one tells the events again, with the same
 // ID: so drop an ID that has been seen. Nothing else makes it necessary to look at IDs but a batch whose answer was lost.
 //
 // # What is lost
@@ -34,6 +35,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,8 +46,8 @@ import (
 
 // The types of events.
 const (
-	Connect    = "connect"    // a socket has been registered for a user
-	Disconnect = "disconnect" // and has ended
+	Connect    = "connect"    // a socket has been registered for a user, or is connected again
+	Disconnect = "disconnect" // and its connection has ended
 	Online     = "online"     // a user has the first device
 	Offline    = "offline"    // and has none any more, when the grace is over
 	Expired    = "expired"    // a client has not come back to its session; see hub.Recovery
@@ -59,7 +61,7 @@ type Event struct {
 	Namespace string    `json:"namespace"`
 	User      string    `json:"user,omitempty"`   // with its kind: "user:42"
 	Socket    string    `json:"socket,omitempty"` // of Connect, Disconnect and Expired
-	Node      string    `json:"node,omitempty"`   // that the socket is or was on
+	Node      string    `json:"node,omitempty"`   // of Connect and Disconnect, that the socket is or was on
 	Reason    string    `json:"reason,omitempty"` // of Expired; of Disconnect "node gone" if the node was given up
 }
 
@@ -208,8 +210,9 @@ func (s *Sender) Expired(socket *hub.Socket, why hub.Reason) {
 	if users := socket.Users(); len(users) > 0 {
 		user = users[0].String()
 	}
-	w := s.waiting(Event{
-		ID: Expired + ":" + socket.ID(), Type: Expired, Namespace: socket.Namespace().Name(), User: user,
+	w := s.waiting(Event{ // with the log a session may expire on one node after the other
+		ID:   Expired + ":" + socket.ID() + ":" + strconv.FormatInt(time.Now().UnixNano(), 36),
+		Type: Expired, Namespace: socket.Namespace().Name(), User: user,
 		Socket: socket.ID(), Reason: string(why),
 	})
 	select {

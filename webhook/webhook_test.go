@@ -9,13 +9,16 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"tether/broker"
+	"tether/broker/memory"
 	"tether/hub"
 	"tether/hubtest"
 	"tether/internal/deptest"
@@ -91,7 +94,19 @@ func (e *endpoint) told(of string) string {
 	return strings.TrimSpace(b.String())
 }
 
-func options(e *endpoint) Options {
+// reasons are those of the events of a type.
+func (e *endpoint) reasons(of string) (all []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, one := range e.events {
+		if one.Type == of {
+			all = append(all, one.Reason)
+		}
+	}
+	return all
+}
+
+func options(e http.RoundTripper) Options {
 	return Options{
 		URL: "https://user:secret@app.example.com/hooks", Keys: []string{"another key that signs too", key},
 		Client: &http.Client{Transport: e}, Logger: slog.New(slog.DiscardHandler),
@@ -99,17 +114,38 @@ func options(e *endpoint) Options {
 }
 
 func setup(e *endpoint, grace time.Duration) hubtest.Setup {
+	return recovering(e, grace, hub.Recovery{})
+}
+
+func recovering(e http.RoundTripper, grace time.Duration, r hub.Recovery) hubtest.Setup {
 	return func(b broker.Broker) (*hub.Hub, error) {
-		h, err := hub.New(b, hub.Options{Greeting: hub.Greeting{Off: true}})
+		h, err := hub.New(b, hub.Options{Greeting: hub.Greeting{Off: true}, Recovery: r})
 		if err != nil {
 			return nil, err
 		}
 		o := options(e)
 		o.Grace = grace
 		h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return s.Register(ctx, "42") })
-		_, err = New(h, o)
-		return h, err
+		s, err := New(h, o)
+		if err != nil {
+			return nil, err
+		}
+		h.Of("/").OnUnrecovered(s.Expired)
+		return h, nil
 	}
+}
+
+// cable is the way of one node to the other program.
+type cable struct {
+	http.RoundTripper
+	cut atomic.Bool
+}
+
+func (c *cable) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.cut.Load() {
+		return nil, errors.New("no route to host")
+	}
+	return c.RoundTripper.RoundTrip(r)
 }
 
 func TestEachSocketAndEachUserAreToldOnce(t *testing.T) {
@@ -160,6 +196,131 @@ func TestANodeThatCrashesIsToldToo(t *testing.T) {
 		if got := e.told("user:42"); got != "online" {
 			t.Errorf("the user: told %q", got)
 		}
+	})
+}
+
+// TestASessionThatWaits: with hub.Recovery each connection of a session is told, and its end if the client does not come back.
+func TestASessionThatWaits(t *testing.T) {
+	ask := map[string]any{"recovery": true}
+	window := hub.Recovery{On: true, Window: time.Minute}
+	begin := func(t *testing.T) (e *endpoint, c *hubtest.Cluster, a, b *hubtest.Node, unplug func()) {
+		e, c = newEndpoint(t), hubtest.NewCluster(t)
+		way := &cable{RoundTripper: e}
+		a, b = c.Node(recovering(way, -1, window)), c.Node(recovering(e, -1, window))
+		time.Sleep(10 * time.Second) // until each owner knows that it is one
+		return e, c, a, b, func() { way.cut.Store(true) }
+	}
+	check := func(t *testing.T, e *endpoint, id, want string) {
+		t.Helper()
+		if got := e.told(id); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	t.Run("recovered", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e, _, a, b, _ := begin(t)
+			phone := a.Connect(ask)
+			id := phone.ID()
+			time.Sleep(time.Second)
+			phone.Close()
+			time.Sleep(20 * time.Second)
+			check(t, e, id, "connect disconnect")
+			if !phone.ComeBack(b) || phone.ID() != id {
+				t.Fatalf("not recovered: ID %s, was %s", phone.ID(), id)
+			}
+			time.Sleep(time.Second)
+			check(t, e, id, "connect disconnect connect")
+			phone.Disconnect()
+			time.Sleep(2 * time.Minute)
+			check(t, e, id, "connect disconnect connect disconnect")
+			check(t, e, "user:42", "online offline online offline")
+		})
+	})
+	t.Run("expired", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e, _, a, _, _ := begin(t)
+			phone := a.Connect(ask)
+			id := phone.ID()
+			time.Sleep(time.Second)
+			phone.Close()
+			time.Sleep(50 * time.Second)
+			check(t, e, id, "connect disconnect")
+			time.Sleep(time.Minute)
+			check(t, e, id, "connect disconnect expired")
+			for _, one := range e.events {
+				if one.Type != Expired {
+					continue
+				}
+				if !strings.HasPrefix(one.ID, "expired:"+id+":") {
+					t.Errorf("its ID is %s", one.ID)
+				}
+				one.ID, one.Time = "", time.Time{}
+				if want := (Event{Type: Expired, Namespace: "/", User: "user:42", Socket: id, Reason: "expired"}); one != want {
+					t.Errorf("told %+v, want %+v", one, want)
+				}
+			}
+		})
+	})
+	t.Run("its node is killed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e, _, a, b, unplug := begin(t)
+			phone := a.Connect(ask)
+			id := phone.ID()
+			time.Sleep(time.Second)
+			phone.Close()
+			time.Sleep(10 * time.Second)
+			unplug() // what is left of it in this process cannot tell anybody
+			a.Kill()
+			time.Sleep(2 * time.Minute)
+			check(t, e, id, "connect disconnect") // and nobody says that the session has ended
+			if phone.ComeBack(b) || phone.ID() == id {
+				t.Fatal("recovered from a node that is gone")
+			}
+			time.Sleep(10 * time.Second)
+			check(t, e, id, "connect disconnect")
+			check(t, e, phone.ID(), "connect")
+		})
+	})
+	t.Run("its node ends", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e, _, a, _, _ := begin(t)
+			phone := a.Connect(ask)
+			id := phone.ID()
+			time.Sleep(time.Second)
+			phone.Close()
+			time.Sleep(10 * time.Second)
+			a.Drain()
+			time.Sleep(time.Second)
+			check(t, e, id, "connect disconnect expired")
+		})
+	})
+	t.Run("its node ends, and there is the log", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e, c := newEndpoint(t), hubtest.NewCluster(t)
+			logged, bus := window, memory.NewLoggedBus(broker.LogOptions{Age: 5 * time.Minute})
+			logged.Log = true
+			node := func(broker.Broker) (*hub.Hub, error) { return recovering(e, -1, logged)(bus.Broker()) }
+			a, b := c.Node(node), c.Node(node)
+			time.Sleep(10 * time.Second)
+			phone := a.Connect(ask)
+			id := phone.ID()
+			time.Sleep(time.Second)
+			phone.Close()
+			time.Sleep(10 * time.Second)
+			a.Drain()
+			time.Sleep(time.Second)
+			if !phone.ComeBack(b) || phone.ID() != id {
+				t.Fatalf("not recovered: ID %s, was %s", phone.ID(), id)
+			}
+			time.Sleep(time.Second)
+			check(t, e, id, "connect disconnect expired connect")
+			phone.Close()
+			time.Sleep(2 * time.Minute)
+			check(t, e, id, "connect disconnect expired connect disconnect expired")
+			if got, want := e.reasons(Expired), []string{"node lost", "expired"}; !slices.Equal(got, want) {
+				t.Errorf("expired for the reasons %q, want %q", got, want)
+			}
+		})
 	})
 }
 
