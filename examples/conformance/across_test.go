@@ -104,6 +104,8 @@ func TestAcrossServers(t *testing.T) {
 			first.Send(`428["server-side","x"]`)
 			if two {
 				first.Want(`438[["B:x"]]`)
+				first.Send(`429["server-side",1000000]`)
+				first.Want(`439[["B:1000000"]]`)
 			} else {
 				first.Want(`438[[]]`)
 			}

@@ -3,8 +3,8 @@ package conformance
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"tether/hub"
@@ -63,11 +63,12 @@ func installCluster(h *hub.Hub, ns *hub.Namespace) {
 		return m.Ack(sorted(answers))
 	})
 	ns.OnServerSide("node-ping", func(_ context.Context, m *hub.Message) (any, error) {
-		var x any
-		if err := m.Bind(&x); err != nil {
-			return nil, err
+		x := string(m.Raw(0))
+		if !strings.HasPrefix(x, `"`) {
+			return h.Node() + ":" + x, nil
 		}
-		return fmt.Sprint(h.Node(), ":", x), nil
+		err := m.Decode(0, &x)
+		return h.Node() + ":" + x, err
 	})
 }
 

@@ -90,6 +90,7 @@ func TestNodesAskEachOther(t *testing.T) {
 		want(t, a.call(t, "cluster-sockets", "other"), []any{[]any{}})
 		want(t, a.call(t, "server-side", "x"), []any{[]any{"B:x"}})
 		want(t, b.call(t, "server-side", 7), []any{[]any{"A:7"}})
+		want(t, b.call(t, "server-side", 1000000), []any{[]any{"A:1000000"}})
 
 		answer := map[string]any{"timeout": false, "answers": []any{"why", "why"}}
 		want(t, a.call(t, "ask-room", "asked", "why"), []any{answer})
