@@ -253,6 +253,37 @@ func TestANodeThatOnlyOthersKnowIsAsked(t *testing.T) {
 	})
 }
 
+// TestANodeWhoseRulesCannotBeReadIsAskedAgain: until then it is not known whether there are others.
+func TestANodeWhoseRulesCannotBeReadIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var plain atomic.Bool
+		r.cluster.Node(func(b broker.Broker) (*hub.Hub, error) {
+			h, err := hub.New(b, hub.Options{Node: "a"})
+			if err != nil {
+				return nil, err
+			}
+			h.Emitter().Cluster().Handle(65, func(ctx context.Context, q *cluster.Request) error { // what it knows
+				if plain.Load() {
+					return q.Send(ctx, []byte(`{"knows":true,"digest":"0"}`))
+				}
+				return q.Send(ctx, []byte(`{"knows":true`))
+			})
+			return h, nil
+		})
+		b := r.node("b", revoke.Options{})
+		time.Sleep(5 * time.Second)
+		if r.lists[b].Ready() == nil {
+			t.Error("it lets clients in, and has not read what the other node knows")
+		}
+		plain.Store(true)
+		time.Sleep(5 * time.Second)
+		if err := r.lists[b].Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAProcessWithoutAHubRevokes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -140,7 +140,7 @@ func (l *List) catchUp(ctx context.Context) bool {
 }
 
 // ask asks what others know, takes the rules, and returns the digests with the tag of one node each. It reports
-// false if somebody has still to answer.
+// false if somebody has still to answer, or cannot be read.
 func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests map[uint64]string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, cluster.DefaultPatience)
 	defer cancel()
@@ -151,6 +151,7 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 		var k knowledge
 		if err := json.Unmarshal(page, &k); err != nil {
 			l.log.Warn("the rules of another node cannot be read", "of", asking.Member(tag).Name, "error", err)
+			ok = false
 			continue
 		}
 		ok = ok && k.Knows
