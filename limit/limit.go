@@ -15,8 +15,8 @@
 // as each further node may let through a burst before it hears of the others; in the long run it is Rate. This does not
 // hold in four cases. Users who send less than an eighth of Rate through a node are not told about: they may have up to an
 // eighth of Rate more for each further node. A node that is cut off from the others counts alone meanwhile. A node
-// that cannot be reached within one Interval is not told later. And one message tells about some 3,000 users: if more are busy, the others hear
-// of some of them one or more intervals later.
+// that cannot be reached within one Interval is not told later. And one message tells about some 3,000 users: if more are
+// busy, the others hear of some of them one or more intervals later.
 //
 // While nobody is busy nothing is sent. Otherwise it is a message a second from each node with busy users to all others.
 package limit

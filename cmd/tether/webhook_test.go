@@ -58,6 +58,12 @@ func TestAnotherProgramIsToldWhoComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, told, []string{"disconnect user:42 a node gone", "offline user:42  "})
+	eventually(t, "the node that told it counts it", func() bool {
+		var stats struct{ Webhook webhook.Stats }
+		got := b.request(http.MethodGet, "/stats", "Bearer "+testEmitKey, "")
+		err := json.Unmarshal([]byte(got.body), &stats)
+		return err == nil && stats.Webhook.Sent >= 2 && stats.Webhook.Waiting == 0 && stats.Webhook.Dropped == 0
+	})
 }
 
 // want waits for as many events, and compares them in any order.

@@ -24,6 +24,7 @@ import (
 	"tether/refresh"
 	"tether/revoke"
 	"tether/transport"
+	"tether/webhook"
 )
 
 // api is the HTTP interface that any language emits through.
@@ -33,6 +34,7 @@ type api struct {
 	list    *revoke.List
 	tokens  *refresh.Refresher // nil if clients are anonymous
 	traces  *otlp.Traces       // nil: there are none
+	hooks   *webhook.Sender    // nil: nobody is told
 	sockets *transport.Handler
 	metrics http.Handler
 	log     *slog.Logger
@@ -229,13 +231,18 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 
 func (a *api) stats(context.Context, []byte) (any, error) {
 	now := a.hub.Stats()
+	var hooks figures
+	if a.hooks != nil {
+		hooks = figuresOf(a.hooks.Stats())
+	}
 	return struct {
 		Node          string  `json:"node"`
 		UptimeSeconds int64   `json:"uptimeSeconds"`
 		Connections   int     `json:"connections"` // what autoscaling looks at
 		Hub           figures `json:"hub"`
 		Transport     figures `json:"transport"`
-	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.sockets.Stats())}, nil
+		Webhook       figures `json:"webhook,omitempty"`
+	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.sockets.Stats()), hooks}, nil
 }
 
 type figures map[string]any

@@ -28,6 +28,7 @@ import (
 	"tether/relay"
 	"tether/revoke"
 	"tether/transport"
+	"tether/webhook"
 )
 
 // ErrCutShort is what Run returns when a second signal comes while it drains.
@@ -54,6 +55,7 @@ type Server struct {
 	api         *api
 	auth        *auth
 	tokens      *refresh.Refresher // nil if clients are anonymous
+	hooks       *webhook.Sender    // nil without webhook.url
 	metrics     *metrics.Collector
 	follower    *follow.Follower // nil if the operators had no key at the start
 	traces      *otlp.Traces     // nil without tracing.on
@@ -154,7 +156,7 @@ func (s *Server) build(ctx context.Context) error {
 	}
 	s.metrics.Watch(s.hub, s.sockets)
 	s.api = newAPI(c, s.hub, list, s.sockets, metricsHandler(s.metrics), s.log)
-	s.api.tokens, s.api.traces = s.tokens, s.traces
+	s.api.tokens, s.api.traces, s.api.hooks = s.tokens, s.traces, s.hooks
 	fresh, err := materialOf(c)
 	if err == nil {
 		s.apply(c, fresh)

@@ -34,12 +34,11 @@ func (s *Server) watchUsers(c *config.Config) error {
 	for _, k := range keys {
 		o.Keys = append(o.Keys, string(k))
 	}
-	hooks, err := webhook.New(s.hub, o)
-	if err != nil {
+	if s.hooks, err = webhook.New(s.hub, o); err != nil {
 		return err
 	}
 	for _, name := range c.Namespaces {
-		s.hub.Of(name).OnUnrecovered(hooks.Expired)
+		s.hub.Of(name).OnUnrecovered(s.hooks.Expired)
 	}
 	return nil
 }
