@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"hash/fnv"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -112,11 +111,10 @@ var lossText = [losses]string{
 	"", "expired", "overflowed", "unknown", "refused", "node lost", "gap", "question",
 }
 
-// position names an event for a client, as JSON text that stands behind the arguments of the event.
-func (h *Hub) position() []byte {
-	b := make([]byte, 0, tagLength+16)
-	b = append(append(b, '"'), h.tag...)
-	return append(strconv.AppendUint(b, h.positions.Add(1), 36), '"')
+// appendPosition appends what names an event for a client, as JSON text that stands behind the arguments of the event.
+func (h *Hub) appendPosition(dst []byte) []byte {
+	dst = append(append(dst, '"'), h.tag...)
+	return append(strconv.AppendUint(dst, h.positions.Add(1), 36), '"')
 }
 
 // entry is what a session gets of a packet that is an event: for all sessions of the node the same.
@@ -128,13 +126,13 @@ func (h *Hub) entry(p *engine.Packet, from origin) *engine.Entry {
 }
 
 func (h *Hub) newEntry(p *engine.Packet, from origin) *engine.Entry {
-	var position []byte
+	position := make([]byte, 0, tagLength+16) // which stays on the stack
 	switch {
 	case asksAnswer(p.Text()):
 	case from.place != 0:
-		position = appendPlace(nil, from.place)
+		position = appendPlace(position, from.place)
 	default:
-		position = h.position()
+		position = h.appendPosition(position)
 	}
 	e := engine.NewEntry(p, position)
 	e.Place, e.Passed = from.place, from.passed
@@ -147,11 +145,14 @@ func (h *Hub) newEntry(p *engine.Packet, from origin) *engine.Entry {
 	return e
 }
 
-// roomHash is what an origin says of the room with a subject.
+// roomHash is what an origin says of the room with a subject: FNV-1a, as all nodes do. The package hash/fnv would have each
+// event copy its subject.
 func roomHash(subject string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(subject))
-	return h.Sum64()
+	h := uint64(14695981039346656037)
+	for i := range len(subject) {
+		h = (h ^ uint64(subject[i])) * 1099511628211
+	}
+	return h
 }
 
 // asksAnswer reports whether the text of an event, "42/chat,7[…]" say, has an acknowledgement ID.
