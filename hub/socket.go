@@ -258,13 +258,14 @@ func (s *Socket) kick() {
 	if was == stateGone {
 		return
 	}
-	defer s.unrecovered(true)
 	if was == stateParked {
+		s.unrecovered(true)
 		return
 	}
 	s.client.forget(s, was, true)
 	switch was {
 	case stateConnecting:
+		s.unrecovered(true) // before the client hears it: the node that has the session must not let it in again
 		s.client.refuse(s.ns.name, refusedKicked, nil)
 		return
 	case stateConnected, stateLogged:
@@ -272,6 +273,7 @@ func (s *Socket) kick() {
 		s.client.departed()
 	}
 	s.client.enqueue(task{socket: s, reason: ReasonServerDisconnect})
+	s.unrecovered(true)
 }
 
 // control is for answers, and packets of the protocol itself.

@@ -336,7 +336,7 @@ func (a *account) dueLocked(p *posted) bool {
 
 // excusedLocked reports whether a node has said that it may have missed the event, while the client was connected to it:
 // one that was away is told that it is not recovered. What is for the socket alone goes by the node that its ID names,
-// which may have missed it too, or died with it, or ended while it was cut off.
+// which may have missed it too, or died with it, or ended while it was cut off, or was cut off before it had passed it on.
 func (a *account) excusedLocked(p *posted) bool {
 	done := p.doneAt()
 	missed := func(n *recoveringNode) bool {
@@ -346,7 +346,14 @@ func (a *account) excusedLocked(p *posted) bool {
 			return g.From.Before(done.at.Add(slack)) && g.To.After(p.began.at.Add(-slack))
 		})
 	}
-	if home := a.visits[0].node; p.to[0] == a.sid && (home.isDead() || missed(home) || !a.w.calm && home.isEnding()) {
+	cut := func(n *recoveringNode) bool {
+		a.w.mu.Lock()
+		defer a.w.mu.Unlock()
+		return slices.ContainsFunc(a.w.cuts[n.name], func(at time.Time) bool {
+			return at.After(p.began.at.Add(-slack)) && at.Before(done.at.Add(2*time.Second)) // for which a node passes it on
+		})
+	}
+	if home := a.visits[0].node; p.to[0] == a.sid && (home.isDead() || missed(home) || cut(home) || !a.w.calm && home.isEnding()) {
 		return true
 	}
 	return slices.ContainsFunc(a.visits, func(v *visit) bool {

@@ -81,9 +81,11 @@ func (w *recoveringWorld) fail(live []*recoveringNode) {
 		n.end(true)
 	case 1:
 		w.note("%s is cut off in silence", n.name)
+		w.cut(n)
 		n.peer.Silence()
 	case 2:
 		w.note("the connection of %s is reset", n.name)
+		w.cut(n)
 		n.peer.Cut()
 	case 3:
 		w.note("%s is slow", n.name)
@@ -205,12 +207,21 @@ func (w *recoveringWorld) strand(t *traveller) {
 	case at == 1:
 		w.trouble()
 		w.note("%s is cut off in silence", home.name)
+		w.cut(home)
 		home.peer.Silence()
 	default:
 		w.trouble()
 		w.note("the connection of %s is reset", home.name)
+		w.cut(home)
 		home.peer.Cut()
 	}
+}
+
+// cut remembers when the link of a node was cut.
+func (w *recoveringWorld) cut(n *recoveringNode) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cuts[n.name] = append(w.cuts[n.name], time.Now())
 }
 
 // ask has the application ask a client something.

@@ -66,6 +66,7 @@ type recoveringWorld struct {
 	troubled time.Time                // guarded by mu; when a link was last known to be broken
 	unsound  bool                     // guarded by mu; since the last checkpoint
 	gaps     map[string][]broker.Gap  // guarded by mu; by node
+	cuts     map[string][]time.Time   // guarded by mu; of its link, by node
 	shifts   map[shift]int            // guarded by mu; under way
 	kicks    map[shift]int            // guarded by mu; disconnects under way, of users' rooms
 	outcomes map[string]int           // guarded by mu
@@ -75,7 +76,7 @@ func newRecoveringWorld(seed uint64) *recoveringWorld {
 	w := &recoveringWorld{
 		rng: rand.New(rand.NewPCG(seed, 3)), seed: seed, minutes: minutes{began: time.Now()}, over: make(chan struct{}),
 		events: make(map[string][]*posted), numbers: make(map[uint64]*posted), streams: make(map[string]chan struct{}),
-		banned: make(map[string]moment), gaps: make(map[string][]broker.Gap), outcomes: make(map[string]int), shifts: make(map[shift]int),
+		banned: make(map[string]moment), gaps: make(map[string][]broker.Gap), cuts: make(map[string][]time.Time), outcomes: make(map[string]int), shifts: make(map[shift]int),
 		kicks: make(map[shift]int),
 	}
 	w.recovery = hub.Recovery{
