@@ -164,7 +164,10 @@ func (l log) readSome(ctx context.Context, answers <-chan *natsio.Msg) (some []*
 				limit.Reset(timeout)
 				continue
 			case "204":
-				return some, m.Header.Get("Nats-Num-Pending") != "0" && len(some) > 0, nil
+				if more = m.Header.Get("Nats-Num-Pending") != "0"; more && len(some) == 0 {
+					return nil, false, unavailable("log", errors.New("the server sends nothing of what there is"))
+				}
+				return some, more, nil
 			case "404":
 				return some, false, nil
 			default:
@@ -184,10 +187,13 @@ func (l log) readSome(ctx context.Context, answers <-chan *natsio.Msg) (some []*
 // message takes apart what the stream has kept.
 func (l log) message(got *natsio.Msg, g *generation) (m broker.Message, sequence uint64, err error) {
 	sequence, err = strconv.ParseUint(got.Header.Get(headerSequence), 10, 64)
-	_, _, data, ok := cutFront(got.Data)
+	base, _, data, ok := cutFront(got.Data)
 	room := l.k.room(got.Header.Get(headerSubject))
 	if err != nil || !ok || room == "" {
 		return m, 0, unavailable("log", errUnnamed)
+	}
+	if base != g.Base { // it was published before the generation began, and nodes have not taken it
+		return m, 0, broker.ErrForgotten
 	}
 	m = broker.Message{Data: data, Place: g.place(sequence)}
 	if l.b.names.isHash(room) {

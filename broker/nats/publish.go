@@ -38,13 +38,12 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	} else if err == nil {
 		err = b.flush(context.Background(), e)
 	}
-	if b.kept != nil {
-		b.receipts.forget()
-	}
 	if err != nil {
 		b.receipts.failFrom(first, b.failed(context.Background(), "publish", err))
-	} else {
-		b.receipts.taken()
+	}
+	b.receipts.taken()
+	if b.kept != nil {
+		b.receipts.forget()
 	}
 	clear(batch)
 	return nil

@@ -3,11 +3,13 @@ package nats
 import (
 	"bytes"
 	"errors"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	natsio "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
@@ -149,7 +151,11 @@ func refusedBy(data []byte) error {
 		return nil
 	}
 	var stored struct{}
-	return refused("publish", decode(data, &stored))
+	err := decode(data, &stored)
+	if api := new(jetstream.APIError); errors.As(err, &api) && api.Code == http.StatusTooManyRequests {
+		return unavailable("publish", err)
+	}
+	return refused("publish", err)
 }
 
 // isProbe reports whether a reply subject is that of a probe.

@@ -287,13 +287,19 @@ func (r *receipts) noResponders(out []answer, n uint64) []answer {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if i := n - r.first; i < uint64(len(r.slots)) && r.slots[i].placed { // it is the stream that is not there
+		reach = unknown
+	}
 	return r.answerLocked(out, n, reach, nil)
 }
 
-// taken says that the server has taken all messages so far. It is called by send.
+// taken says that the server has taken all messages so far, or will not. It is called by send.
 func (r *receipts) taken() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for len(r.deadlines) > 0 && r.deadlines[0].last < r.first { // look may not come while all are answered at once
+		r.deadlines = r.deadlines[1:]
+	}
 	r.deadlines = append(r.deadlines, deadline{r.next - 1, time.Now().Add(ackWait)})
 }
 

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -168,5 +169,43 @@ func TestAcknowledgementsAreRanges(t *testing.T) {
 	if x, y := got["x."], got["y."]; len(got) != 2 || len(x) != 3 || x[0] != [2]uint64{1, 4} || x[1] != [2]uint64{9, 1} ||
 		x[2] != [2]uint64{8, 1} || len(y) != 1 || y[0] != [2]uint64{10, 2} {
 		t.Errorf("got %v", got)
+	}
+}
+
+// What is answered before anybody looks leaves nothing behind.
+func TestDeadlinesOfWhatIsAnsweredAtOnceAreForgotten(t *testing.T) {
+	b := reading()
+	for range 1000 {
+		publishing(t, b, 1, func(first uint64) []answer {
+			b.receipts.taken()
+			return b.receipts.acknowledge(nil, appendRange(nil, first, 1))
+		})
+	}
+	if n := len(b.receipts.deadlines); n > 1 {
+		t.Errorf("%d deadlines are kept", n)
+	}
+}
+
+// The server's word that nobody is subscribed is about the stream where a message has a place: who got it is not known.
+func TestNoRespondersOfAStreamAreNotANobody(t *testing.T) {
+	b := reading()
+	reach := publishing(t, b, 1, func(first uint64) []answer {
+		b.receipts.slots[0].placed = true
+		return b.receipts.noResponders(nil, first)
+	})
+	if reach[0] != unknown {
+		t.Errorf("the receipt is %v", reach[0])
+	}
+}
+
+func TestWhatAStreamDoesNotStore(t *testing.T) {
+	for data, want := range map[string]error{
+		`{"stream":"x","seq":1}`: nil,
+		`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}`: broker.ErrRefused,
+		`{"error":{"code":429,"err_code":10167,"description":"too many requests"}}`:      broker.ErrUnavailable,
+	} {
+		if err := refusedBy([]byte(data)); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%s: %v, want %v", data, err, want)
+		}
 	}
 }

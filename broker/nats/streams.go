@@ -118,7 +118,7 @@ func (k *keeping) prepare(ctx context.Context, e epoch) error {
 }
 
 func (k *keeping) find(ctx context.Context) (*generation, error) {
-	begin := time.Now()
+	begin, server := time.Now(), k.conn.ConnectedServerId() // first: what is read from another one is then another generation
 	if err := k.checkServer(ctx); err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (k *keeping) find(ctx context.Context) (*generation, error) {
 	if _, err := k.stream(ctx, k.recordsConfig()); err != nil {
 		return nil, err
 	}
-	g, err := k.begin(ctx, info)
+	g, err := k.begin(ctx, server, info)
 	if err != nil {
 		return nil, err
 	}
@@ -227,8 +227,7 @@ func differs(is, want *jetstream.StreamConfig) string {
 }
 
 // begin returns the generation of the server and of the stream, which it begins if nobody has.
-func (k *keeping) begin(ctx context.Context, info *jetstream.StreamInfo) (*generation, error) {
-	server := k.conn.ConnectedServerId()
+func (k *keeping) begin(ctx context.Context, server string, info *jetstream.StreamInfo) (*generation, error) {
 	for range maxTries {
 		g, at, err := k.stored(ctx)
 		if err != nil {
@@ -335,8 +334,12 @@ func (b *Broker) lookAtLog() error {
 		return nil
 	}
 	err := b.kept.check(context.Background(), g)
-	if err == nil || !b.link.is(e) || b.isDone() {
+	switch {
+	case err == nil || !b.link.is(e) || b.isDone():
 		return nil
+	case errors.Is(err, errSilent): // which says nothing of the generation
+		b.log.Warn("nats: the stream of the log does not answer", "error", err)
+		return err
 	}
 	b.log.Warn("nats: the log cannot be used as it was", "error", err)
 	b.kept.set(nil, err)
