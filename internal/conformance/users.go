@@ -18,7 +18,7 @@ type device struct {
 }
 
 type presenceOf struct {
-	Online  bool     `json:"online"`
+	Online  *bool    `json:"online"` // nil: it is not known, because nodes are missing
 	Devices []device `json:"devices"`
 }
 
@@ -44,13 +44,21 @@ func online(ctx context.Context, e *hub.Emitter, body io.Reader) (any, error) {
 	}
 	out := make(map[string]presenceOf, len(all))
 	for _, s := range all {
-		one := presenceOf{Online: s.Online(), Devices: []device{}}
-		for _, d := range s.Devices {
-			one.Devices = append(one.Devices, device{d.Node.Name, d.Transport})
-		}
-		out[s.User.Name()] = one
+		out[s.User.Name()] = presenceIn(s, len(missing) == 0)
 	}
 	return map[string]any{"users": out, "missing": namesOf(missing)}, nil
+}
+
+// presenceIn is the answer about one user, of all nodes or of some.
+func presenceIn(s presence.Status, all bool) presenceOf {
+	one := presenceOf{Devices: []device{}}
+	if is := s.Online(); is || all {
+		one.Online = &is
+	}
+	for _, d := range s.Devices {
+		one.Devices = append(one.Devices, device{d.Node.Name, d.Transport})
+	}
+	return one
 }
 
 // putOut ends and refuses a user on all nodes.
