@@ -63,7 +63,7 @@ type EmitConfig struct {
 	MaxBody    int           `default:"1048576" min:"1024" max:"67108864" help:"Size of a request body in bytes; a larger one gets 413."`
 	MaxTargets int           `default:"10000" min:"1" max:"100000" help:"Users and rooms of one POST /emit/batch; more get 400."`
 	MaxActive  int           `default:"256" min:"1" max:"65536" help:"Requests of the API that are served at once; more get 503 with Retry-After."`
-	Timeout    time.Duration `default:"5s" min:"10ms" max:"1m" help:"How long the broker may take before a request gets 503. The brokers give up by themselves within 1.5 s."`
+	Timeout    time.Duration `default:"5s" min:"10ms" max:"1m" help:"How long the broker may take before a request gets 503. The brokers give up by themselves within 1.5 s. Nodes have as long for what they are asked; then the answer is 200, and names in missing those that have not answered."`
 }
 
 // StatsConfig is what monitoring and autoscaling read.
