@@ -53,6 +53,10 @@ func connect(t *testing.T, base string) (*exampletest.Client, string) {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		serveChild()
+		return
+	}
 	long.Parallel(4) // they wait more than they compute
 	os.Exit(m.Run())
 }
@@ -479,7 +483,10 @@ func TestOrigins(t *testing.T) {
 }
 
 func TestMistakesOnTheCommandLine(t *testing.T) {
-	for _, args := range [][]string{{"-nope"}, {"more"}, {"-token-key", "x"}, {"-broker", "redos://x"}, {"-addr", "nowhere"}} {
+	for _, args := range [][]string{
+		{"-nope"}, {"more"}, {"-token-key", "x"}, {"-broker", "redos://x"}, {"-addr", "nowhere"}, {"-recovery-log"},
+		{"-recovery", "1m", "-recovery-log", "-broker", "memory://?log=1m"}, // which is too short
+	} {
 		if err := run(t.Context(), append([]string{"-addr", "127.0.0.1:0"}, args...), t.Output(), t.Output()); err == nil {
 			t.Errorf("%q was taken", args)
 		}

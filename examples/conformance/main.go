@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
+	"tether/broker"
 	"tether/broker/drivers"
 	"tether/broker/seal"
 	"tether/engine"
@@ -68,6 +70,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.BoolVar(&o.transport.Epoll, "epoll", false, "WebSocket connections on the epoll carrier")
 	f.DurationVar(&o.hub.Recovery.Window, "recovery", 0, "how long a session waits for a client that has lost its connection; 0: it does not")
 	f.StringVar(&recoverFor, "recovery-for", "all", "`who` gets recovery: all, or asked, which is who says so")
+	f.BoolVar(&o.hub.Recovery.Log, "recovery-log", false, "the broker keeps events too, so that the death of a node loses none; adds log= to the URL of -broker, if it has none. Other emitters need the same")
 	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
 	f.StringVar(&o.key, "key", "", "`key` that all nodes of the cluster share, in base64: what they say through the broker is authenticated with it")
 	f.BoolVar(&o.hub.Key.Seal, "seal", false, "encrypt that with -key, too")
@@ -111,6 +114,12 @@ func (o *options) complete(cors, recoverFor string, stderr io.Writer) error {
 	if o.hub.Recovery.Window < 0 {
 		return errors.New("-recovery must not be less than 0")
 	}
+	if o.hub.Recovery.Log {
+		if !o.hub.Recovery.On {
+			return errors.New("-recovery-log needs -recovery too, -recovery=2m say")
+		}
+		o.broker = logged(o.broker, o.hub.Recovery.Window)
+	}
 	if cors != "" {
 		if u, err := url.Parse(cors); cors != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
 			return fmt.Errorf("-cors must be an origin, http://localhost:8080 say, or *; got %q", cors)
@@ -127,6 +136,19 @@ func (o *options) complete(cors, recoverFor string, stderr io.Writer) error {
 	o.hub.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	o.transport.Logger = o.hub.Logger
 	return nil
+}
+
+// logged is a broker's URL with a log that is long enough for a window of recovery, if it says nothing about one.
+func logged(raw string, window time.Duration) string {
+	u, err := broker.ParseURL(raw)
+	if err != nil || u.Query().Has("log") {
+		return raw // what is wrong with it is said where it is opened
+	}
+	separator := "?"
+	if strings.Contains(raw, "?") {
+		separator = "&"
+	}
+	return raw + separator + "log=" + max(2*window, 10*time.Second).String()
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
