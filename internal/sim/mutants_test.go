@@ -186,6 +186,10 @@ var direct = map[string]struct{ pkg, test string }{
 	"who finds a node gone does not wait for what it has passed on last":                 {"../../hub", "^TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast$"},
 }
 
+func allMutants() []mutant {
+	return slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn, logged)
+}
+
 // test is the one that has to find the mutant.
 func (m mutant) test() string {
 	if d, ok := direct[m.name]; ok {
@@ -238,14 +242,14 @@ func TestEveryMutantIsFound(t *testing.T) {
 	if !*plantSource {
 		t.Skip("run by make mutants: each bug takes a build of its own")
 	}
-	for _, m := range slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn, logged) {
+	for _, m := range allMutants() {
 		t.Run(m.name, func(t *testing.T) { m.find(t) })
 	}
 }
 
 // A bug whose place in the source has changed has to follow it.
 func TestEveryMutantFitsTheSource(t *testing.T) {
-	all := slices.Concat(planted, mutants, revokingMutants, absent, roomMutants, resumed, passedOn, logged)
+	all := allMutants()
 	t.Logf("%d bugs", len(all))
 	for _, m := range all {
 		if _, ok, err := m.apply(); err != nil || !ok {

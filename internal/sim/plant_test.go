@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -416,7 +415,7 @@ func TestThePageNamesEveryPlantedFault(t *testing.T) {
 	for _, p := range append(brokerPlants, connPlants...) {
 		names = append(names, p.name)
 	}
-	for _, m := range slices.Concat(planted, mutants, revokingMutants, resumed) {
+	for _, m := range allMutants() {
 		names = append(names, m.name)
 	}
 	for _, name := range names {
