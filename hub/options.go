@@ -261,7 +261,7 @@ func (o *Options) check() error {
 	var wrong []error
 	for name, d := range map[string]time.Duration{
 		"ConnectTimeout": o.ConnectTimeout, "HookTimeout": o.HookTimeout, "AttachmentTimeout": o.AttachmentTimeout,
-		"ExpiryNotice": o.ExpiryNotice,
+		"ExpiryNotice": o.ExpiryNotice, "Recovery.Window": o.Recovery.Window,
 	} {
 		if d < 0 {
 			wrong = append(wrong, fmt.Errorf("%s is %v: a time cannot be negative, 0 is the default", name, d))
@@ -279,9 +279,7 @@ func (o *Options) check() error {
 	if o.Devices.Max < 0 {
 		wrong = append(wrong, fmt.Errorf("Devices.Max is %d: a limit cannot be negative, 0 is none", o.Devices.Max))
 	}
-	if o.Recovery.Log && !o.Recovery.On {
-		wrong = append(wrong, errors.New("Recovery.Log is set and Recovery.On is not"))
-	}
+	wrong = append(wrong, o.Recovery.check()...)
 	if err := checkTracers(o.Tracers); err != nil {
 		wrong = append(wrong, err)
 	}
@@ -297,4 +295,19 @@ func (o *Options) check() error {
 		return fmt.Errorf("hub: options: %w", errors.Join(wrong...))
 	}
 	return nil
+}
+
+// check says what is out of range, but for Window.
+func (r *Recovery) check() (wrong []error) {
+	for name, n := range map[string]int{"Recovery.SessionBytes": r.SessionBytes, "Recovery.UserBytes": r.UserBytes, "Recovery.TotalBytes": r.TotalBytes} {
+		if n < 0 {
+			wrong = append(wrong, fmt.Errorf("%s is %d: a limit cannot be negative, 0 is the default", name, n))
+		}
+	}
+	for name, set := range map[string]bool{"Recovery.All": r.All, "Recovery.Log": r.Log} {
+		if set && !r.On {
+			wrong = append(wrong, fmt.Errorf("%s is set and Recovery.On is not", name))
+		}
+	}
+	return wrong
 }

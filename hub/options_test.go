@@ -20,8 +20,16 @@ func TestOptionsOutOfRangeAreErrors(t *testing.T) {
 		"AttachmentTimeout is -1ns": {AttachmentTimeout: -1},
 		"Limits.Depth is 513":       {Limits: Limits{Depth: 513}},
 		"Devices.Max is -1":         {Devices: Devices{Max: -1}},
-		`reserved: "disconnect"`:    {Events: []string{"a", "disconnect"}},
-		`reserved: "connect"`:       {Greeting: Greeting{Event: "connect"}},
+
+		"Recovery.Window is -1ns":      {Recovery: Recovery{Window: -1}},
+		"Recovery.SessionBytes is -1:": {Recovery: Recovery{On: true, SessionBytes: -1}},
+		"Recovery.UserBytes is -1:":    {Recovery: Recovery{On: true, UserBytes: -1}},
+		"Recovery.TotalBytes is -1:":   {Recovery: Recovery{On: true, TotalBytes: -1}},
+		"Recovery.All is set":          {Recovery: Recovery{All: true}},
+		"Recovery.Log is set":          {Recovery: Recovery{Log: true}},
+
+		`reserved: "disconnect"`: {Events: []string{"a", "disconnect"}},
+		`reserved: "connect"`:    {Greeting: Greeting{Event: "connect"}},
 	} {
 		if _, err := New(memory.NewBus().Broker(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
@@ -35,6 +43,10 @@ func TestOptionsOutOfRangeAreErrors(t *testing.T) {
 		if _, err := New(memory.NewBus().Broker(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
+	}
+	least := Recovery{On: true, All: true, Window: 1, SessionBytes: 1, UserBytes: 1, TotalBytes: 1}
+	if _, err := New(memory.NewBus().Broker(), Options{Recovery: least}); err != nil {
+		t.Errorf("what is just in range is refused: %v", err)
 	}
 	_, err := New(memory.NewBus().Broker(), Options{HookTimeout: -1, Limits: Limits{Acks: -1}})
 	if err == nil || !strings.Contains(err.Error(), "HookTimeout") || !strings.Contains(err.Error(), "Limits.Acks") {

@@ -106,7 +106,8 @@ func (o *options) complete(cors, recoverFor string, stderr io.Writer) error {
 			return fmt.Errorf("-%s must be more than 0", name)
 		}
 	}
-	o.hub.Recovery.On, o.hub.Recovery.All = o.hub.Recovery.Window > 0, recoverFor == "all"
+	o.hub.Recovery.On = o.hub.Recovery.Window > 0
+	o.hub.Recovery.All = o.hub.Recovery.On && recoverFor == "all"
 	o.hub.Recovery.Data = conformance.Data
 	if recoverFor != "all" && recoverFor != "asked" {
 		return fmt.Errorf("-recovery-for must be all or asked; got %q", recoverFor)

@@ -287,9 +287,11 @@ func CheckEvent(name string) string {
 	return ""
 }
 
-// checkBroker connects to nobody: a broker may be away when a server starts.
-// checkRecovery says what recovery.log lacks.
+// checkRecovery says what recovery.all and recovery.log lack.
 func (c *checker) checkRecovery() {
+	if c.Recover.All && !c.Recover.On {
+		c.wrong("recovery.all", "nobody comes back with recovery.on=false; leave one of them out")
+	}
 	if !c.Recover.Log {
 		return
 	}
@@ -307,6 +309,7 @@ func (c *checker) checkRecovery() {
 	}
 }
 
+// checkBroker connects to nobody: a broker may be away when a server starts.
 func checkBroker(s Secret) string {
 	known := slices.Sorted(maps.Keys(drivers.Mux()))
 	want := strings.Join(known, "://, ") + ":// is right"

@@ -165,6 +165,7 @@ func TestEveryMistakeNamesTheKeyAndWhatIsRight(t *testing.T) {
 		{"reserved event", []string{"--emit.events=/users/ping,disconnect"}, nil, "", []string{"emit.events", `"disconnect"`, "/users/ping"}},
 		{"broker with a database", []string{"--broker=redis://me:hunter2@host/3"}, nil, "", []string{"broker (flag)", "database 3", "prefix"}},
 		{"broker with an unknown option", []string{"--broker=redis://me:hunter2@host?prefx=hunter2"}, nil, "", []string{"broker", `"prefx"`, "prefix"}},
+		{"all without recovery", []string{"--recovery.all"}, nil, "", []string{"recovery.all", "recovery.on"}},
 		{"log without recovery", []string{"--broker=redis://host?log=5m", "--recovery.log"}, nil, "", []string{"recovery.log", "recovery.on"}},
 		{"log that the broker does not keep", []string{"--broker=redis://host", "--recovery.on", "--recovery.log"}, nil, "", []string{"recovery.log", "log=4m"}},
 		{"log that is too short", []string{"--broker=redis://host?log=3m", "--recovery.on", "--recovery.log"}, nil, "", []string{"recovery.log", "log=4m"}},

@@ -162,8 +162,13 @@ func TestEverySettingIsUsedAndEveryOptionCanBeSet(t *testing.T) {
 		}
 		defaults := defaults
 		var beside []string // what the setting needs
-		if f.Name == "recovery.log" {
+		switch f.Name {
+		case "recovery.all":
+			beside = []string{"--recovery.on"}
+		case "recovery.log":
 			beside = []string{"--recovery.on", "--broker=memory://?log=5m"}
+		}
+		if beside != nil {
 			defaults = optionsWith(t, beside...)
 		}
 		got := optionsWith(t, append(beside, "--"+f.Name+"="+text)...)
