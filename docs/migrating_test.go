@@ -75,6 +75,10 @@ var _ = func(ctx context.Context, b broker.Broker, h *hub.Hub, s *hub.Socket, m 
 	for range h.Of("/").Sockets() {
 	}
 	_ = h.Stats().Connections
+	_ = hub.Options{Recovery: hub.Recovery{On: true, All: true}}
+	_ = hub.Options{Recovery: hub.Recovery{On: true, Window: 2 * time.Minute}}
+	_ = hub.Options{Recovery: hub.Recovery{On: true, Log: true}}
+	_ = s.Recovered()
 	_ = hub.Options{ConnectTimeout: 45 * time.Second}
 	_ = transport.Options{PingInterval: 25 * time.Second, PingTimeout: 20 * time.Second}
 	_ = transport.Options{MaxPayload: 1_000_000}
