@@ -228,6 +228,28 @@ func TestStreamsThatAreDeletedAreAGap(t *testing.T) {
 	}
 }
 
+// TestWhatAStrangerSaysInTheLogIsAGap to the nodes that are subscribed there, and is not delivered.
+func TestWhatAStrangerSaysInTheLogIsAGap(t *testing.T) {
+	s := backend.JetStreamStandIn(t, t.TempDir())
+	n := run(t, open(t, withLog(s.URL, "tether", kept)), make(chan broker.Message, 10))
+	n.subscribe(t, "x")
+	l := logged(t, n.Broker)
+	stranger := connect(t, s.URL)
+	for _, m := range []*natsio.Msg{
+		{Subject: "tether.l.0.s.x", Data: []byte("to the stream")},
+		{Subject: "tether.r.s.x", Data: []byte("as from it"), Header: natsio.Header{"Nats-Sequence": {"1000"}}},
+	} {
+		if err := stranger.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, n.gaps)
+		l.add(t, "x", string(m.Data))
+		if got := receive(t, n.got); string(got.Data) != string(m.Data) || got.Place == 0 {
+			t.Errorf("got %q at %d behind the gap", got.Data, got.Place)
+		}
+	}
+}
+
 func TestWhatIsTooOldIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := backend.JetStreamStandIn(t, t.TempDir())
