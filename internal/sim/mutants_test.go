@@ -182,6 +182,7 @@ var direct = map[string]struct{ pkg, test string }{
 	"a change that comes to the node which has just passed the session on is forgotten":  {"../../hub", "^TestAChangeFollowsASessionThatHasMoved$"},
 	"rules are told to a node that will not be asked yet":                                {"../../revoke", "^TestANodeWaitsUntilTheOthersKnowIt$"},
 	"a node that only others know is not asked":                                          {"../../revoke", "^TestANodeThatOnlyOthersKnowIsAsked$"},
+	"who does not answer is not missing":                                                 {"../../cluster", "^TestAQuestionEndsWhenTheLeaseOfWhoIsMissingHas$"},
 	"what a node passes on is sent behind later events":                                  {"../../hub", "^TestWhatIsPassedOnTooLateEndsTheSession$"},
 	"who finds a node gone does not wait for what it has passed on last":                 {"../../hub", "^TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast$"},
 }
