@@ -88,7 +88,18 @@ func (a *account) wasThere(e *posted, n *recoveringNode) bool {
 		}
 	}
 	last := a.visits[len(a.visits)-1]
-	return last.node == n && last.to.IsZero() && last.from.n < e.began.n && slices.ContainsFunc(a.stays, func(s *staying) bool {
-		return slices.Contains(e.to, s.room) && s.sure.n != 0 && s.sure.n < e.began.n && s.leaving.n == 0
-	})
+	if last.node != n || !last.to.IsZero() || last.from.n >= e.began.n {
+		return false
+	}
+	for _, room := range e.to { // it comes through the first one that the socket is in, or not if it is just joining that
+		if slices.ContainsFunc(a.stays, func(s *staying) bool {
+			return s.room == room && s.sure.n != 0 && s.sure.n < e.began.n && s.leaving.n == 0
+		}) {
+			return true
+		}
+		if a.mayLocked(room, e) {
+			return false
+		}
+	}
+	return false
 }
