@@ -392,6 +392,10 @@ func (a *account) ends(n *recoveringNode, reason string) {
 	a.w.mu.Lock()
 	a.w.outcomes[reason]++
 	troubled := a.w.troubled
+	var byID bool // something was emitted for the socket alone
+	for _, p := range a.w.numbers {
+		byID = byID || p.to[0] == a.sid
+	}
 	a.w.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -414,8 +418,8 @@ func (a *account) ends(n *recoveringNode, reason string) {
 		ok = a.kick
 	case "node lost":
 		ok = broken || ended
-	case "gap":
-		ok = broken
+	case "gap": // or what the node before has passed on came behind a later event
+		ok = broken || byID && slices.ContainsFunc(a.visits, func(v *visit) bool { return v.node != a.visits[0].node })
 	case "unknown":
 		ok = a.told > 0 || broken || ended
 	}
