@@ -418,8 +418,14 @@ func (a *account) ends(n *recoveringNode, reason string) {
 		ok = a.kick
 	case "node lost":
 		ok = broken || ended
-	case "gap": // or what the node before has passed on came behind a later event
-		ok = broken || byID && slices.ContainsFunc(a.visits, func(v *visit) bool { return v.node != a.visits[0].node })
+	case "gap": // or what a node before has passed on, or told late, came behind a later event: see docs/resume.md
+		moves := 0
+		for i := range a.visits[1:] {
+			if a.visits[i].node != a.visits[i+1].node {
+				moves++
+			}
+		}
+		ok = broken || moves > 1 || moves > 0 && byID
 	case "unknown":
 		ok = a.told > 0 || broken || ended
 	}
