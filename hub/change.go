@@ -118,23 +118,14 @@ func parseOrder(topic byte, text []byte) (c order, ok bool) {
 
 // change has a socket change, or the node that has got its session do it. It reports false if there was nothing to do.
 func (h *Hub) change(ctx context.Context, s *Socket, c order) (done bool, err error) {
-	s = s.current()
-	before := s.passedOn()
-	switch c.topic {
-	case topicJoin: // also where the session has gone: what comes here and there has to be the same
-		err := s.joinRooms(ctx, stateMoved, c.rooms)
-		if err != nil && !errors.Is(err, ErrDisconnected) {
-			return false, err
-		}
-		done = err == nil
-	case topicLeave:
-		s.tellRegistered(s.leaveRooms(stateMoved, c.rooms)...)
-		done = true
-	case topicDisconnect:
-		if !before {
-			s.Disconnect(c.closing)
-		}
-		done = true
+	var before bool
+	for again := true; again && err == nil; again = s.gate.State() == stateMoved { // meanwhile: then the change may have missed it
+		s = s.current()
+		before = s.passedOn()
+		done, err = s.change(ctx, c, before)
+	}
+	if err != nil {
+		return false, err
 	}
 	if !s.passedOn() { // not even meanwhile
 		return done && !before, nil
@@ -145,6 +136,25 @@ func (h *Hub) change(ctx context.Context, s *Socket, c order) (done bool, err er
 		err = errLost
 	}
 	return len(answer) > 1 && answer[0] == sessionHere && answer[1] == 1, err
+}
+
+// change is Hub.change for what of it is on this node. Before says that another node has the session already.
+func (s *Socket) change(ctx context.Context, c order, before bool) (done bool, err error) {
+	switch c.topic {
+	case topicJoin: // also where the session has gone: what comes here and there has to be the same
+		err := s.joinRooms(ctx, stateMoved, c.rooms)
+		if errors.Is(err, ErrDisconnected) {
+			return false, nil
+		}
+		return err == nil, err
+	case topicLeave:
+		s.tellRegistered(s.leaveRooms(stateMoved, c.rooms)...)
+	case topicDisconnect:
+		if !before {
+			s.Disconnect(c.closing)
+		}
+	}
+	return true, nil
 }
 
 // changeHere is what the node that had the session of s has been asked. It answers whether that has made a difference:

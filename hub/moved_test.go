@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -312,5 +313,46 @@ func TestAClientThatTheServerHasDisconnectedIsToldSo(t *testing.T) {
 		if r.at(h).connect(t); r.recovered || h.Stats().UnrecoveredRefused != 1 {
 			t.Errorf("recovered: %v, %+v", r.recovered, h.Stats())
 		}
+	}
+}
+
+// A change meets a socket in the instant in which its client comes back, on the same node: both wait for the lock of the
+// socket, and get it in one order or the other.
+func TestAChangeIsNotLostWhileItsClientComesBack(t *testing.T) {
+	h := several(t, 1, moving)[0]
+	meet := func(r *returning, change func(old *Socket)) {
+		old := r.socket()
+		old.mu.Lock()
+		changed := make(chan struct{})
+		r.dial(t)
+		go func() {
+			defer close(changed)
+			change(old)
+		}()
+		for range 20 {
+			runtime.Gosched()
+		}
+		old.mu.Unlock()
+		<-changed
+	}
+	r := comes(t, h)
+	for i := range 100 {
+		room := Room(fmt.Sprint(i))
+		for _, topic := range []byte{topicJoin, topicLeave} {
+			meet(r, func(old *Socket) {
+				if _, err := h.change(t.Context(), old, order{topic: topic, rooms: []Target{room}}); err != nil {
+					t.Error(err)
+				}
+			})
+			if r.answer(t); slices.Contains(r.socket().Rooms(), room) != (topic == topicJoin) {
+				t.Fatalf("round %d, topic %d: the rooms are %v", i, topic, r.socket().Rooms())
+			}
+		}
+	}
+	for range 100 {
+		r := comes(t, h)
+		old := r.socket()
+		meet(r, func(old *Socket) { old.Disconnect(false) })
+		waitFor(t, func() bool { return old.current().gate.State() == stateGone }, "a socket that was disconnected while its client came back goes on")
 	}
 }

@@ -234,8 +234,10 @@ func (s *Socket) Broadcast() *Emitter { return s.ns.Emitter().Except(s.Target())
 // with all its sockets, once the client has been told. A socket that is still connecting is refused. One whose
 // client may come back, see [Recovery], does not come back.
 func (s *Socket) Disconnect(closeConnection bool) {
-	s = s.current()
-	s.kick()
+	for again := true; again; again = s.gate.State() == stateMoved { // its client may come back just then
+		s = s.current()
+		s.kick()
+	}
 	if !closeConnection {
 		return
 	}

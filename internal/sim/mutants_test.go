@@ -74,7 +74,7 @@ var mutants = []mutant{
 		"	go s.join(s.client.hub.handlerContext, 0, Everyone)\n	return nil",
 	}, {
 		"the connection is closed before DISCONNECT is sent", "socket.go",
-		"	s.kick()\n	if !closeConnection {", "	if closeConnection {\n		s.conn.Close(ReasonServerDisconnect)\n	}\n	s.kick()\n	if !closeConnection {",
+		"		s.kick()\n	}\n	if !closeConnection {", "		if closeConnection {\n			s.conn.Close(ReasonServerDisconnect)\n		}\n		s.kick()\n	}\n	if !closeConnection {",
 	}, {
 		"a socket that ends stays in its rooms", "socket.go",
 		"	for _, m := range s.rooms { // nobody changes them now\n", "	for _, m := range s.rooms[:len(s.rooms)/2] {\n",
