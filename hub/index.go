@@ -72,7 +72,7 @@ type room struct {
 	subscribed bool // messages of the subject arrive
 	busy       bool // a broker call about it is under way
 	queued     bool // in the queue of rooms to look at, or waiting apart because it has failed
-	lost       bool // the backend has ended the subscription while the call was under way
+	lost       bool // the backend has ended a subscription: perhaps the one before, and there is one
 }
 
 // membership is a socket's place in a room. The socket keeps it and gives it back once.
@@ -309,7 +309,7 @@ func (x *index) insertLocked(sh *shard, hash uint64, r *room) {
 
 // idleLocked reports whether r is neither subscribed nor to be, and nobody is about to look at it.
 func (sh *shard) idleLocked(r *room) bool {
-	return r.n == 0 && sh.withdrawn[r] == 0 && !r.subscribed && !r.busy && !r.queued
+	return r.n == 0 && sh.withdrawn[r] == 0 && !r.subscribed && !r.busy && !r.queued && !r.lost
 }
 
 // forgetLocked removes a room that has neither members nor a subscription.
@@ -344,7 +344,7 @@ func (sh *shard) clearLocked() {
 // edgeLocked queues r if the subscription no longer fits the members, and nobody is about to look at
 // it; it reports whether it has.
 func (sh *shard) edgeLocked(r *room) bool {
-	if r.queued || r.busy || r.subscribed == (r.n > 0) {
+	if r.queued || r.busy || r.subscribed == (r.n > 0) && !r.lost {
 		return false
 	}
 	r.queued = true

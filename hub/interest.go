@@ -301,10 +301,10 @@ func (in *interest) sortLocked(sh *shard, r *room, wanted, unwanted []*room) (w,
 	r.queued = false
 	switch want := r.n > 0; {
 	case want && !r.subscribed:
-		r.busy = true
+		r.busy, r.lost = true, false
 		wanted = append(wanted, r)
-	case !want && r.subscribed:
-		r.busy, r.subscribed = true, false // a join from now on must wait for the next round
+	case !want && (r.subscribed || r.lost):
+		r.busy, r.subscribed, r.lost = true, false, false // a join from now on must wait for the next round
 		unwanted = append(unwanted, r)
 	case !want:
 		in.endGap(r)
@@ -321,8 +321,9 @@ func (in *interest) sortLocked(sh *shard, r *room, wanted, unwanted []*room) (w,
 func (in *interest) settle(r *room, subscribed bool, err error) (again bool) {
 	sh := in.index.shard(r)
 	sh.mu.Lock()
-	subscribed = subscribed && !r.lost // it was ended again since
-	r.busy, r.subscribed, r.lost = false, subscribed, false
+	r.lost = r.lost && subscribed // meanwhile
+	subscribed = subscribed && !r.lost
+	r.busy, r.subscribed = false, subscribed
 	wanted := r.n > 0
 	queued := false
 	if again = err != nil && wanted; again {

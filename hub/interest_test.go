@@ -133,6 +133,41 @@ func TestSubscriptionsFitTheMembersAfterFlapping(t *testing.T) {
 	}
 }
 
+// The broker may tell that it has ended a subscription when the next one is under way, or there already.
+func TestSubscriptionsFitTheMembersWhenEndsAreToldLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range 2_000 {
+			subject := fmt.Sprint("room", i)
+			wg.Go(func() {
+				m := in.join(subject, new(Socket))
+				<-time.After(rand.N(3 * time.Millisecond))
+				in.leave(m)
+				if i%2 == 0 {
+					<-time.After(rand.N(time.Millisecond))
+					in.join(subject, new(Socket))
+				}
+			})
+			wg.Go(func() {
+				<-time.After(rand.N(4 * time.Millisecond))
+				in.drop(broker.Gap{Subjects: []string{subject}, Cause: errLedger})
+			})
+		}
+		wg.Wait()
+		<-time.After(time.Second) // on the fake clock: the reconciler is idle afterwards
+		synctest.Wait()
+		for i := range 2_000 {
+			if got := l.has(fmt.Sprint("room", i)); got != (i%2 == 0) {
+				t.Errorf("room %d is subscribed: %v", i, got)
+			}
+		}
+		if n := in.index.rooms(); n != 1_000 {
+			t.Errorf("%d rooms are kept, want those with members, 1000", n)
+		}
+	})
+}
+
 func TestASubscriptionThatFailsIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, l := startInterest(t, 0)

@@ -33,7 +33,7 @@ func (in *interest) dropRoom(r *room, g broker.Gap) (wanted bool) {
 		if wanted = r.n > 0; wanted {
 			in.lose(r, g)
 		}
-		r.subscribed, r.lost = false, r.busy
+		r.subscribed, r.lost = false, true
 		edge = sh.edgeLocked(r)
 		if sh.idleLocked(r) {
 			in.index.forgetLocked(sh, r)

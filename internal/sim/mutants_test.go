@@ -31,8 +31,8 @@ var mutants = []mutant{
 		"		queued = sh.edgeLocked(r)\n", "		queued = false\n",
 	}, {
 		"a room that is being unsubscribed counts as subscribed", "interest.go",
-		"		r.busy, r.subscribed = true, false // a join from now on must wait for the next round",
-		"		r.busy = true",
+		"		r.busy, r.subscribed, r.lost = true, false, false // a join from now on must wait for the next round",
+		"		r.busy, r.lost = true, false",
 	}, {
 		"a subscription that failed counts as made", "interest.go",
 		"again := in.settle(r, err == nil, err)", "again := in.settle(r, true, nil)",
@@ -45,6 +45,12 @@ var mutants = []mutant{
 	}, {
 		"a subscription that ends while a call is under way counts as made", "interest.go",
 		"	subscribed = subscribed && !r.lost", "	r.lost = false",
+	}, {
+		"what the broker is said to have ended is not unsubscribed", "interest.go",
+		"	case !want && (r.subscribed || r.lost):", "	case !want && r.subscribed:",
+	}, {
+		"a change misses a socket whose client comes back on this node", "change.go",
+		"again = s.gate.State() == stateMoved {", "again = false {",
 	}, {
 		"the gap of what the broker has ended is not reported", "lost.go",
 		"		in.found = append(in.found, g)\n", "",
@@ -182,6 +188,8 @@ var direct = map[string]struct{ pkg, test string }{
 	"a change that comes to the node which has just passed the session on is forgotten":  {"../../hub", "^TestAChangeFollowsASessionThatHasMoved$"},
 	"rules are told to a node that will not be asked yet":                                {"../../revoke", "^TestANodeWaitsUntilTheOthersKnowIt$"},
 	"a node that only others know is not asked":                                          {"../../revoke", "^TestANodeThatOnlyOthersKnowIsAsked$"},
+	"what the broker is said to have ended is not unsubscribed":                          {"../../hub", "^TestSubscriptionsFitTheMembersWhenEndsAreToldLate$"},
+	"a change misses a socket whose client comes back on this node":                      {"../../hub", "^TestAChangeIsNotLostWhileItsClientComesBack$"},
 	"who does not answer is not missing":                                                 {"../../cluster", "^TestAQuestionEndsWhenTheLeaseOfWhoIsMissingHas$"},
 	"what a node passes on is sent behind later events":                                  {"../../hub", "^TestWhatIsPassedOnTooLateEndsTheSession$"},
 	"who finds a node gone does not wait for what it has passed on last":                 {"../../hub", "^TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast$"},
