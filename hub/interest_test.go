@@ -168,6 +168,35 @@ func TestSubscriptionsFitTheMembersWhenEndsAreToldLate(t *testing.T) {
 	})
 }
 
+// ending is a ledger whose backend ends the first subscription before Subscribe has returned.
+type ending struct {
+	*ledger
+	tell func(broker.Gap)
+	once sync.Once
+}
+
+func (e *ending) Subscribe(ctx context.Context, subjects ...string) []error {
+	errs := e.ledger.Subscribe(ctx, subjects...)
+	e.once.Do(func() {
+		e.ledger.Unsubscribe(ctx, subjects...)
+		e.tell(broker.Gap{Subjects: subjects, Cause: errLedger})
+	})
+	return errs
+}
+
+func TestWhatTheBackendEndsAtOnceIsSubscribedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		in.broker = &ending{ledger: l, tell: in.drop}
+		in.join("room", new(Socket))
+		<-time.After(time.Second) // on the fake clock
+		synctest.Wait()
+		if !l.has("room") {
+			t.Error("the room is not subscribed")
+		}
+	})
+}
+
 func TestASubscriptionThatFailsIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, l := startInterest(t, 0)

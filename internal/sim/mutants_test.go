@@ -188,6 +188,8 @@ var direct = map[string]struct{ pkg, test string }{
 	"a change that comes to the node which has just passed the session on is forgotten":  {"../../hub", "^TestAChangeFollowsASessionThatHasMoved$"},
 	"rules are told to a node that will not be asked yet":                                {"../../revoke", "^TestANodeWaitsUntilTheOthersKnowIt$"},
 	"a node that only others know is not asked":                                          {"../../revoke", "^TestANodeThatOnlyOthersKnowIsAsked$"},
+	"a room that is being unsubscribed counts as subscribed":                             {"../../hub", "^TestFlappingTabsMissNothingWhileTheyAreOpen$"},
+	"a subscription that ends while a call is under way counts as made":                  {"../../hub", "^TestWhatTheBackendEndsAtOnceIsSubscribedAgain$"},
 	"what the broker is said to have ended is not unsubscribed":                          {"../../hub", "^TestSubscriptionsFitTheMembersWhenEndsAreToldLate$"},
 	"a change misses a socket whose client comes back on this node":                      {"../../hub", "^TestAChangeIsNotLostWhileItsClientComesBack$"},
 	"who does not answer is not missing":                                                 {"../../cluster", "^TestAQuestionEndsWhenTheLeaseOfWhoIsMissingHas$"},
