@@ -571,6 +571,9 @@ func TestWhatDoesNotOutliveANode(t *testing.T) {
 			hubs[2].options.Recovery.Window = 100 * time.Second
 		}, func(s Stats) uint64 { return s.UnrecoveredExpired }},
 		{"more than there is room for", func(t *testing.T, hubs []*Hub, r *returning) {
+			if err := r.socket().Wait(ctx); err != nil { // else its own node would end the session
+				t.Fatal(err)
+			}
 			for range 20 {
 				mustEmit(t, hubs[1].Emitter(), SocketID(r.sid), "x", strings.Repeat("x", 1000))
 			}

@@ -551,6 +551,29 @@ func TestWhatIsKeptHasBounds(t *testing.T) {
 	}
 }
 
+// TestMoreThanIsKeptBeforeItIsSent has the hook emit more than the session may keep: the connection ends, and the client is
+// told why when it comes again.
+func TestMoreThanIsKeptBeforeItIsSent(t *testing.T) {
+	h := alone(t, Options{Recovery: Recovery{On: true, SessionBytes: 10_000}, Greeting: Greeting{Off: true}})
+	times := 0
+	h.Of("/").OnConnect(func(_ context.Context, s *Socket) error {
+		if times++; times == 1 {
+			for range 20 {
+				if err := s.Emit("x", strings.Repeat("x", 1000)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return nil
+	})
+	r := comes(t, h)
+	<-r.ended
+	r.connect(t)
+	if u := h.Stats(); r.recovered || u.UnrecoveredOverflowed != 1 {
+		t.Errorf("recovered: %v, %+v", r.recovered, u)
+	}
+}
+
 func TestAGapEndsWhatCannotBeKnown(t *testing.T) {
 	h := alone(t, recovering)
 	var log hooks
