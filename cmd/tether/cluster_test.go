@@ -39,7 +39,7 @@ func TestTwoNodesAreAskedTogether(t *testing.T) {
 				{"/sockets", `{"room":"nobody"}`, `{"sockets":[],"more":false,"missing":[]}`},
 				{"/sockets", `{"room":"news","limit":-1}`, `{"error":"\"limit\" is -1; 1 to 10000 is right"}`},
 				{"/join", `{"user":"42"}`, `{"error":"\"rooms\" is needed, the names of rooms"}`},
-				{"/ask", `{"user":"nobody","event":"x"}`, `{"answers":[],"missing":[]}`},
+				{"/ask", `{"user":"nobody","event":"x"}`, `{"answers":[],"more":false,"missing":[]}`},
 			} {
 				if got := a.post(c.path, testEmitKey, c.body); got.body != c.want {
 					t.Errorf("%s %s: got %v, want %s", c.path, c.body, got, c.want)

@@ -9,11 +9,23 @@ import (
 	"tether/hub"
 )
 
-// The sockets of one answer of POST /sockets.
+// What one answer of POST /sockets and of POST /ask holds.
 const (
-	defaultSockets = 1000
-	maxSockets     = 10_000
+	defaultLimit   = 1000 // sockets
+	maxLimit       = 10_000
+	maxAnswerBytes = 16 << 20 // of the arguments of POST /ask, as JSON
 )
+
+// limitOf is the limit of a request; 0: it says none.
+func limitOf(limit int) (int, error) {
+	if limit == 0 {
+		return defaultLimit, nil
+	}
+	if limit < 0 || limit > maxLimit {
+		return 0, badRequest(fmt.Errorf(`"limit" is %d; 1 to %d is right`, limit, maxLimit))
+	}
+	return limit, nil
+}
 
 // targeted is the target of a request, and the emitter for it.
 func (a *api) targeted(t target) (*hub.Emitter, hub.Target, error) {
@@ -81,13 +93,11 @@ func (a *api) fetch(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in.Limit == 0 {
-		in.Limit = defaultSockets
+	limit, err := limitOf(in.Limit)
+	if err != nil {
+		return nil, err
 	}
-	if in.Limit < 0 || in.Limit > maxSockets {
-		return nil, badRequest(fmt.Errorf(`"limit" is %d; 1 to %d is right`, in.Limit, maxSockets))
-	}
-	return SocketsOf(ctx, e, to, "", hub.FetchOptions{Rooms: in.Rooms, Data: in.Data}, in.Limit)
+	return SocketsOf(ctx, e, to, "", hub.FetchOptions{Rooms: in.Rooms, Data: in.Data}, limit)
 }
 
 func (a *api) join(ctx context.Context, body []byte) (any, error) {
@@ -129,16 +139,28 @@ func (a *api) move(ctx context.Context, body []byte, do func(e *hub.Emitter, ctx
 
 // acked is what one socket has answered, in JSON. Binary is base64.
 type acked struct {
-	Socket string `json:"socket"`
-	Node   string `json:"node"`
-	Args   []any  `json:"args,omitempty"`
-	Error  string `json:"error,omitempty"`
+	Socket string          `json:"socket"`
+	Node   string          `json:"node"`
+	Args   json.RawMessage `json:"args,omitempty"`
+	Error  string          `json:"error,omitempty"`
+}
+
+func ackedOf(s hub.SocketAck) (acked, error) {
+	out := acked{Socket: s.ID, Node: s.Node.Name}
+	if s.Err != nil {
+		out.Error = s.Err.Error()
+		return out, nil
+	}
+	var err error
+	out.Args, err = json.Marshal(s.Answer.Args())
+	return out, err
 }
 
 func (a *api) ask(ctx context.Context, body []byte) (any, error) {
 	var in struct {
 		target
 		event
+		Limit int `json:"limit"`
 	}
 	if err := decode(body, &in); err != nil {
 		return nil, err
@@ -151,17 +173,26 @@ func (a *api) ask(ctx context.Context, body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	limit, err := limitOf(in.Limit)
+	if err != nil {
+		return nil, err
+	}
 	out := struct {
 		Answers []acked   `json:"answers"`
+		More    bool      `json:"more"` // than the limit, or than maxAnswerBytes
 		Missing []Missing `json:"missing"`
 	}{Answers: []acked{}}
+	size := 0
 	asked := e.EmitAck(ctx, to, name, args...)
 	for s := range asked.All {
-		one := acked{Socket: s.ID, Node: s.Node.Name}
-		if s.Err != nil {
-			one.Error = s.Err.Error()
-		} else {
-			one.Args = s.Answer.Args()
+		one, err := ackedOf(s)
+		if err != nil {
+			return nil, err
+		}
+		size += len(one.Args)
+		if len(out.Answers) == limit || size > maxAnswerBytes {
+			out.More = true
+			break
 		}
 		out.Answers = append(out.Answers, one)
 	}
