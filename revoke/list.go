@@ -32,6 +32,8 @@ type List struct {
 
 	known chan struct{} // closed when this node knows the rules of the others
 
+	unreadable map[string]string // the nodes whose rules cannot be read, by tag: their names; of the goroutine of Run
+
 	mu      sync.Mutex
 	rules   rules                // guarded by mu
 	past    []uint64             // guarded by mu; digests of the rules, the last one last
@@ -81,6 +83,8 @@ func New(h *hub.Hub, o Options) (*List, error) {
 		known:   make(chan struct{}),
 		rules:   rules{lifetime: o.Lifetime, limit: o.Max, all: make(map[ruleKey]rule)},
 		sockets: make(map[*hub.Socket]held),
+
+		unreadable: make(map[string]string),
 	}
 	l.node.Handle(topicRevoke, l.answerRevoke)
 	l.node.Handle(topicRules, l.answerRules)

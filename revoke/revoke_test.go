@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -253,35 +255,59 @@ func TestANodeThatOnlyOthersKnowIsAsked(t *testing.T) {
 	})
 }
 
-// TestANodeWhoseRulesCannotBeReadIsAskedAgain: until then it is not known whether there are others.
+// TestANodeWhoseRulesCannotBeReadIsAskedAgain: until then it is not known whether there are others. The log says once that it
+// begins, and once that it ends, with an answer that can be read or with the node.
 func TestANodeWhoseRulesCannotBeReadIsAskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		var plain atomic.Bool
-		r.cluster.Node(func(b broker.Broker) (*hub.Hub, error) {
-			h, err := hub.New(b, hub.Options{Node: "a"})
-			if err != nil {
-				return nil, err
-			}
-			h.Emitter().Cluster().Handle(65, func(ctx context.Context, q *cluster.Request) error { // what it knows
-				if plain.Load() {
-					return q.Send(ctx, []byte(`{"knows":true,"digest":"0"}`))
+	for _, dies := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			var plain atomic.Bool
+			a := r.cluster.Node(func(b broker.Broker) (*hub.Hub, error) {
+				h, err := hub.New(b, hub.Options{Node: "a"})
+				if err != nil {
+					return nil, err
 				}
-				return q.Send(ctx, []byte(`{"knows":true`))
+				h.Emitter().Cluster().Handle(65, func(ctx context.Context, q *cluster.Request) error { // what it knows
+					if plain.Load() {
+						return q.Send(ctx, []byte(`{"knows":true,"digest":"0"}`))
+					}
+					return q.Send(ctx, []byte(`{"knows":true`))
+				})
+				return h, nil
 			})
-			return h, nil
+			var log bytes.Buffer // one goroutine writes: that of Run
+			b := r.node("b", revoke.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			time.Sleep(5 * time.Second)
+			if r.lists[b].Ready() == nil {
+				t.Error("it lets clients in, and has not read what the other node knows")
+			}
+			wantLog(t, &log, "level=WARN")
+			if dies {
+				a.Kill()
+			} else {
+				plain.Store(true)
+			}
+			time.Sleep(10 * time.Second)
+			if err := r.lists[b].Ready(); err != nil {
+				t.Error(err)
+			}
+			wantLog(t, &log, "level=WARN", "level=INFO")
 		})
-		b := r.node("b", revoke.Options{})
-		time.Sleep(5 * time.Second)
-		if r.lists[b].Ready() == nil {
-			t.Error("it lets clients in, and has not read what the other node knows")
-		}
-		plain.Store(true)
-		time.Sleep(5 * time.Second)
-		if err := r.lists[b].Ready(); err != nil {
-			t.Error(err)
-		}
-	})
+	}
+}
+
+// wantLog checks that a log has these lines about node a, and no others.
+func wantLog(t *testing.T, log *bytes.Buffer, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	lines := strings.SplitAfter(strings.TrimSuffix(log.String(), "\n"), "\n")
+	ok := len(lines) == len(want)
+	for i := range want {
+		ok = ok && strings.Contains(lines[i], want[i]) && strings.Contains(lines[i], "the rules of another node") && strings.Contains(lines[i], "of=a")
+	}
+	if !ok {
+		t.Errorf("got the log\n%s\nwant %v", log.String(), want)
+	}
 }
 
 func TestAProcessWithoutAHubRevokes(t *testing.T) {

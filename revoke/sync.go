@@ -149,8 +149,9 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 	asking := l.node.Ask(ctx, q)
 	for tag, page := range asking.Pages {
 		var k knowledge
-		if err := json.Unmarshal(page, &k); err != nil {
-			l.log.Warn("the rules of another node cannot be read", "of", asking.Member(tag).Name, "error", err)
+		err := json.Unmarshal(page, &k)
+		l.noteUnreadable(tag, asking.Member(tag).Name, err)
+		if err != nil {
 			ok = false
 			continue
 		}
@@ -160,6 +161,11 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 		_, _ = l.take(k.Rules...) // it is logged
 	}
 	members, _ := l.node.Members()
+	for tag, name := range l.unreadable {
+		if !slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Tag == tag }) {
+			l.noteUnreadable(tag, name, nil)
+		}
+	}
 	for _, m := range asking.Missing() {
 		switch {
 		case errors.Is(m.Why, cluster.ErrGone): // one that is still on the list may come back without being noticed
@@ -171,6 +177,19 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 		}
 	}
 	return digests, ok && asking.Err() == nil
+}
+
+// noteUnreadable logs that the rules of a node cannot be read when that begins, and when it ends: it is asked four times a
+// second meanwhile.
+func (l *List) noteUnreadable(tag, name string, err error) {
+	switch _, was := l.unreadable[tag]; {
+	case err != nil && !was:
+		l.unreadable[tag] = name
+		l.log.Warn("the rules of another node cannot be read; it is asked again until they can", "of", name, "error", err)
+	case err == nil && was:
+		delete(l.unreadable, tag)
+		l.log.Info("the rules of another node can be read again, or it has gone", "of", name)
+	}
 }
 
 func (l *List) digest() uint64 {
