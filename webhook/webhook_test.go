@@ -324,6 +324,42 @@ func TestASessionThatWaits(t *testing.T) {
 	})
 }
 
+// TestANodeIsKilledWhenItHasJustLostAClient: there is one disconnect all the same, whichever node tells it, also if
+// answers of the webhook are lost.
+func TestANodeIsKilledWhenItHasJustLostAClient(t *testing.T) {
+	window := hub.Recovery{On: true, Window: time.Minute}
+	for _, after := range []time.Duration{-1, 0, time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e, c := newEndpoint(t), hubtest.NewCluster(t)
+				way := &cable{RoundTripper: e}
+				a := c.Node(recovering(way, -1, window))
+				c.Node(recovering(e, -1, window))
+				c.Node(recovering(e, -1, window))
+				time.Sleep(10 * time.Second) // until each owner knows that it is one
+				phone := a.Connect(map[string]any{"recovery": true})
+				time.Sleep(time.Second)
+				e.set(false, true)
+				if after >= 0 { // else it is connected
+					phone.Close()
+					time.Sleep(after)
+				}
+				way.cut.Store(true)
+				a.Kill()
+				time.Sleep(3 * time.Second)
+				e.set(false, false)
+				time.Sleep(3 * time.Minute)
+				if got := e.told(phone.ID()); got != "connect disconnect" {
+					t.Errorf("told %q, want one connect and one disconnect", got)
+				}
+				if why := e.reasons(Disconnect); after < 0 && !slices.Equal(why, []string{"node gone"}) {
+					t.Errorf("disconnected for the reasons %q", why)
+				}
+			})
+		})
+	}
+}
+
 // run runs a sender, and returns what ends it.
 func run(t *testing.T, o Options) (s *Sender, end func()) {
 	t.Helper()
