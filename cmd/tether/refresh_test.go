@@ -84,7 +84,7 @@ func TestATokenIsRefreshedOverHTTPOnAnyNode(t *testing.T) {
 			{body(c.ID, tokenFor(t, "43", time.Hour)), answer{http.StatusForbidden, `{"error":"the token is not of the user of this connection"}`}},
 			{body("x", tokenFor(t, "42", time.Hour)), answer{http.StatusNotFound, `{"error":"there is no such connection"}`}},
 			{`{"token":"x"}`, answer{http.StatusBadRequest, `{"error":"\"socket\" and \"token\" are needed: the ID of the client's socket, and its new token"}`}},
-			{`{`, answer{http.StatusBadRequest, `{"error":"the body is not what is wanted: unexpected EOF"}`}},
+			{`{`, answer{http.StatusBadRequest, `{"error":"the body ends in the middle of the JSON object"}`}},
 			{body(c.ID, strings.Repeat("x", 16<<10)), answer{http.StatusRequestEntityTooLarge, `{"error":"the body is larger than 16384 bytes"}`}},
 		} {
 			if got := p.request(http.MethodPost, "/refresh", "", bad.body); got != bad.want {

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -132,7 +131,7 @@ func (a *api) routes(mux *http.ServeMux) {
 func (a *api) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	if !a.hasKey(r, needsStatsKey) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
-		http.Error(w, "a good bearer key is needed, one of stats.keys or emit.keys: Authorization: Bearer KEY", http.StatusUnauthorized)
+		http.Error(w, keyNeeded(needsStatsKey), http.StatusUnauthorized)
 		return
 	}
 	a.metrics.ServeHTTP(w, r)
@@ -229,38 +228,6 @@ func (a *api) disconnect(ctx context.Context, body []byte) (any, error) {
 	return ChangedOf(changed), nil
 }
 
-func (a *api) stats(context.Context, []byte) (any, error) {
-	now := a.hub.Stats()
-	var hooks figures
-	if a.hooks != nil {
-		hooks = figuresOf(a.hooks.Stats())
-	}
-	return struct {
-		Node          string  `json:"node"`
-		UptimeSeconds int64   `json:"uptimeSeconds"`
-		Connections   int     `json:"connections"` // what autoscaling looks at
-		Hub           figures `json:"hub"`
-		Transport     figures `json:"transport"`
-		Webhook       figures `json:"webhook,omitempty"`
-	}{a.hub.Node(), int64(time.Since(a.started) / time.Second), now.Connections, figuresOf(now), figuresOf(a.sockets.Stats()), hooks}, nil
-}
-
-type figures map[string]any
-
-// figuresOf are the fields of a struct, also of one in it, with names as JSON has them.
-func figuresOf(stats any) figures {
-	v, out := reflect.ValueOf(stats), figures{}
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Name
-		value := v.Field(i).Interface()
-		if v.Field(i).Kind() == reflect.Struct {
-			value = figuresOf(value)
-		}
-		out[strings.ToLower(name[:1])+name[1:]] = value
-	}
-	return out
-}
-
 func (a *api) emitter(namespace string) (*hub.Emitter, error) {
 	if namespace == "" {
 		namespace = "/"
@@ -305,7 +272,7 @@ func (a *api) logRequest(r *http.Request, status int, took time.Duration, err er
 func (a *api) serve(w http.ResponseWriter, r *http.Request, q request) (any, error) {
 	if !a.hasKey(r, q.key) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tether"`)
-		return nil, &requestError{http.StatusUnauthorized, errors.New("a good bearer key is needed, one of emit.keys: Authorization: Bearer KEY")}
+		return nil, &requestError{http.StatusUnauthorized, errors.New(keyNeeded(q.key))}
 	}
 	active, maxBody := a.active, a.config.Emit.MaxBody
 	if q.key == needsNoKey {
@@ -364,6 +331,15 @@ func (a *api) hasKey(r *http.Request, kind keyKind) bool {
 		keys = slices.Concat(keys, *a.statsKeys.Load())
 	}
 	return isOneOf(keys, strings.TrimSpace(given)) && strings.EqualFold(scheme, "Bearer")
+}
+
+// keyNeeded is what a caller is told whose key is not good.
+func keyNeeded(kind keyKind) string {
+	of := "emit.keys"
+	if kind == needsStatsKey {
+		of = "stats.keys or emit.keys"
+	}
+	return "a good bearer key is needed, one of " + of + ": Authorization: Bearer KEY"
 }
 
 func isOneOf(keys []keyHash, given string) bool {

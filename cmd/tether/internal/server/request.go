@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 
 	"tether/hub"
 )
@@ -60,7 +61,7 @@ func (u *userID) UnmarshalJSON(data []byte) error {
 		}
 	} else {
 		var n json.Number
-		if err := json.Unmarshal(data, &n); err != nil {
+		if err := json.Unmarshal(data, &n); err != nil || n == "" { // null
 			return errors.New("a user is a string or a number")
 		}
 		text = n.String()
@@ -99,19 +100,62 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.err.Error() }
 
-// decode reads exactly one JSON object without unknown members.
+// decode reads exactly one JSON object, whose members are known, and are there once: of two with one name a proxy might
+// have checked the other one.
 func decode(body []byte, into any) error {
+	if !utf8.Valid(body) {
+		return badRequest(errors.New("the body is not UTF-8"))
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	err := d.Decode(into)
-	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && wrong.Field != "" {
-		return badRequest(fmt.Errorf("%q is not what is wanted: %s, where %s is right",
-			wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:], withArticle(wrong.Value), jsonName(wrong.Type)))
-	} else if err != nil {
-		return badRequest(fmt.Errorf("the body is not what is wanted: %s", strings.TrimPrefix(err.Error(), "json: ")))
+	if err := d.Decode(into); err != nil {
+		return badRequest(errors.New(misread(err)))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return badRequest(errors.New("the body goes on after the JSON object"))
+	}
+	return checkMembers(body)
+}
+
+// misread says what is wrong with a body, to somebody who does not know Go.
+func misread(err error) string {
+	wrong := (*json.UnmarshalTypeError)(nil)
+	switch {
+	case errors.Is(err, io.EOF):
+		return "the body is empty, where a JSON object is right"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the body ends in the middle of the JSON object"
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return fmt.Sprintf("the body is not what is wanted: %s, where an object is right", withArticle(wrong.Value))
+	case errors.As(err, &wrong):
+		name := wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:]
+		return fmt.Sprintf("%q is not what is wanted: %s, where %s is right", name, withArticle(wrong.Value), jsonName(wrong.Type))
+	}
+	return "the body is not what is wanted: " + strings.TrimPrefix(err.Error(), "json: ")
+}
+
+// checkMembers looks at the names in a JSON object that has been decoded: encoding/json takes a name in any case, and of two
+// members with one name the last.
+func checkMembers(body []byte) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if t, _ := d.Token(); t != json.Delim('{') {
+		return badRequest(errors.New("the body is not what is wanted: null, where an object is right"))
+	}
+	seen := make(map[string]bool)
+	for d.More() {
+		t, _ := d.Token()
+		name, _ := t.(string)
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz") != "" { // as no name is
+			return badRequest(fmt.Errorf("the body is not what is wanted: unknown field %q", name))
+		}
+		if seen[name] {
+			return badRequest(fmt.Errorf("%q is there twice", name))
+		}
+		seen[name] = true
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return badRequest(err)
+		}
 	}
 	return nil
 }
@@ -123,12 +167,19 @@ func jsonName(t reflect.Type) string {
 		return "an array"
 	case reflect.Bool:
 		return "true or false"
+	case reflect.Int:
+		return "a whole number"
 	}
 	return "a string"
 }
 
+// withArticle is what encoding/json calls a value, which may be "number 1.5".
 func withArticle(noun string) string {
-	if strings.ContainsRune("aeiou", rune(noun[0])) {
+	noun, _, _ = strings.Cut(noun, " ")
+	switch {
+	case noun == "bool":
+		return "true or false"
+	case strings.ContainsRune("aeiou", rune(noun[0])):
 		return "an " + noun
 	}
 	return "a " + noun

@@ -85,13 +85,17 @@ func (a *api) online(ctx context.Context, body []byte) (any, error) {
 // moment is a time: seconds since 1970, as tokens have it, or a text as in RFC 3339.
 type moment struct{ time.Time }
 
-func (m *moment) UnmarshalJSON(data []byte) (err error) {
+func (m *moment) UnmarshalJSON(data []byte) error {
+	wrong := errors.New(`a time is seconds since 1970, or a text like "2026-01-02T15:04:05Z"`)
 	if data[0] == '"' {
-		return json.Unmarshal(data, &m.Time)
+		if err := json.Unmarshal(data, &m.Time); err != nil {
+			return wrong
+		}
+		return nil
 	}
 	var seconds float64
 	if err := json.Unmarshal(data, &seconds); err != nil || seconds <= 0 || seconds > 253402300799 {
-		return errors.New(`a time is seconds since 1970, or a text like "2026-01-02T15:04:05Z"`)
+		return wrong
 	}
 	whole, part := math.Modf(seconds)
 	m.Time = time.Unix(int64(whole), int64(part*1e9))
