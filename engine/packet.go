@@ -214,7 +214,7 @@ func (p *Packet) Untimed() *Packet {
 	return u
 }
 
-// SetWatcher says who is told what becomes of the packet. It is called before anybody else knows the packet,
+// SetWatcher says which watcher is told what becomes of the packet. It is called before anybody else knows the packet,
 // which is not lent.
 func (p *Packet) SetWatcher(w Watcher) {
 	p.traits |= traitWatched

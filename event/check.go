@@ -13,7 +13,7 @@ import (
 // told the error's text, or, if it is made by [hub.Refuse], its message and data.
 type Validator interface{ Validate() error }
 
-// misfit is why an argument does not fit, in words for the client who sent it.
+// misfit is why an argument does not fit, in words for the client that sent it.
 type misfit struct {
 	path string // of the value in the argument; "": the argument itself
 	what string

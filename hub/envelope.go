@@ -18,7 +18,7 @@ import (
 //	text     each of them
 //	text     terms: a byte, the policy, and the key; only with flagTerms
 //	4 bytes  the microsecond of the emit, see stamp.go; only with flagStamp
-//	8 bytes  who has published it; only with flagOrigin
+//	8 bytes  its publisher; only with flagOrigin
 //	uvarint  its number of what that one has published; only with flagOrigin
 //	text     marks of tracers, each a name and a mark, as texts; only with flagMarks
 //	rest     body; of an event the packet as WebSocket frames, which go out as they are

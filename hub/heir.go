@@ -13,7 +13,7 @@ import (
 
 // A session whose node is gone goes on from its record and the broker's log, in these steps:
 //
-//	load    the record says who has the session. While that node is on the list of members it is asked, and if it is
+//	load    the record says which node has the session. While that node is on the list of members it is asked, and if it is
 //	        silent it is waited for, until its lease has ended: then it is gone
 //	read    the log says what the client does not have, up to where it ends
 //	        the socket joins the rooms, and what comes is held

@@ -226,7 +226,7 @@ func (p *Presence) Users() int {
 	return len(p.holdings)
 }
 
-// turnLocked tells those who wait that something has changed.
+// turnLocked tells all that wait that something has changed.
 func (p *Presence) turnLocked() {
 	close(p.turn)
 	p.turn = make(chan struct{})

@@ -58,7 +58,7 @@ func (st *stay) now(name string) (s seen, ok bool) {
 	return s, ok
 }
 
-// noteLocked notes a change, and has those who watch be told. Without them there is nothing to do.
+// noteLocked notes a change, and has the nodes that watch be told. Without such nodes there is nothing to do.
 func (p *Presence) noteLocked(st *stay, name string, ended bool) {
 	p.noted++
 	if len(st.feeds) == 0 {

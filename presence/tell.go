@@ -104,7 +104,7 @@ func (p *Presence) emitLocked(w *watched, c RoomChange) {
 	}
 }
 
-// tellWholeLocked sends those who are new a part of the whole. It reports whether there is more to send.
+// tellWholeLocked sends the sockets that are new a part of the whole. It reports whether there is more to send.
 func (p *Presence) tellWholeLocked(w *watched) (more bool) {
 	done, cancel := context.WithCancel(p.hooks)
 	cancel()

@@ -52,7 +52,7 @@ type part struct {
 
 func (t *part) inQueue() *bool { return &t.queued }
 
-// roomPatience is how long those who begin to watch wait for nodes that do not answer.
+// roomPatience is how long sockets that begin to watch wait for nodes that do not answer.
 const roomPatience = time.Second
 
 func (p *Presence) watchLocked(s *hub.Socket, room hub.Target) {

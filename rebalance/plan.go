@@ -112,7 +112,7 @@ func share(loads map[string]load, tag string, t Terms) Plan {
 
 func ceil(total, nodes int) int { return (total + nodes - 1) / nodes }
 
-// told answers who wants this node to look.
+// told answers a node that asks this one to look.
 func (b *Balancer) told(ctx context.Context, m *hub.Message) (any, error) {
 	var t Terms
 	if err := m.Bind(&t); err != nil {

@@ -16,8 +16,8 @@ const (
 	roundPackets = 256
 
 	// yieldWrites is after how many writes a flusher lets other goroutines run. The runtime does not see its
-	// system calls, and would let it go on for 10 ms. When there is more than can be written, those who read
-	// from the broker come first, so that what is behind waits in the queues of the sessions, where it
+	// system calls, and would let it go on for 10 ms. When there is more than can be written, the goroutines
+	// that read from the broker come first, so that what is behind waits in the queues of the sessions, where it
 	// shares its writes, and not in the broker.
 	yieldWrites = 8
 

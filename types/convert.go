@@ -138,7 +138,7 @@ func convert(used named) (conversion, error) {
 		}
 		return list
 	})
-	_, c.text, _ = strings.Cut(c.text, "\n") // the line that says who has made it
+	_, c.text, _ = strings.Cut(c.text, "\n") // the line that says which program has made it
 	return c, err
 }
 

@@ -184,7 +184,7 @@ func (c *cluster) join(e epoch) error {
 	c.eldest, c.entered = e.since, time.Time{}
 	clear(c.servers) // those that are still there will answer
 	c.mu.Unlock()
-	for range 2 { // the second is for those who had come at the same time, and had not heard of us
+	for range 2 { // the second is for nodes that had come at the same time, and had not heard of this one
 		if err := c.listen(e, here.listens()/2); err != nil {
 			return err
 		}

@@ -32,8 +32,8 @@ import (
 // So the order of the sequences is that in which each subscribed connection gets the messages.
 //
 // Of a server that was restarted nobody knows what it had stored and not passed on, nor what it has lost. A generation
-// ends with the server or with the stream, and the next one begins all places anew above all former ones. The first one
-// who comes to a server, or finds a new stream, begins it, and nobody publishes before he knows it. What is asked for from
+// ends with the server or with the stream, and the next one begins all places anew above all former ones. The first
+// program that comes to a server, or finds a new stream, begins it, and none publishes before it knows it. What is asked for from
 // before is refused. Each message says in which generation it was published, so a node whose own is over notices that.
 
 // keeping is how a log is kept.

@@ -46,7 +46,7 @@ func newPrefix() string { return natsio.NewInbox()[len("_INBOX."):] }
 var kept = broker.LogOptions{Age: time.Hour}
 
 func logContract(t *testing.T, s *backend.Server) {
-	prefixes := make(map[broker.LogOptions]string) // all who share one keep the same
+	prefixes := make(map[broker.LogOptions]string) // brokers that share one keep the same
 	brokertest.RunLog(t, func(t *testing.T, o broker.LogOptions) broker.Broker {
 		if o.Bytes > 0 {
 			t.Skip("the bytes of one subject are not bounded")

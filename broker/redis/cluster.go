@@ -313,7 +313,7 @@ func (c *cluster) moved(ctx context.Context, parts ...uint8) *routes {
 }
 
 // ended takes the partition from a server that has ended a subscription by itself. It is not asked to take
-// it back, which it would do as a replica of the new owner, but the servers are asked who that is.
+// it back, which it would do as a replica of the new owner, but the servers are asked which one that is.
 func (c *cluster) ended(s *server, part uint8) {
 	c.agreement.doubt(int(part))
 	c.mu.Lock()

@@ -22,7 +22,7 @@ import (
 	"tether/internal/long"
 )
 
-// States of a server that those who run one know: it is neither up nor down.
+// States of a server that its operators know: it is neither up nor down.
 
 // The master behind a stable name is replaced by an order, and goes on as a replica. It takes messages, counts
 // nobody, and closes no connection.

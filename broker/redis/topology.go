@@ -11,7 +11,7 @@ import (
 // trusted. There are three: the server behind a name (fixed), the master that Sentinels name (sentinels),
 // and the masters of a Cluster (cluster). All methods may be called concurrently.
 type topology interface {
-	// now returns who has what, as far as that is known; nil, and perhaps why, while nothing is.
+	// now returns which server has what, as far as that is known; nil, and perhaps why, while nothing is.
 	now() (*routes, error)
 
 	// fresh is now, after waiting for news that are recent enough for counts to be exact.
@@ -31,7 +31,7 @@ type topology interface {
 	// that the server is a master and has been reached all the time.
 	sure(c *conn, part uint8) bool
 
-	// moved is told that a server redirects messages of partitions. It returns who has what when it has asked.
+	// moved is told that a server redirects messages of partitions. It returns which server has what when it has asked.
 	moved(ctx context.Context, parts ...uint8) *routes
 
 	// ended is told that a server has ended subscriptions of a partition by itself, or redirects them.
@@ -48,7 +48,7 @@ type topology interface {
 	wait()
 }
 
-// routes says who has each partition; nil: nobody.
+// routes says which server has each partition; nil: none.
 type routes struct {
 	publish   []*server // where messages are published
 	subscribe []*server // where subjects are subscribed

@@ -45,7 +45,7 @@ type typing struct {
 	Typing bool   `json:"typing"`
 }
 
-// state is what those who are in a room see of each other.
+// state is what the people in a room see of each other.
 type state struct {
 	Typing bool `json:"typing,omitempty"`
 }

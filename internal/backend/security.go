@@ -32,7 +32,7 @@ type Security struct {
 
 	User, Password string
 
-	admin  string // password of the user "default", who may do all
+	admin  string // password of the user "default", which may do all
 	rights []string
 	config *tls.Config
 }

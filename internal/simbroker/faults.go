@@ -9,7 +9,7 @@ import (
 	"tether/broker"
 )
 
-// Stop ends the sessions of all nodes, who notice at once, and takes no new ones.
+// Stop ends the sessions of all nodes, which notice at once, and takes no new ones.
 func (c *Cluster) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

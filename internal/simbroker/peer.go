@@ -49,7 +49,7 @@ type parcel struct {
 	due time.Time
 }
 
-// Open returns the broker of one more node, or of one who only publishes. The caller closes it.
+// Open returns the broker of one more node, or of a program that only publishes. The caller closes it.
 func (c *Cluster) Open(name string) *Peer {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -280,7 +280,7 @@ func (c *client) hangUp(properly bool) {
 	c.write(8, []byte{3, 232})
 }
 
-// pollers is the HTTP client of all who poll.
+// pollers is the HTTP client of all clients that poll.
 var pollers = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4096}, Timeout: time.Minute}
 
 func (c *client) http(method, body string) (string, error) {

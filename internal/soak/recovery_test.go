@@ -220,7 +220,7 @@ func running(t *testing.T, worker *hub.Emitter) (end func()) {
 }
 
 // A receipt counts the node of a session that waits for its client, from any emitter: the client gets the event when it comes
-// back. Who asks is told that no client is connected. A question for the sockets of the user is answered with none.
+// back. An emitter that asks is told that no client is connected. A question for the sockets of the user is answered with none.
 func TestAReceiptCountsWhoIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	to := transport.Options{PingInterval: 2 * time.Second, PingTimeout: 3 * time.Second} // a client that goes between two polls is missed then

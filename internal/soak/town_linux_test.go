@@ -27,7 +27,7 @@ import (
 )
 
 // A town is a cluster whose nodes fail, one after the other, while users come and go, and while all kinds of
-// questions are asked. Its first node, and one who asks without a hub, do not fail.
+// questions are asked. Its first node, and an emitter without a hub that asks, do not fail.
 
 // visit is what a client says of itself.
 type visit struct {
@@ -46,7 +46,7 @@ type change struct {
 
 const (
 	lobby     = "lobby"
-	residence = "residents" // the room of those who stay
+	residence = "residents" // the room of the clients that stay
 )
 
 // settleTown makes a hub a node of a town. Its grace is for a device that comes on one node while another goes on another: that

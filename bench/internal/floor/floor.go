@@ -15,7 +15,7 @@ import (
 type Floor struct {
 	Broker       string // URL
 	Users, Nodes int    // users are divided over the nodes in order
-	Each         bool   // each user has a subject, and not each node: the publisher need not know who is where
+	Each         bool   // each user has a subject, and not each node: the publisher need not know on which node a user is
 }
 
 // Follow subscribes to what is for the users of a node, and calls deliver with each payload until ctx is done,
