@@ -423,3 +423,28 @@ func TestSocketsThatAreGoneAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+// TestRulesOfAnySizeReachANewNode: in one page all of them would be more than an answer may be.
+func TestRulesOfAnySizeReachANewNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.node("a", revoke.Options{})
+		for i := range 5 {
+			r.revoke(a, revoke.Rule{User: hub.User(strings.Repeat("x", 7<<20) + fmt.Sprint(i))}, 0, 1, 0)
+			r.revoke(a, revoke.Rule{User: hub.User(fmt.Sprint(i))}, 0, 1, 0)
+		}
+		b := r.node("b", revoke.Options{})
+		time.Sleep(10 * time.Second)
+		if err := r.lists[b].Ready(); err != nil {
+			t.Fatal(err)
+		}
+		members, err := b.Hub.Members()
+		if err != nil || len(members) != 2 || members[0].Digest == 0 || members[0].Digest != members[1].Digest {
+			t.Errorf("the nodes do not have the same rules: %v, %v", members, err)
+		}
+		for i := range 5 {
+			b.ExpectRefusal(auth{User: fmt.Sprint(i)}, refused)
+		}
+		b.Connect(auth{User: "5"})
+	})
+}

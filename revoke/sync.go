@@ -16,6 +16,7 @@ const (
 	lookInterval = 250 * time.Millisecond // between two looks whether rules may have been missed
 	onItsWay     = time.Second            // for which a rule may be, from one node that has it to another
 	maxPast      = 256                    // digests that are remembered
+	pageBytes    = 32 << 10               // about how large a page of rules gets
 )
 
 // question asks what a node knows.
@@ -147,6 +148,7 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 	q.Body, _ = json.Marshal(question{l.node.Tag(), rules}) // a text
 	digests, ok = make(map[uint64]string), true
 	asking := l.node.Ask(ctx, q)
+	var all []rule
 	for tag, page := range asking.Pages {
 		var k knowledge
 		err := json.Unmarshal(page, &k)
@@ -157,9 +159,9 @@ func (l *List) ask(ctx context.Context, q cluster.Question, rules bool) (digests
 		}
 		ok = ok && k.Knows
 		digests[k.Digest] = tag
-		k.Rules = slices.DeleteFunc(k.Rules, func(r rule) bool { return !r.valid() })
-		_, _ = l.take(k.Rules...) // it is logged
+		all = append(all, slices.DeleteFunc(k.Rules, func(r rule) bool { return !r.valid() })...)
 	}
+	_, _ = l.take(all...) // it is logged; all at once, so that there is one digest
 	members, _ := l.node.Members()
 	for tag, name := range l.unreadable {
 		if !slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Tag == tag }) {
@@ -206,15 +208,30 @@ func (l *List) answerRules(ctx context.Context, r *cluster.Request) error {
 	}
 	members, _ := l.node.Members()
 	k := knowledge{Knows: slices.ContainsFunc(members, func(m cluster.Member) bool { return m.Tag == q.Tag })}
+	var left []rule
 	l.mu.Lock() // after the look at the members: see spread.ask
 	k.Digest = l.rules.digest
 	if q.Rules {
-		k.Rules = slices.Collect(maps.Values(l.rules.all))
+		left = slices.Collect(maps.Values(l.rules.all))
 	}
 	l.mu.Unlock()
-	page, err := json.Marshal(k)
-	if err != nil {
-		return err
+	for {
+		k.Rules, left = cutPage(left)
+		page, err := json.Marshal(k)
+		if err != nil {
+			return err
+		}
+		if err := r.Send(ctx, page); err != nil || len(left) == 0 {
+			return err
+		}
 	}
-	return r.Send(ctx, page)
+}
+
+// cutPage takes the rules of a page from the front of a list: all of them may be more than an answer holds in one.
+func cutPage(list []rule) (page, rest []rule) {
+	n := 0
+	for size := 0; n < len(list) && size < pageBytes; n++ {
+		size += 100 + len(list[n].User) + len(list[n].Token)
+	}
+	return list[:n], list[n:]
 }

@@ -66,7 +66,7 @@ var revokingMutants = []mutant{
 		"old.Before > r.Before", "old.Before < r.Before && old.Before == 1",
 	}, {
 		"half of the rules are told", "../revoke/sync.go",
-		"		k.Rules = slices.Collect(maps.Values(l.rules.all))\n", "		k.Rules = slices.Collect(maps.Values(l.rules.all))\n		k.Rules = k.Rules[:len(k.Rules)/2]\n",
+		"		left = slices.Collect(maps.Values(l.rules.all))\n", "		left = slices.Collect(maps.Values(l.rules.all))\n		left = left[:len(left)/2]\n",
 	},
 }
 
