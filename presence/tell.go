@@ -98,7 +98,7 @@ func (p *Presence) emitLocked(w *watched, c RoomChange) {
 			size += len(c.Came[0].Name) + len(c.Came[0].Data) + 20
 		}
 		if _, err := w.emitter.Emit(p.hooks, watchersOf(w.room), p.o.RoomEvent, piece); err != nil {
-			p.log.Error("who watches a room is not told of a change", "room", w.room, "error", err)
+			p.log.Error("the sockets that watch a room are not told of a change", "room", w.room, "error", err)
 		}
 		c.Unknown = nil
 	}
@@ -123,7 +123,7 @@ func (p *Presence) tellWholeLocked(w *watched) (more bool) {
 		}
 		more = more || len(k.rest) > 0 || !k.begun
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, hub.ErrDisconnected) {
-			p.log.Error("who watches a room is not told who is there", "room", w.room, "error", err)
+			p.log.Error("the sockets that watch a room are not told who is there", "room", w.room, "error", err)
 		}
 	}
 	return more

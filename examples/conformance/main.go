@@ -69,7 +69,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&o.transport.MessageRate, "message-rate", 0, "messages of one client that are read in a second; 0: no limit")
 	f.BoolVar(&o.transport.Epoll, "epoll", false, "WebSocket connections on the epoll carrier")
 	f.DurationVar(&o.hub.Recovery.Window, "recovery", 0, "how long a session waits for a client that has lost its connection; 0: it does not")
-	f.StringVar(&recoverFor, "recovery-for", "all", "`who` gets recovery: all, or asked, which is who says so")
+	f.StringVar(&recoverFor, "recovery-for", "all", "`who` gets recovery: all, or asked: the clients that ask for it")
 	f.BoolVar(&o.hub.Recovery.Log, "recovery-log", false, "the broker keeps events too, so that the death of a node loses none; adds log= to the URL of -broker, if it has none. Other emitters need the same")
 	f.StringVar(&cors, "cors", "", "allowed `origin`, \"*\" for any; none by default")
 	f.StringVar(&o.key, "key", "", "`key` that all nodes of the cluster share, in base64: what they say through the broker is authenticated with it")

@@ -140,7 +140,7 @@ func (c *checker) checkKeys() {
 		}
 	}
 	if c.Admin.FollowEvery > 0 && len(c.Admin.Keys) == 0 {
-		c.missing("admin.keys", "admin.follow-every is for who has one; tether key makes one")
+		c.missing("admin.keys", "admin.follow-every needs a key; tether key makes one")
 	}
 	if keys, err := Expand(c.Admin.Keys); err != nil {
 		c.wrong("admin.keys", "%s", err)
