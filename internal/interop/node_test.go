@@ -3,12 +3,14 @@ package interop
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
 
+	"tether/broker"
 	"tether/broker/memory"
 	"tether/hub"
 	"tether/internal/conformance"
@@ -32,6 +34,7 @@ type node struct {
 type setup struct {
 	name        string
 	bus         *memory.Bus
+	broker      broker.Broker // in place of one of bus
 	conformance conformance.Options
 	transport   transport.Options
 	recovery    hub.Recovery
@@ -39,6 +42,7 @@ type setup struct {
 	peer        bool             // and are passed on over HTTP
 	notice      time.Duration    // hub.Options.ExpiryNotice
 	install     func(h *hub.Hub) // what it does beside internal/conformance
+	page        string           // HTML at /page
 }
 
 // serve starts a node, which ends with the test.
@@ -47,10 +51,13 @@ func serve(t testing.TB, s setup) *node {
 	if s.name == "" {
 		s.name = "A"
 	}
-	if s.bus == nil {
-		s.bus = memory.NewBus()
+	b := s.broker
+	if b == nil {
+		if s.bus == nil {
+			s.bus = memory.NewBus()
+		}
+		b = s.bus.Broker()
 	}
-	b := s.bus.Broker()
 	started := make(chan struct{})
 	h, err := hub.New(b, hub.Options{
 		Node:        s.name,
@@ -95,6 +102,10 @@ func serve(t testing.TB, s setup) *node {
 		if h.Ready() != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
+	})
+	mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, s.page)
 	})
 	if s.peer {
 		mux.Handle(relay.Path, link)

@@ -23,17 +23,19 @@ func threeNodes(t *testing.T, peer bool, wait time.Duration) (nodes []*node) {
 	for _, name := range []string{"A", "B", "C"} {
 		nodes = append(nodes, serve(t, setup{name: name, bus: bus, relay: true, peer: peer, transport: transport.Options{UpgradeWait: wait}}))
 	}
-	for _, n := range nodes {
-		for deadline := time.Now().Add(patience); ; {
-			if list, err := n.hub.Members(); err == nil && len(list) == len(nodes) {
-				break
-			} else if time.Now().After(deadline) {
-				t.Fatalf("node %s knows %d nodes, %v", n.hub.Node(), len(list), err)
-			}
-			time.Sleep(10 * time.Millisecond) // between two looks
-		}
-	}
+	acquainted(t, nodes)
 	return nodes
+}
+
+// acquainted returns when all nodes know each other.
+func acquainted(t *testing.T, nodes []*node) {
+	t.Helper()
+	for _, n := range nodes {
+		eventually(t, "node "+n.hub.Node()+" knows all the others", func() bool {
+			list, err := n.hub.Members()
+			return err == nil && len(list) == len(nodes)
+		})
+	}
 }
 
 // inTurn is the URL of a proxy that sends each request to the next node.

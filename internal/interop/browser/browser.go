@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -182,7 +183,7 @@ func isLocal(address string) bool {
 		return false
 	}
 	host := u.Hostname()
-	return u.Scheme == "data" || u.Scheme == "blob" || host == "127.0.0.1" || host == "localhost" || host == "::1"
+	return u.Scheme == "data" || u.Scheme == "blob" || host == "127.0.0.1" || host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "::1"
 }
 
 // call sends a command and decodes its result into result, which may be nil.

@@ -126,6 +126,22 @@ func (p *Page) Emulate(t testing.TB, width, height int, dark bool) {
 	p.call(t, "Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 }
 
+// Offline takes the network away from the page, or gives it back, and tells the page so: the events are offline and
+// online. Requests fail, and so do new WebSockets; a WebSocket that is open stays, until the page closes it.
+func (p *Page) Offline(t testing.TB, offline bool) {
+	t.Helper()
+	p.call(t, "Network.enable", nil, nil)
+	p.call(t, "Network.emulateNetworkConditions", map[string]any{"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}, nil)
+}
+
+// Freeze stops the page as a browser does with a tab in the background, or lets it go on. Meanwhile no timer fires in
+// it and no event comes, so Wait does not work. It counts as hidden from then on.
+func (p *Page) Freeze(t testing.TB, frozen bool) {
+	t.Helper()
+	state := map[bool]string{false: "active", true: "frozen"}[frozen]
+	p.call(t, "Page.setWebLifecycleState", map[string]any{"state": state}, nil)
+}
+
 // Screenshot writes the whole page to a PNG file.
 func (p *Page) Screenshot(t testing.TB, file string) {
 	t.Helper()
