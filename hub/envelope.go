@@ -13,7 +13,8 @@ import (
 //	byte     version, 1
 //	byte     kind
 //	byte     flags
-//	text     target: the room subject of one socket's ID; only on a node's own subject
+//	text     target: the room subject of one socket's ID; on a node's own subject, and where that node has passed it on to.
+//	         The subject of the node, where the emitter publishes it again in the room
 //	uvarint  number of excepted rooms
 //	text     each of them
 //	text     terms: a byte, the policy, and the key; only with flagTerms

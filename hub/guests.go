@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tether/broker"
+	"tether/cluster"
 )
 
 // guests are the sockets of this node whose sessions began on another one.
@@ -325,7 +326,7 @@ func (g *gone) await(ctx context.Context, tag string) {
 }
 
 // again publishes what was for single sockets whose nodes are gone: they may have moved. A broker may not know that of a
-// message with a place; if the socket gets it twice it drops the second one.
+// message with a place; if the socket gets it twice it drops the second one, and an heir does: see Hub.had.
 func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) error {
 	e := m.emitter
 	var msgs []broker.Message
@@ -335,14 +336,16 @@ func (m *batch) again(ctx context.Context, to []Target, receipts []Receipt) erro
 		if t.kind != single || !gone {
 			continue
 		}
-		e.publisher.gone.await(ctx, t.name[:min(tagLength, len(t.name))])
+		tag := t.name[:min(tagLength, len(t.name))]
+		e.publisher.gone.await(ctx, tag)
 		except := e.except
 		if m.union {
 			except = append(except[:len(except):len(except)], to[:i]...)
 		}
 		places = append(places, i)
 		subject := roomSubject(e.publisher.prefix, e.namespace, t)
-		msgs = append(msgs, m.message(subject, m.envelope("", except), subject))
+		first := cluster.NodeSubject(e.publisher.prefix, tag)
+		msgs = append(msgs, m.message(subject, m.envelope(first, except), subject))
 	}
 	if len(msgs) == 0 {
 		return nil

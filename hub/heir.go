@@ -32,6 +32,9 @@ type heir struct {
 	after uint64 // what the client has is up to there
 	head  uint64 // what has been read is up to there
 	msgs  []broker.Message
+
+	own    string             // log of what is for the socket alone
+	before map[[2]uint64]bool // of events in it up to after, by origin and number: whether the client had them; see had
 }
 
 const (
@@ -85,7 +88,7 @@ func (s *Socket) inheritFrom(ctx context.Context, w *wish, k key, stored broker.
 	if !ok || r.namespace != s.ns.name {
 		return lossUnknown, nil
 	}
-	x := &heir{record: r}
+	x := &heir{record: r, own: s.ns.subject + r.id}
 	x.node = stored.Owner
 	if why = x.behind(w.offset, h.options.Recovery.Window); why == lossNone {
 		x.msgs, x.head, err = h.kept.Read(ctx, x.parts(s.ns.subject, x.after))
@@ -95,7 +98,7 @@ func (s *Socket) inheritFrom(ctx context.Context, w *wish, k key, stored broker.
 		case err != nil:
 			return lossNode, err
 		default:
-			_, why = h.entriesOf(x)
+			_, why = h.entriesOf(ctx, x)
 		}
 	}
 	if why != lossNone {
@@ -171,8 +174,8 @@ func (x *heir) gets(e *envelope, place uint64) (yes, known bool) {
 
 // entriesOf are the events that have been read and that the client does not have, each once, and those that are not
 // needed without their contents.
-func (h *Hub) entriesOf(x *heir) (entries []*engine.Entry, why loss) {
-	seen := make(map[engine.Origin]bool)
+func (h *Hub) entriesOf(ctx context.Context, x *heir) (entries []*engine.Entry, why loss) {
+	seen := make(map[engine.Origin]int) // where among entries
 	bytes := 0
 	for _, m := range x.msgs {
 		e, err := parseEnvelope(m.Data)
@@ -197,10 +200,22 @@ func (h *Hub) entriesOf(x *heir) (entries []*engine.Entry, why loss) {
 			return nil, lossGap
 		}
 		entry := h.newEntry(p, e.origin(m.Log))
-		if entry.Origin != (engine.Origin{}) && seen[entry.Origin] {
+		at, read := seen[entry.Origin]
+		read = read && entry.Origin != (engine.Origin{})
+		again := m.Subject == x.own && len(e.target) > 0
+		switch {
+		case read && again: // so that it is known of a client that has had it
+			entries[at] = entry
+			continue
+		case again:
+			if read, known = h.had(ctx, x, &e); !known {
+				return nil, lossGap
+			}
+		}
+		if read {
 			continue
 		}
-		seen[entry.Origin] = true
+		seen[entry.Origin] = len(entries)
 		entries = append(entries, entry)
 		bytes += entry.Size()
 	}
@@ -210,10 +225,34 @@ func (h *Hub) entriesOf(x *heir) (entries []*engine.Entry, why loss) {
 	return entries, lossNone
 }
 
+// had reports whether the client has had an event for the socket alone whose first time is not among what was read, and
+// whether that is known. Such an event may be published twice, and be twice in the log: for the node that the ID names, and
+// then for the room of the ID, which a socket is in once it has moved.
+func (h *Hub) had(ctx context.Context, x *heir, e *envelope) (yes, known bool) {
+	if x.moves == 0 { // that node has delivered it the first time
+		return true, true
+	}
+	if x.before == nil {
+		x.before = make(map[[2]uint64]bool)
+		var msgs []broker.Message
+		if x.places.changed < x.after { // since then the session has not moved; before, it may have had it from either
+			msgs, _, _ = h.kept.Read(ctx, []broker.Part{{Log: x.own, After: x.places.changed}}) // else nothing is known
+		}
+		for _, m := range msgs {
+			if e, err := parseEnvelope(m.Data); err == nil && m.Place <= x.after {
+				o := [2]uint64{e.from, e.number}
+				x.before[o] = x.before[o] || m.Subject == x.own
+			}
+		}
+	}
+	yes, known = x.before[[2]uint64{e.from, e.number}]
+	return yes, known
+}
+
 // succeed has the client get what was read, and takes the session over.
 func (s *Socket) succeed(ctx context.Context, v *session) error {
 	h, x := s.client.hub, v.heir
-	entries, why := h.entriesOf(x)
+	entries, why := h.entriesOf(ctx, x)
 	if why != lossNone {
 		return s.notInherited(v, why, broker.ErrForgotten)
 	}
