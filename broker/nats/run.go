@@ -195,10 +195,11 @@ func (r *run) take(m *natsio.Msg) {
 	}
 }
 
-// takeFor is take for what a room gets.
+// takeFor is take for what a room gets. What has a place is in order, and comes once. It may come behind a later message of
+// its publisher that has none: the stream has stored it after its publisher had given it up.
 func (r *run) takeFor(room *room, place uint64, wire, reply string, data []byte) {
 	publisher, n := r.acks.of(reply)
-	if publisher != nil && n <= publisher.newest && !r.b.cluster.foreign.Load() {
+	if place == 0 && publisher != nil && n <= publisher.newest && !r.b.cluster.foreign.Load() {
 		return
 	}
 	if r.b.names.isHash(wire) {
