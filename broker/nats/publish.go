@@ -19,8 +19,8 @@ var (
 	errReplaced = errors.New("the connection was replaced meanwhile")
 )
 
-// send is the lane's Send. It returns when the server has taken the messages: what is published meanwhile leaves
-// together then. The receipts come later.
+// send is the lane's Send. It returns when the server has taken the messages, and the stream those that have a place: what is
+// published meanwhile leaves together then. The receipts come later. If the stream does not answer in time what has a place fails.
 func (b *Broker) send(_ int, lb *lane.Batch) error {
 	e := b.link.current()
 	if err := b.awaitReady(e); err != nil {
@@ -29,17 +29,32 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	first, batch := b.number(lb)
 	b.receipts.wait(batch)
 	b.cluster.published()
-	var err error
+	var err, stalled error // of the connection; of the stream alone
+	through := b.kept == nil
 	for i := 0; i < len(batch) && err == nil; i++ {
+		if b.isBehind(lb, batch, i) {
+			if stalled == nil {
+				stalled = b.awaitStored(e)
+			}
+			if stalled != nil {
+				b.receipts.fail(first+uint64(i), b.failed(context.Background(), "publish", stalled))
+				continue
+			}
+		}
+		through = through || !batch[i].placed
 		err = b.write(e, lb.Message(i), &batch[i], first+uint64(i))
 	}
-	if err == nil && b.kept != nil && b.receipts.expects() {
-		err = b.awaitStored(e)
-	} else if err == nil {
+	if err == nil && through {
 		err = b.flush(context.Background(), e)
 	}
-	if err != nil {
+	if err == nil && stalled == nil && b.kept != nil {
+		stalled = b.awaitStored(e)
+	}
+	switch {
+	case err != nil:
 		b.receipts.failFrom(first, b.failed(context.Background(), "publish", err))
+	case stalled != nil:
+		b.receipts.failUnstored(first, b.failed(context.Background(), "publish", stalled))
 	}
 	b.receipts.taken()
 	if b.kept != nil {
@@ -47,6 +62,20 @@ func (b *Broker) send(_ int, lb *lane.Batch) error {
 	}
 	clear(batch)
 	return nil
+}
+
+// isBehind reports whether a message that has no place comes behind one for the same subject that has, and that the stream
+// has not passed on yet. Others do not wait for the stream: nodes live by them.
+func (b *Broker) isBehind(lb *lane.Batch, batch []slot, i int) bool {
+	if b.kept == nil || batch[i].placed || !b.receipts.expects() {
+		return false
+	}
+	for j := range i {
+		if batch[j].placed && lb.Message(j).Subject == lb.Message(i).Subject {
+			return true
+		}
+	}
+	return false
 }
 
 // awaitReady waits until the server may be told where to answer, and the others know where we are.
@@ -125,11 +154,6 @@ func (b *Broker) write(e epoch, m broker.Message, s *slot, n uint64) error {
 	if b.isPlaced(m) {
 		payload, err = b.writePlaced(e, m, s, n)
 	} else {
-		if b.kept != nil && b.receipts.expects() { // what has a place is passed on before
-			if err := b.awaitStored(e); err != nil {
-				return err
-			}
-		}
 		if b.names.isHash(s.wire) {
 			payload = appendNamed(make([]byte, 0, len(m.Subject)+len(m.Data)+4), m)
 		}

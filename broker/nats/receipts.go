@@ -132,6 +132,11 @@ func (r *receipts) failFrom(n uint64, err error) {
 	r.failIf(err, func(at uint64, s *slot) bool { return at >= n && !s.stored })
 }
 
+// failUnstored says of messages with a place, from one on, that the stream has not stored them in time.
+func (r *receipts) failUnstored(n uint64, err error) {
+	r.failIf(err, func(at uint64, s *slot) bool { return at >= n && s.placed && !s.stored })
+}
+
 // refuse fails what waits on a subject that we may not publish on.
 func (r *receipts) refuse(wire string, err error) {
 	r.failIf(err, func(_ uint64, s *slot) bool { return s.wire == wire })

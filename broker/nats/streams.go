@@ -306,9 +306,6 @@ func (k *keeping) anchor(ctx context.Context) error {
 // check looks whether a generation is still the present one, and adds an anchor.
 func (k *keeping) check(ctx context.Context, g *generation) error {
 	begin := time.Now()
-	if err := k.anchor(ctx); err != nil {
-		return err
-	}
 	info, err := k.stream(ctx, k.eventsConfig())
 	if err != nil {
 		return err
@@ -319,6 +316,9 @@ func (k *keeping) check(ctx context.Context, g *generation) error {
 	}
 	if is.Base != g.Base || !info.Created.Equal(g.Created) {
 		return errGeneration
+	}
+	if err := k.anchor(ctx); err != nil { // last: if others listen there, nobody says that the stream is gone
+		return err
 	}
 	sure := *g
 	sure.sure = begin
