@@ -2,6 +2,7 @@ package nats
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -43,6 +44,7 @@ type keeping struct {
 	link              *link         // immutable
 	events            string        // immutable; name of the stream of messages
 	records           string        // immutable; name of the stream of records
+	recordBytes       int           // immutable; in it
 	prefix            string        // immutable; with a dot at its end
 	suspect           chan struct{} // capacity 1; something looks as if the generation were over
 	now               atomic.Pointer[generation]
@@ -71,26 +73,26 @@ func (g *generation) place(sequence uint64) uint64 { return g.Base + sequence - 
 func (g *generation) sequence(place uint64) uint64 { return g.Before + place - g.Base }
 
 const (
-	defaultLogBytes = 1 << 30 // of the whole log
-	streamEvents    = "-log"
-	streamRecords   = "-sessions"
+	defaultLogBytes    = 1 << 30   // of the whole log
+	defaultRecordBytes = 256 << 20 // of all records
+	streamEvents       = "-log"
+	streamRecords      = "-sessions"
 )
 
-func newKeeping(conn *natsio.Conn, l *link, prefix string, o broker.LogOptions) *keeping {
-	if o.Bytes == 0 {
-		o.Bytes = defaultLogBytes
-	}
-	name := strings.ReplaceAll(prefix, ".", "=") // which no prefix has
+func newKeeping(conn *natsio.Conn, l *link, o Options) *keeping {
+	name := strings.ReplaceAll(o.Prefix, ".", "=") // which no prefix has
+	o.Log.Bytes = cmp.Or(o.Log.Bytes, defaultLogBytes)
 	return &keeping{
-		LogOptions: o.WithDefaults(),
-		conn:       conn,
-		link:       l,
-		events:     name + streamEvents,
-		records:    name + streamRecords,
-		prefix:     prefix + ".",
-		suspect:    make(chan struct{}, 1),
-		changed:    make(chan struct{}),
-		asking:     make(map[*asking]struct{}),
+		LogOptions:  o.Log.WithDefaults(),
+		conn:        conn,
+		link:        l,
+		events:      name + streamEvents,
+		records:     name + streamRecords,
+		recordBytes: cmp.Or(o.LogRecords, defaultRecordBytes),
+		prefix:      o.Prefix + ".",
+		suspect:     make(chan struct{}, 1),
+		changed:     make(chan struct{}),
+		asking:      make(map[*asking]struct{}),
 	}
 }
 

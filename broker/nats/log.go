@@ -253,12 +253,18 @@ func (l log) Save(ctx context.Context, key, was string, r broker.Record) (bool, 
 			return false, nil
 		}
 		err = l.k.put(ctx, l.recordSubject(key), appendRecord(nil, r), at, l.k.Age)
+		if isCode(err, notStored) {
+			return false, unavailable("log", fmt.Errorf("the stream %s, which log_records in the URL bounds, takes no record: %w", l.k.records, err))
+		}
 		if !isCode(err, jetstream.JSErrCodeStreamWrongLastSequence) {
 			return err == nil, l.failed(err)
 		}
 	}
 	return false, unavailable("log", errBusy)
 }
+
+// notStored is the server's code for a message that a stream has no place for, or whose disk fails.
+const notStored jetstream.ErrorCode = 10077
 
 var errBusy = errors.New("others change the record all the time")
 

@@ -452,6 +452,7 @@ func TestALogThatCannotBeHadIsAnErrorAtOnce(t *testing.T) {
 		"the question is refused": {backend.JetStreamStandIn(t, t.TempDir(), "-c", users("$SYS.REQ.USER.INFO")), "$SYS.REQ.USER.INFO"},
 		"the storage is refused":  {backend.JetStreamStandIn(t, t.TempDir(), "-c", users("tether.k.>")), "tether.k.run"},
 		"it is kept for less":     {another(t, dir), "log in the URL is 30m0s, not 1h0m0s"},
+		"fewer records are kept":  {fewer(t), "log_records in the URL is 1000, not 268435456"},
 		"another stream has it":   {taken(t), "subjects"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -476,12 +477,20 @@ func TestWhatTheStreamDoesNotStoreFails(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	write(t, file, []byte(`accounts: { A: { jetstream: { max_file: 3MB }, users: [ { user: u, password: p } ] } }`))
 	s := backend.JetStreamStandIn(t, t.TempDir(), "-c", file)
-	n := run(t, open(t, withLog("nats://u:p@"+s.Addr, "tether", broker.LogOptions{Age: time.Hour, Bytes: 2 << 20})), make(chan broker.Message, 1000))
+	at := withLog("nats://u:p@"+s.Addr, "tether", broker.LogOptions{Age: time.Hour, Bytes: 2 << 20}) + "&log_records=100000"
+	n := run(t, open(t, at), make(chan broker.Message, 1000))
 	n.subscribe(t, "x")
 	l := logged(t, n.Broker)
 	full := make([]byte, 300_000)
-	for i := range 5 {
-		if _, err := l.Save(t.Context(), fmt.Sprint(i), "", broker.Record{Owner: "a", Version: 1, Value: full}); err != nil {
+	js, err := jetstream.New(connect(t, "nats://u:p@"+s.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "others", Subjects: []string{"others"}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, err := js.Publish(t.Context(), "others", full); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -557,6 +566,13 @@ func TestTheRightsThatALogNeeds(t *testing.T) {
 func another(t *testing.T, dir string) *backend.Server {
 	s := backend.JetStreamStandIn(t, dir)
 	open(t, withLog(s.URL, "tether", broker.LogOptions{Age: 30 * time.Minute})).Close()
+	return s
+}
+
+// fewer returns a server with records of a kilobyte.
+func fewer(t *testing.T) *backend.Server {
+	s := backend.JetStreamStandIn(t, t.TempDir())
+	open(t, withLog(s.URL, "tether", kept)+"&log_records=1000").Close()
 	return s
 }
 

@@ -95,6 +95,10 @@ type Options struct {
 	// 1 GiB. All that share a prefix need the same. If the server cannot keep it New fails, or, on a connection that is
 	// not connected yet, Handler.State and Publish do. Zero: there is no log.
 	Log broker.LogOptions
+
+	// LogRecords bounds the bytes of the records that are saved in the log. When it is reached [broker.Log] saves none that is
+	// new, or longer than it was. Default 256 MiB.
+	LogRecords int
 }
 
 // timeout is how long the server may take to answer: Publish fails after 1.5 seconds, by the lanes.
@@ -179,7 +183,7 @@ func newBroker(ctx context.Context, conn *natsio.Conn, l *link, o Options, owned
 	}
 	var kept *keeping
 	if o.Log.Age > 0 {
-		kept = newKeeping(conn, l, o.Prefix, o.Log)
+		kept = newKeeping(conn, l, o)
 	}
 	inbox := conn.NewInbox() + "."
 	b := &Broker{

@@ -33,6 +33,7 @@ import (
 //	log            for how long JetStream keeps what is published, 5m say; default not at all
 //	log_length     how many messages of each subject, at most; default 10,000
 //	log_bytes      how many bytes of all that is kept; default 1 GiB
+//	log_records    how many bytes of the records that nodes save; default 256 MiB
 //	discover       no: only the servers of the URL are used, and none that they tell of, which may have
 //	               addresses that cannot be reached from here. Default yes
 //
@@ -73,7 +74,7 @@ func Open(ctx context.Context, u *url.URL) (broker.Broker, error) {
 		return nil, err
 	}
 	l.nkeyOf(conn, t.nkey)
-	b, err := newBroker(ctx, conn, l, Options{Prefix: t.prefix, Log: t.log}, true, t.files)
+	b, err := newBroker(ctx, conn, l, Options{Prefix: t.prefix, Log: t.log, LogRecords: t.records}, true, t.files)
 	if err != nil {
 		conn.Close()
 		return nil, err

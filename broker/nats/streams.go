@@ -45,8 +45,8 @@ func (k *keeping) eventsConfig() jetstream.StreamConfig {
 func (k *keeping) recordsConfig() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: k.records, Subjects: []string{k.prefix + "k.>"},
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage, Replicas: 1,
-		MaxMsgsPerSubject: 1, MaxBytes: -1, MaxMsgs: -1, MaxConsumers: -1, MaxMsgSize: -1,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage, Replicas: 1,
+		MaxMsgsPerSubject: 1, MaxBytes: int64(k.recordBytes), MaxMsgs: -1, MaxConsumers: -1, MaxMsgSize: -1,
 		AllowMsgTTL: true,
 	}
 }
@@ -188,7 +188,7 @@ func (k *keeping) stream(ctx context.Context, want jetstream.StreamConfig) (*jet
 	if err != nil {
 		return nil, fmt.Errorf("nats: stream %s: %w", want.Name, err)
 	}
-	if what := differs(&info.Config, &want); what != "" {
+	if what := k.differs(&info.Config, &want); what != "" {
 		return nil, fmt.Errorf("nats: stream %s is another one: %s. All nodes and emitters need the same; to change it end them all and delete the streams %s and %s",
 			want.Name, what, k.events, k.records)
 	}
@@ -196,14 +196,18 @@ func (k *keeping) stream(ctx context.Context, want jetstream.StreamConfig) (*jet
 }
 
 // differs says in what two streams differ.
-func differs(is, want *jetstream.StreamConfig) string {
+func (k *keeping) differs(is, want *jetstream.StreamConfig) string {
+	bytes := "log_bytes"
+	if want.Name == k.records {
+		bytes = "log_records"
+	}
 	for _, f := range []struct {
 		what     string
 		is, want any
 	}{
 		{"log in the URL", is.MaxAge, want.MaxAge},
 		{"log_length in the URL", is.MaxMsgsPerSubject - 1, want.MaxMsgsPerSubject - 1},
-		{"log_bytes in the URL", is.MaxBytes, want.MaxBytes},
+		{bytes + " in the URL", is.MaxBytes, want.MaxBytes},
 		{"max_msgs", is.MaxMsgs, want.MaxMsgs},
 		{"subjects", is.Subjects, want.Subjects},
 		{"retention", is.Retention, want.Retention},
@@ -265,9 +269,10 @@ func (k *keeping) stored(ctx context.Context) (g *generation, at uint64, err err
 	return g, at, err
 }
 
-// put stores a record behind the one at a sequence, 0 if there is none, for a time, or for ever.
+// put stores a record behind the one at a sequence, 0 if there is none, for a time, or for ever. The sequence has always the same
+// length: a full stream takes a record in the place of one that is not shorter.
 func (k *keeping) put(ctx context.Context, subject string, data []byte, behind uint64, ttl time.Duration) error {
-	m := &natsio.Msg{Subject: subject, Data: data, Header: natsio.Header{headerExpected: {strconv.FormatUint(behind, 10)}}}
+	m := &natsio.Msg{Subject: subject, Data: data, Header: natsio.Header{headerExpected: {fmt.Sprintf("%020d", behind)}}}
 	if ttl > 0 {
 		m.Header[headerTTL] = []string{strconv.FormatInt(int64((ttl+time.Second-1)/time.Second), 10)}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	natsio "github.com/nats-io/nats.go"
@@ -27,9 +28,10 @@ type target struct {
 	files     *credential.Files // of TLS; nil without
 	nkey      string            // file with a seed, or ""
 	log       broker.LogOptions
+	records   int // bytes; 0: the default
 }
 
-var known = append([]string{"prefix", "inbox", "password_file", "token_file", "creds", "nkey", "ca", "cert", "key", "discover"}, broker.LogKeys()...)
+var known = append([]string{"prefix", "inbox", "password_file", "token_file", "creds", "nkey", "ca", "cert", "key", "discover", "log_records"}, broker.LogKeys()...)
 
 func parseURL(u *url.URL) (*target, error) {
 	if u.Scheme != "nats" && u.Scheme != "tls" {
@@ -59,6 +61,14 @@ func parseURL(u *url.URL) (*target, error) {
 	}
 	if t.log, err = broker.ParseLog(query.Get); err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
+	}
+	if text := query.Get("log_records"); text != "" {
+		if t.records, err = strconv.Atoi(text); err != nil || t.records < 1 {
+			return nil, errors.New("nats: log_records in the URL is no positive number")
+		}
+		if t.log.Age == 0 {
+			return nil, errors.New("nats: log_records in the URL needs log=5m, say, beside it")
+		}
 	}
 	if err := t.authenticate(u, query); err != nil {
 		return nil, err
