@@ -29,6 +29,7 @@ const (
 var (
 	errNoJetStream = errors.New("the server has no JetStream, which a log needs: start it with --jetstream")
 	errElsewhere   = errors.New("a log needs one server that all connect to: this one is in a cluster, or has its JetStream elsewhere")
+	errOtherSide   = errors.New("a log needs one server that all connect to: another one, at the other side of a leaf node, stores what is published here")
 	errGeneration  = errors.New("nats: the log was replaced, or its server")
 )
 
@@ -179,6 +180,12 @@ func (k *keeping) checkServer(ctx context.Context) error {
 func (k *keeping) stream(ctx context.Context, want jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
 	err := k.api(ctx, "STREAM.INFO."+want.Name, nil, info)
+	if isCode(err, jetstream.JSErrCodeStreamNotFound) && want.Name == k.events && k.anchor(ctx) == nil {
+		// Somebody stores it all the same: on this server, if it was made just now.
+		if err = k.api(ctx, "STREAM.INFO."+want.Name, nil, info); isCode(err, jetstream.JSErrCodeStreamNotFound) {
+			return nil, fmt.Errorf("nats: %w", errOtherSide)
+		}
+	}
 	if isCode(err, jetstream.JSErrCodeStreamNotFound) {
 		err = k.api(ctx, "STREAM.CREATE."+want.Name, want, info)
 		if isCode(err, jetstream.JSErrCodeStreamNameInUse) { // somebody has just made another one
