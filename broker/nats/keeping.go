@@ -48,6 +48,7 @@ type keeping struct {
 	prefix            string        // immutable; with a dot at its end
 	suspect           chan struct{} // capacity 1; something looks as if the generation were over
 	now               atomic.Pointer[generation]
+	known             *generation // owned by keep, and by New before; the last that was found
 
 	mu      sync.Mutex
 	why     error                // guarded by mu; why there is no generation
@@ -64,6 +65,11 @@ type generation struct {
 
 	epoch uint64    // in which it was looked up
 	sure  time.Time // when it was known to be the present one
+}
+
+// is reports whether two generations are the same, as far as they are written down.
+func (g *generation) is(o *generation) bool {
+	return g.Server == o.Server && g.Created.Equal(o.Created) && g.Base == o.Base && g.Before == o.Before
 }
 
 // place is that of a sequence.

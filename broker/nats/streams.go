@@ -30,6 +30,7 @@ var (
 	errNoJetStream = errors.New("the server has no JetStream, which a log needs: start it with --jetstream")
 	errElsewhere   = errors.New("a log needs one server that all connect to: this one is in a cluster, or has its JetStream elsewhere")
 	errOtherSide   = errors.New("a log needs one server that all connect to: another one, at the other side of a leaf node, stores what is published here")
+	errForged      = errors.New("somebody else has written the generation of the log")
 	errGeneration  = errors.New("nats: the log was replaced, or its server")
 )
 
@@ -134,6 +135,11 @@ func (k *keeping) find(ctx context.Context) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Places only grow: else somebody has forged it, and positions of clients would be counted otherwise.
+	if o := k.known; o != nil && !g.is(o) && (g.Base <= o.Base || o.Created.Equal(info.Created) && g.Base <= o.place(info.State.LastSeq)) {
+		return nil, fmt.Errorf("nats: %w: if nobody is found who writes to %sk.%s delete the streams %s and %s", errForged, k.prefix, runKey, k.events, k.records)
+	}
+	k.known = g
 	g.sure = begin
 	return g, k.anchor(ctx)
 }
@@ -251,6 +257,9 @@ func (k *keeping) begin(ctx context.Context, server string, info *jetstream.Stre
 		if at != 0 {
 			base = max(base, g.Base+max(last, g.Before)-g.Before+lostPlaces)
 		}
+		if k.known != nil { // the records may be gone
+			base = max(base, k.known.Base+lostPlaces)
+		}
 		g = &generation{Server: server, Created: info.Created, Base: base, Before: last}
 		data, err := json.Marshal(g)
 		if err != nil {
@@ -326,7 +335,7 @@ func (k *keeping) check(ctx context.Context, g *generation) error {
 	if err != nil {
 		return err
 	}
-	if is.Base != g.Base || !info.Created.Equal(g.Created) {
+	if !is.is(g) || !info.Created.Equal(g.Created) {
 		return errGeneration
 	}
 	if err := k.anchor(ctx); err != nil { // last: if others listen there, nobody says that the stream is gone
