@@ -100,7 +100,7 @@ const (
 	lossExpired         // the window was over
 	lossOverflowed      // more was emitted than is kept
 	lossUnknown         // there is no such session, or no such position in it
-	lossRefused         // a hook refused the socket, registered another user, or the server has disconnected it
+	lossRefused         // a hook refused the socket, changed its users, or the server has disconnected it
 	lossNode            // the node that had it is gone, or did not answer
 	lossGap             // messages of the broker may have been missed
 	lossQuestion        // an event whose acknowledgement was awaited may or may not have arrived

@@ -64,6 +64,18 @@ func (r *returning) answer(t testing.TB) {
 	r.answered(t, r.nextPacket())
 }
 
+// turnedAway waits until the connection has ended without an answer to CONNECT: the client is to come back once more.
+func (r *returning) turnedAway(t testing.TB) {
+	t.Helper()
+	select {
+	case <-r.ended:
+	case p := <-r.packets:
+		t.Fatalf("the client is told %s", p.Text())
+	case <-time.After(patience):
+		t.Fatal("the connection is still there")
+	}
+}
+
 // answered is answer for a packet that has been read.
 func (r *returning) answered(t testing.TB, p *engine.Packet) {
 	t.Helper()
@@ -325,6 +337,10 @@ func TestAnotherUserDoesNotGetTheSession(t *testing.T) {
 	h.Of("/").OnConnect(func(ctx context.Context, s *Socket) error {
 		var auth struct{ User string }
 		json.Unmarshal(s.Handshake().Auth, &auth)
+		if auth.User == "" {
+			s.Leave(s.Users()...)
+			return nil
+		}
 		return s.Register(ctx, auth.User)
 	})
 	r := &returning{h: h, auth: `,"user":"7"`}
@@ -334,7 +350,7 @@ func TestAnotherUserDoesNotGetTheSession(t *testing.T) {
 	mustEmit(t, h.Emitter(), User("7"), "x", "secret")
 	r.auth = `,"user":"8"`
 	r.dial(t)
-	<-r.ended // it is to come back once more
+	r.turnedAway(t)
 	r.connect(t)
 	if r.recovered {
 		t.Error("it is recovered")
@@ -342,6 +358,20 @@ func TestAnotherUserDoesNotGetTheSession(t *testing.T) {
 	r.wantEvents(t, "[/ops/connection-success map[message:Successfully connected]]")
 	r.wantNothing()
 	if got := fmt.Sprint(r.socket().Users()); got != "[user:8]" {
+		t.Errorf("it is registered for %s", got)
+	}
+
+	r.lose()
+	mustEmit(t, h.Emitter(), User("8"), "x", "secret")
+	r.auth = "" // it does not say any more who it is
+	r.dial(t)
+	r.turnedAway(t)
+	r.connect(t)
+	if r.recovered {
+		t.Error("it is recovered as nobody")
+	}
+	r.wantNothing()
+	if got := fmt.Sprint(r.socket().Users()); got != "[]" {
 		t.Errorf("it is registered for %s", got)
 	}
 }

@@ -10,7 +10,8 @@ import (
 // Recovered reports whether the socket has come back: it has the ID, the rooms and the data of a socket whose
 // connection was lost, and its client gets every event that it does not have. It is known when the middleware and
 // the connect hooks run, which may refuse the socket all the same; one of them that registers a user whom the
-// socket was not registered for ends the session, and the client connects as a new one. Of a socket whose client has been
+// socket was not registered for, or has it leave one, ends the session, and the client connects as a new one. A hook that
+// does not know whose the client is should have it leave all its [Socket.Users]: else it stays theirs. Of a socket whose client has been
 // told that it is back, nothing is missing, unless the client is disconnected again at once: see Options.OnGap.
 func (s *Socket) Recovered() bool {
 	v := s.sessionOf()
@@ -56,7 +57,7 @@ func (s *Socket) admitAgain(ctx context.Context, w *wish) error {
 	return nil
 }
 
-// errForeign says that the hooks have registered another user.
+// errForeign says that the hooks have registered another user, or none any more.
 var errForeign = errors.New("hub: the client has come back as another user: it does not get the session")
 
 // isGuest reports whether another node still has the session.
@@ -264,8 +265,8 @@ func (s *Socket) passed(was uint32, admission *admission, left chan struct{}) {
 	s.conn.Close(ReasonServerClose)
 }
 
-// foreign returns a user that the hooks have registered a recovered socket for although it was not registered for
-// that user before, if there is one.
+// foreign reports whether a recovered socket has other users, when its hooks have run, than before.
 func (s *Socket) foreign(before []Target) bool {
-	return slices.ContainsFunc(s.Users(), func(u Target) bool { return !slices.Contains(before, u) })
+	now := s.Users()
+	return len(now) != len(before) || slices.ContainsFunc(now, func(u Target) bool { return !slices.Contains(before, u) })
 }

@@ -43,6 +43,23 @@ func TestWhoAClientIs(t *testing.T) {
 	}
 }
 
+// TestAClientThatComesBackWithoutItsTokenIsNobody: its token may have expired or been revoked meanwhile.
+func TestAClientThatComesBackWithoutItsTokenIsNobody(t *testing.T) {
+	p := start(t, enough, "--recovery.on").ready()
+	was := dial(t, client.Options{URL: p.url(), Auth: map[string]any{"token": tokenFor(t, "42", time.Hour), "recovery": true}})
+	was.Close()
+	back := client.Options{URL: p.url(), Auth: map[string]any{"recovery": true, "pid": was.PID}}
+	if c, err := tryDial(t, back); err == nil {
+		t.Errorf("it is connected as %s, which was %s", c.ID, was.ID)
+	}
+	if c := dial(t, back); c.PID == was.PID || c.PID == "" {
+		t.Errorf("its session was %q and is %q", was.PID, c.PID)
+	}
+	eventually(t, "nobody is the user", func() bool {
+		return p.post("/emit", testEmitKey, `{"user":"42","event":"x"}`).body == `{"nodes":0}`
+	})
+}
+
 func TestAnyOtherNamespaceIsRefused(t *testing.T) {
 	p := start(t, enough).ready()
 	_, err := tryDial(t, client.Options{URL: p.url(), Namespace: "/admin"})

@@ -189,6 +189,54 @@ func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
 	}
 }
 
+// TestAClientThatComesBackWithoutItsTokenIsNobody: its session ends, on the node that has it and on another one.
+func TestAClientThatComesBackWithoutItsTokenIsNobody(t *testing.T) {
+	t.Parallel()
+	for name, broker := range brokersOf(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := token.GenerateKey()
+			key, err := token.NewKey(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sealed, err := token.NewKeyring(key).Seal("42")
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := func(node string) string {
+				return start(t, "-broker", broker, "-node", node, "-token-key", text, "-recovery", "1h")
+			}
+			bases := []string{server("A")}
+			if name != "memory" { // whose servers know nothing of each other
+				bases = append(bases, server("B"))
+				awaitMembers(t, bases[0], true)
+				awaitMembers(t, bases[1], true)
+			}
+			for i, base := range bases {
+				c := exampletest.Connect(t, bases[0], exampletest.JSON(map[string]string{"token": sealed}))
+				var open struct{ PID string }
+				if err := json.Unmarshal([]byte(strings.TrimPrefix(c.Next(), "40")), &open); err != nil || open.PID == "" {
+					t.Fatalf("%+v, %v", open, err)
+				}
+				c.Want(`42["/ops/connection-success",…`, `42["welcome",…`)
+				c.Emit("drop")
+				c.Want("1")
+				exampletest.Post(t, base+"/emit", `{"user":"42","event":"secret"}`)
+
+				auth := exampletest.JSON(map[string]string{"pid": open.PID})
+				exampletest.Connect(t, base, auth).Want("1") // it is to come back once more
+				c = exampletest.Connect(t, base, auth)
+				c.Want(`40{"sid":"…`, `42["welcome",…`)
+				c.Send(`421["rooms"]`)
+				if got := c.Next(); !strings.HasPrefix(got, "431[[") || strings.Contains(got, "42\"]") {
+					t.Errorf("on node %d its rooms are %s", i, got)
+				}
+			}
+		})
+	}
+}
+
 // TestARoomIsAskedAndDisconnectedAcrossServers: each socket answers once, what does not answer in time is left out, and all
 // sockets of a room are disconnected.
 func TestARoomIsAskedAndDisconnectedAcrossServers(t *testing.T) {

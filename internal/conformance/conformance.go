@@ -122,6 +122,7 @@ func admit(ctx context.Context, s *hub.Socket, o Options) error {
 		Token json.RawMessage `json:"token"`
 	}
 	if err := json.Unmarshal(authOf(s), &auth); err != nil || len(auth.Token) == 0 || string(auth.Token) == "null" {
+		s.Leave(s.Users()...) // one that has come back has those of its session
 		return nil
 	}
 	var tok string

@@ -55,6 +55,7 @@ func (a *auth) admit(ctx context.Context, s *hub.Socket) error {
 		if settings.required {
 			return unauthorized()
 		}
+		s.Leave(s.Users()...) // one that has come back has those of its session
 		return nil
 	}
 	t, err := a.open(ctx, *sent.Token)
