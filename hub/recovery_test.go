@@ -643,6 +643,22 @@ func TestAGapEndsWhatCannotBeKnown(t *testing.T) {
 	}
 }
 
+// TestNobodyIsRecoveredWhileTheBrokerIsAway: the node does not have what is emitted elsewhere. The session waits.
+func TestNobodyIsRecoveredWhileTheBrokerIsAway(t *testing.T) {
+	h := alone(t, recovering)
+	r := comes(t, h)
+	r.lose()
+	h.setState(broker.ErrUnavailable)
+	r.dial(t)
+	r.turnedAway(t)
+	h.setState(nil)
+	r.connect(t)
+	if !r.recovered {
+		t.Error("it is not recovered when the broker is back")
+	}
+	r.wantNothing()
+}
+
 func TestTheServerEndsASessionThatWaits(t *testing.T) {
 	hubs := several(t, 2, recovering)
 	h := hubs[0]

@@ -54,6 +54,9 @@ func (s *Socket) admitAgain(ctx context.Context, w *wish) error {
 	if s.isGuest() {
 		return s.fetch(ctx)
 	}
+	if *s.client.hub.state.Load() != nil { // what this node has is not all, and when the broker is back a gap says so
+		return errLost
+	}
 	return nil
 }
 
