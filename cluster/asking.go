@@ -224,6 +224,9 @@ func (a *Asking) put() error {
 	case r.Bound == broker.Exact:
 		a.counted = r.Nodes
 		a.next = a.next.Add(countedTime)
+	case a.q.To != "": // nobody else has that subject
+		a.counted = 1
+		a.next = a.next.Add(boundedTime)
 	default:
 		a.least = r.Nodes
 		a.next = a.next.Add(boundedTime)

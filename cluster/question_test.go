@@ -88,6 +88,26 @@ func TestAQuestionEndsWhenAllWhoAreSubscribedHaveAnswered(t *testing.T) {
 	}
 }
 
+// TestAQuestionToOneNodeEndsWithItsAnswer also while the list of members is not complete: nobody else could answer.
+func TestAQuestionToOneNodeEndsWithItsAnswer(t *testing.T) {
+	for name, bound := range bounds {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				defer r.stop()
+				a := r.start(says("1", "2"), bound)
+				time.Sleep(2 * time.Second)
+				b := r.start(says("3"), bound)
+				if _, err := b.Members(); bound != broker.Exact && !errors.Is(err, ErrIncomplete) {
+					t.Errorf("the list of a node that has just begun: %v", err)
+				}
+				got, took := outcome(b, time.Minute, Question{To: a.Tag()})
+				want(t, got, took, "n000:1, n000:2", 0)
+			})
+		})
+	}
+}
+
 func TestAllMembersOrAllOthersAreAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
