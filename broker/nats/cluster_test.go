@@ -236,11 +236,11 @@ func TestWhatDoesNotGetFromServerToServerLiesInAGap(t *testing.T) {
 		publishOne(t, p, "s", "")
 	}
 	heal()
+	backend.AwaitRoutes(t, servers...)
 	g := receive(t, n.gaps)
 	if g.From.After(lost) || g.To.Before(lost) || g.Subjects != nil {
 		t.Errorf("got %+v, want one around %v", g, lost)
 	}
-	backend.AwaitRoutes(t, servers...)
 	if reach := settled(t, p, "s", "again"); reach != one {
 		t.Errorf("got %+v, want %+v", reach, one)
 	}

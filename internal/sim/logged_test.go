@@ -5,7 +5,7 @@ package sim
 var logged = []mutant{
 	{
 		"an event of two rooms is inherited twice", "heir.go",
-		"		if entry.Origin != (engine.Origin{}) && seen[entry.Origin] {", "		if seen[entry.Origin] && entry.Volatile() {",
+		"		if read {\n			continue", "		if read && entry.Volatile() {\n			continue",
 	}, {
 		"what came before a join is inherited", "heir.go",
 		"After: max(after, r.mark)})", "After: after})",
