@@ -22,6 +22,9 @@ var (
 	// repeated by the driver.
 	ErrUnavailable = errors.New("broker: unavailable")
 
+	// ErrPart says, of a state, that a part of the subjects is not served, while others are.
+	ErrPart = errors.New("broker: a part of the subjects is not served")
+
 	// ErrTooLarge says that the message is larger than the backend carries. Other messages of the
 	// same call are not affected.
 	ErrTooLarge = errors.New("broker: message too large")
@@ -95,7 +98,7 @@ type Handler struct {
 	Lost func(Gap)
 
 	// State is told nil when messages make the round trip through the backend, and why not when
-	// they cease to, at every change. Nil: ignored.
+	// they cease to, at every change; the error is an ErrPart while some of them do. Nil: ignored.
 	State func(error)
 }
 

@@ -660,6 +660,11 @@ func TestNobodyIsRecoveredWhileTheBrokerIsAway(t *testing.T) {
 		t.Error("it is not recovered when the broker is back")
 	}
 	r.wantNothing()
+	r.lose()
+	h.setState(fmt.Errorf("%w: %w", broker.ErrPart, broker.ErrUnavailable))
+	if r.connect(t); !r.recovered {
+		t.Error("it is not recovered while a part of the broker is away, which others use")
+	}
 }
 
 func TestTheServerEndsASessionThatWaits(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"tether/broker"
 )
 
 // Recovered reports whether the socket has come back: it has the ID, the rooms and the data of a socket whose
@@ -54,8 +56,8 @@ func (s *Socket) admitAgain(ctx context.Context, w *wish) error {
 	if s.isGuest() {
 		return s.fetch(ctx)
 	}
-	if *s.client.hub.state.Load() != nil { // what this node has is not all, and when the broker is back a gap says so
-		return errLost
+	if err := *s.client.hub.state.Load(); err != nil && !errors.Is(err, broker.ErrPart) {
+		return errLost // what this node has is not all, and when the broker is back a gap says so
 	}
 	return nil
 }

@@ -54,6 +54,7 @@ func TestADeadMasterWithoutAReplicaLeavesTheOthersAtWork(t *testing.T) {
 					}
 					return n >= 30
 				})
+				l.await("word that it is a part", func() bool { return errors.Is(l.states[len(l.states)-1].err, broker.ErrPart) })
 			}
 			c.Nodes[2].Start()
 			l.awaitState(true)

@@ -70,7 +70,7 @@
 // is [broker.Unknown]. After a pause of 1.5 seconds Publish asks first, which takes a round trip.
 //
 // Gaps name their subjects. The state that Run tells is that of the whole: while one part of the
-// slots is not served it is an error, though the rest is at work.
+// slots is not served it is a [broker.ErrPart], though the rest is at work.
 package redis
 
 import (

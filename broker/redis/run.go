@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"tether/broker"
@@ -20,7 +21,7 @@ type run struct {
 	h       broker.Handler
 	workers *dispatch.Dispatcher
 	links   map[*server]*link
-	told    *bool // the last state; nil: none
+	told    state // the last one; 0: none
 }
 
 // link is the goroutine that keeps a session with a server.
@@ -145,8 +146,8 @@ func (r *run) leftSince(s *server) time.Time {
 func (r *run) tell(late bool) {
 	r.tellGaps(late)
 	known, err := r.health()
-	if up := err == nil; known && (r.told == nil || *r.told != up) {
-		r.told = &up
+	if now := stateOf(err); known && r.told != now {
+		r.told = now
 		if r.h.State != nil {
 			r.h.State(err)
 		}
@@ -172,6 +173,25 @@ func (r *run) tellGaps(late bool) {
 	}
 }
 
+// state is what Handler.State can be told; 0: nothing.
+type state int
+
+const (
+	stateUp state = 1 + iota
+	statePart
+	stateAway
+)
+
+func stateOf(err error) state {
+	switch {
+	case err == nil:
+		return stateUp
+	case errors.Is(err, broker.ErrPart):
+		return statePart
+	}
+	return stateAway
+}
+
 // health says why not all partitions are served, and whether that is known.
 func (r *run) health() (known bool, err error) {
 	now, err := r.d.topology.now()
@@ -181,10 +201,11 @@ func (r *run) health() (known bool, err error) {
 		}
 		return true, unavailable(err)
 	}
-	known = true
+	known, served := true, false
+	err = nil
 	for p, s := range now.subscribe {
 		if now.publish[p] == nil {
-			return true, unavailable(errUncovered)
+			err = unavailable(errUncovered)
 		}
 		if s == nil || p > 0 && s == now.subscribe[p-1] {
 			continue // on its way from one server to another, or looked at already
@@ -193,8 +214,16 @@ func (r *run) health() (known bool, err error) {
 		case h == nil:
 			known = false
 		case h.err != nil:
-			return true, h.err
+			err = h.err
+		default:
+			served = true
 		}
 	}
-	return known, nil
+	switch {
+	case err == nil:
+		return known, nil
+	case served:
+		err = fmt.Errorf("%w: %w", broker.ErrPart, err)
+	}
+	return true, err
 }
