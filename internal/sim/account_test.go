@@ -393,8 +393,10 @@ func (a *account) ends(n *recoveringNode, reason string) {
 	a.w.outcomes[reason]++
 	troubled := a.w.troubled
 	var byID bool // something was emitted for the socket alone
+	var except []string
 	for _, p := range a.w.numbers {
 		byID = byID || p.to[0] == a.sid
+		except = append(except, p.except...)
 	}
 	a.w.mu.Unlock()
 	a.mu.Lock()
@@ -425,7 +427,8 @@ func (a *account) ends(n *recoveringNode, reason string) {
 				moves++
 			}
 		}
-		ok = broken || moves > 1 || moves > 0 && byID
+		joined := slices.ContainsFunc(a.stays, func(s *staying) bool { return slices.Contains(except, s.room) })
+		ok = broken || moves > 1 || moves > 0 && (byID || joined)
 	case "unknown":
 		ok = a.told > 0 || broken || ended
 	}
