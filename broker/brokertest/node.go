@@ -120,7 +120,8 @@ func (n *node) gap(g broker.Gap) {
 func (n *node) state(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if k := len(n.states); k > 0 && (n.states[k-1] == nil) == (err == nil) {
+	part := func(err error) bool { return errors.Is(err, broker.ErrPart) }
+	if k := len(n.states); k > 0 && (n.states[k-1] == nil) == (err == nil) && part(n.states[k-1]) == part(err) {
 		n.tb.Errorf("State(%v) after State(%v): not a change", err, n.states[k-1])
 	}
 	n.states = append(n.states, err)
