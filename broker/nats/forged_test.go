@@ -12,6 +12,20 @@ import (
 	"tether/internal/backend"
 )
 
+// generationIn is what is written down of the generation of a log.
+func generationIn(t *testing.T, js jetstream.JetStream) []byte {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), "tether-sessions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, err := stream.GetLastMsgForSubject(t.Context(), "tether.k.run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return begun.Data
+}
+
 // TestAForgedGenerationIsRefused by a node that knows the true one, until the log begins anew. It would count places otherwise.
 func TestAForgedGenerationIsRefused(t *testing.T) {
 	t.Parallel()
@@ -24,17 +38,10 @@ func TestAForgedGenerationIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := js.Stream(t.Context(), "tether-sessions")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begun, err := stream.GetLastMsgForSubject(t.Context(), "tether.k.run")
-	if err != nil {
-		t.Fatal(err)
-	}
-	forged := bytes.Replace(begun.Data, []byte(`"before":0`), []byte(`"before":1`), 1)
-	if bytes.Equal(forged, begun.Data) {
-		t.Fatalf("the generation is %s", begun.Data)
+	begun := generationIn(t, js)
+	forged := bytes.Replace(begun, []byte(`"before":0`), []byte(`"before":1`), 1)
+	if bytes.Equal(forged, begun) {
+		t.Fatalf("the generation is %s", begun)
 	}
 	if _, err := js.Publish(t.Context(), "tether.k.run", forged); err != nil {
 		t.Fatal(err)

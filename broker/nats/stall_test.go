@@ -63,16 +63,8 @@ func TestWhatTheStreamStoresLateIsDelivered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := js.Stream(t.Context(), "tether-sessions")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begun, err := stream.GetLastMsgForSubject(t.Context(), "tether.k.run")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var generation struct{ Base uint64 }
-	if err := json.Unmarshal(begun.Data, &generation); err != nil {
+	if err := json.Unmarshal(generationIn(t, js), &generation); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.PublishRequest("tether.r.s.x", "_INBOX.publisher.2", []byte("second")); err != nil {

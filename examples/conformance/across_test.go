@@ -133,6 +133,20 @@ func TestAcrossServers(t *testing.T) {
 	}
 }
 
+// tokenOf returns a key, and a token of a user that is sealed with it.
+func tokenOf(t *testing.T, user string) (key, sealed string) {
+	t.Helper()
+	key = token.GenerateKey()
+	k, err := token.NewKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sealed, err = token.NewKeyring(k).Seal(user); err != nil {
+		t.Fatal(err)
+	}
+	return key, sealed
+}
+
 // TestARevokedUserDoesNotComeBackToItsSession: not where the session waits, not on the node that was told first, and not
 // on one that has started since.
 func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
@@ -140,15 +154,7 @@ func TestARevokedUserDoesNotComeBackToItsSession(t *testing.T) {
 	for name, broker := range brokersOf(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			text := token.GenerateKey()
-			key, err := token.NewKey(text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sealed, err := token.NewKeyring(key).Seal("42")
-			if err != nil {
-				t.Fatal(err)
-			}
+			text, sealed := tokenOf(t, "42")
 			server := func(node string) string {
 				return start(t, "-broker", broker, "-node", node, "-token-key", text, "-recovery", "1h")
 			}
@@ -195,15 +201,7 @@ func TestAClientThatComesBackWithoutItsTokenIsNobody(t *testing.T) {
 	for name, broker := range brokersOf(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			text := token.GenerateKey()
-			key, err := token.NewKey(text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sealed, err := token.NewKeyring(key).Seal("42")
-			if err != nil {
-				t.Fatal(err)
-			}
+			text, sealed := tokenOf(t, "42")
 			server := func(node string) string {
 				return start(t, "-broker", broker, "-node", node, "-token-key", text, "-recovery", "1h")
 			}
