@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tether/broker"
 	brokers "tether/broker/drivers"
 	"tether/hub"
 	"tether/internal/backend"
@@ -30,8 +32,8 @@ type server struct {
 	done chan struct{}   // closed when the process has ended
 }
 
-// start starts the process, and returns when it is ready.
-func (s *server) start() {
+// launch starts the process.
+func (s *server) launch() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.binary, "serve", "--addr="+s.addr, "--node="+s.name, "--recovery.on", "--log.level=warn")
 	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, s.environ...)
@@ -51,6 +53,12 @@ func (s *server) start() {
 		}
 		_ = s.cmd.Wait() // stop looks at the state
 	}()
+}
+
+// start starts the process, and returns when it is ready. One that ends before is started again, as what supervises it would.
+func (s *server) start() {
+	s.t.Helper()
+	s.launch()
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // there is nothing to wait on but the answer
 		res, err := http.Get("http://" + s.addr + "/readyz")
 		if err == nil {
@@ -62,6 +70,11 @@ func (s *server) start() {
 		if time.Now().After(deadline) {
 			s.stop(os.Kill)
 			s.t.Fatalf("%s is not ready: %v\n%s", s.name, err, &s.log)
+		}
+		select {
+		case <-s.done: // the broker did not answer
+			s.launch()
+		default:
 		}
 	}
 }
@@ -79,40 +92,116 @@ func (s *server) stop(signal os.Signal) int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
+// rolloutBrokers are what the servers of a rollout may have between them: URLs, of which they take one each, in turn.
+var rolloutBrokers = map[string]func(t *testing.T) (urls []string){
+	"redis": func(t *testing.T) []string { return []string{backend.Redis(t).URL} },
+	"redis with the log": func(t *testing.T) []string {
+		s := backend.Redis(t)
+		if s.Kind == backend.StandIn {
+			t.Skip("a stand-in keeps no log")
+		}
+		return []string{s.URL + "?log=5m"}
+	},
+	"nats": func(t *testing.T) []string { return []string{backend.NATS(t).URL} },
+	"nats cluster": func(t *testing.T) (urls []string) {
+		for _, s := range backend.NATSCluster(t, 3, backend.NATSRoutes{}) {
+			urls = append(urls, s.URL+"?discover=no")
+		}
+		return urls
+	},
+	"nats with the log": func(t *testing.T) []string { return []string{backend.JetStream(t, t.TempDir()).URL + "?log=5m"} },
+}
+
 // TestARolloutIsNotNoticed: three servers behind a proxy are told to end, one after the other, and each is started again,
 // while numbers are emitted to all clients. Those that asked for recovery keep their IDs, and get each number once, in order.
 func TestARolloutIsNotNoticed(t *testing.T) {
 	long.Only(t)
 	t.Parallel()
+	d, err := drivers.get(kinds[0])
+	need(t, err)
+	binary := build(t, "tether/cmd/tether")
 	for _, x := range proxies {
 		t.Run(x.Binary, func(t *testing.T) {
-			d, err := drivers.get(kinds[0])
-			need(t, err)
+			t.Parallel()
 			x.Need(t)
-			rollout(t, x, d)
+			for name, start := range rolloutBrokers {
+				t.Run(name, func(t *testing.T) { heardRollout(t, x, d, binary, start(t)) })
+			}
 		})
 	}
 }
 
-func rollout(t *testing.T, x balancer.Proxy, d *driver) {
-	key := token.GenerateKey()
-	k, err := token.NewKey(key)
-	if err != nil {
-		t.Fatal(err)
+// heardRollout begins another rollout when the broker was silent in one, or an emit took more than a second, as may be on a
+// machine that is busy: that is told, and nothing is promised to clients then.
+func heardRollout(t *testing.T, x balancer.Proxy, d *driver, binary string, urls []string) {
+	for range 3 {
+		var silent string
+		if !t.Run("rollout", func(t *testing.T) { silent = rollout(t, x, d, binary, urls) }) || silent == "" {
+			return
+		}
+		t.Logf("the broker was silent: %s", silent)
 	}
-	redis, binary := backend.Redis(t).URL, build(t, "tether/cmd/tether")
-	environ := []string{"TETHER_BROKER=" + redis, "TETHER_AUTH_KEYS=" + key, "TETHER_EMIT_KEYS=an-emit-key-for-tests", "TETHER_PREFIX=" + t.Name()}
+	t.Error("the broker was silent in each rollout")
+}
+
+// rollout is one of them. It returns what says that the broker was silent meanwhile.
+func rollout(t *testing.T, x balancer.Proxy, d *driver, binary string, urls []string) (silent string) {
+	key := token.GenerateKey()
+	prefix := strings.NewReplacer("/", ".", "#", "-").Replace(t.Name()) // as a stream of NATS may be called
+	environ := []string{"TETHER_AUTH_KEYS=" + key, "TETHER_EMIT_KEYS=an-emit-key-for-tests", "TETHER_PREFIX=" + prefix,
+		fmt.Sprintf("TETHER_RECOVERY_LOG=%t", strings.Contains(urls[0], "log="))}
 	var servers []*server
 	var addrs []string
-	for _, name := range []string{"a", "b", "c"} {
-		s := &server{t: t, binary: binary, name: name, addr: backend.FreeAddress(t), environ: environ}
+	for i, name := range []string{"a", "b", "c"} {
+		s := &server{t: t, binary: binary, name: name, addr: backend.FreeAddress(t),
+			environ: append([]string{"TETHER_BROKER=" + urls[i%len(urls)]}, environ...)}
 		s.start()
 		t.Cleanup(func() { s.stop(os.Kill) })
 		servers, addrs = append(servers, s), append(addrs, s.addr)
 	}
-	front := "http://" + x.RoundRobin(t, addrs...)
-	var clients []*client
-	var ids []string
+	clients, ids := arrive(t, d, "http://"+x.RoundRobin(t, addrs...), key)
+	done, ended := make(chan struct{}), make(chan struct{})
+	var total int
+	go func() { // ended is waited for
+		defer close(ended)
+		total, silent = emitNumbers(t, urls[0], prefix, done)
+	}()
+	t.Cleanup(func() { <-ended })
+	for _, s := range servers {
+		if code := s.stop(syscall.SIGTERM); code != 0 {
+			t.Errorf("%s ended with %d:\n%s", s.name, code, &s.log)
+		}
+		s.start()
+	}
+	close(done)
+	<-ended
+	visits := 0
+	var faults []string
+	for i, c := range clients {
+		n, wrong := c.count(t, ids[i], total)
+		visits, faults = visits+n, append(faults, wrong...)
+	}
+	if visits < len(clients) {
+		t.Errorf("%d clients have come back %d times, and each node was away once", len(clients), visits)
+	}
+	for _, s := range servers {
+		if s.stop(os.Kill); strings.Contains(s.log.String(), "messages may have been missed") {
+			silent = s.log.String()
+		}
+	}
+	if silent == "" && len(faults) > 0 {
+		t.Error(strings.Join(faults, "\n"))
+	}
+	t.Logf("%d numbers to %d clients, which came back %d times; lost: %q", total, len(clients), visits, faults)
+	return silent
+}
+
+// arrive connects two clients for each transport.
+func arrive(t *testing.T, d *driver, front, key string) (clients []*client, ids []string) {
+	k, err := token.NewKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range 2 * len(allTransports) {
 		w := way{kind: kinds[0], d: d, transports: allTransports[i%len(allTransports)]}
 		sealed, err := token.NewKeyring(k).SealUser(fmt.Sprint(i), time.Hour)
@@ -128,64 +217,65 @@ func rollout(t *testing.T, x balancer.Proxy, d *driver) {
 		}
 		clients = append(clients, c)
 	}
-	done := make(chan struct{})
-	total := make(chan int, 1)
-	go func() { total <- emitNumbers(t, redis, t.Name(), done) }() // received below
-	for _, s := range servers {
-		if code := s.stop(syscall.SIGTERM); code != 0 {
-			t.Errorf("%s ended with %d:\n%s", s.name, code, &s.log)
-		}
-		s.start()
-	}
-	close(done)
-	last := <-total
-	visits := 0
-	for i, c := range clients {
-		visits += c.count(t, ids[i], last)
-	}
-	if visits < len(clients) {
-		t.Errorf("%d clients have come back %d times, and each node was away once", len(clients), visits)
-	}
-	t.Logf("%d numbers to %d clients, which came back %d times: each once, in order", last, len(clients), visits)
+	return clients, ids
 }
 
-// emitNumbers emits 0, 1 and so on to everyone until done is closed, and returns how many.
-func emitNumbers(t *testing.T, url, prefix string, done <-chan struct{}) (n int) {
+// emitNumbers emits 0, 1 and so on to everyone until done is closed. It returns how many, and what says that the broker was
+// silent.
+func emitNumbers(t *testing.T, url, prefix string, done <-chan struct{}) (n int, silent string) {
 	b, err := brokers.Mux().Open(t.Context(), url)
 	if err != nil {
 		t.Error(err)
-		return 0
+		return 0, ""
 	}
 	defer b.Close()
 	e := hub.NewEmitter(b, hub.EmitterOptions{Prefix: prefix})
 	for tick := time.Tick(4 * time.Millisecond); ; n++ {
 		select {
 		case <-done:
-			return n
+			return n, silent
 		case <-tick:
 		}
-		if _, err := e.Emit(t.Context(), hub.Everyone, "n", n); err != nil {
+		began := time.Now()
+		_, err := e.Emit(t.Context(), hub.Everyone, "n", n)
+		if took := time.Since(began); took > time.Second {
+			silent = fmt.Sprintf("number %d took %v", n, took)
+		}
+		switch {
+		case t.Context().Err() != nil: // the test has failed
+			return n, silent
+		case errors.Is(err, broker.ErrUnavailable):
+			silent = fmt.Sprintf("number %d: %v", n, err)
+		case err != nil:
 			t.Errorf("number %d: %v", n, err)
 		}
 	}
 }
 
-// count takes the numbers below total, each once and in order, and returns how often the client has come back meanwhile,
-// with the ID that it has.
-func (c *client) count(t *testing.T, id string, total int) (visits int) {
+// count takes the numbers below total, each once and in order. It returns how often the client has come back meanwhile, and
+// where it has lost numbers or its ID, which a broker that was silent explains.
+func (c *client) count(t *testing.T, id string, total int) (visits int, faults []string) {
 	t.Helper()
-	for want := 0; want < total; {
+	for want, isNew := 0, false; want < total; {
 		switch l := c.next(t); {
-		case l.On == "connect" && (!l.Recovered || l.SID != id):
-			t.Fatalf("%s comes back as %s, and was %s; recovered: %t; it has %d of %d numbers", c.name, l.SID, id, l.Recovered, want, total)
 		case l.On == "connect":
 			visits++
-		case l.On != "": // it has lost the connection, or not got one
-		case l.Event != "n" || len(l.Args) != 2 || l.Args[0] != float64(want):
+			if isNew = !l.Recovered || l.SID != id; isNew {
+				faults = append(faults, fmt.Sprintf("%s comes back as %s, and was %s; recovered: %t; it has %d of %d numbers", c.name, l.SID, id, l.Recovered, want, total))
+			}
+			id = l.SID
+		case l.On != "" || isNew && l.Event != "n": // it has lost the connection, or not got one, or is greeted
+		case l.Event != "n" || len(l.Args) != 2:
 			t.Fatalf("%s: got %v, want number %d of %d", c.name, l, want, total)
 		default:
-			want++
+			got, _ := l.Args[0].(float64)
+			if !isNew && int(got) < want {
+				t.Errorf("%s: got %v once more, or late; want number %d", c.name, l, want)
+			} else if !isNew && int(got) > want {
+				faults = append(faults, fmt.Sprintf("%s, after %d returns: got %v, want number %d of %d", c.name, visits, l, want, total))
+			}
+			want, isNew = int(got)+1, false
 		}
 	}
-	return visits
+	return visits, faults
 }
