@@ -63,6 +63,7 @@ func isAnn(t *testing.T, s *Socket) {
 }
 
 func TestASessionGoesFromNodeToNode(t *testing.T) {
+	t.Parallel()
 	hubs := several(t, 3, moving)
 	var logs [3]hooks
 	for i, h := range hubs {
@@ -310,6 +311,7 @@ func flap(t *testing.T, hubs []*Hub, clients, events int) {
 }
 
 func TestADrainHandsSessionsOver(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	a, stop := startStoppable(t, bus.Broker(), Options{Node: "a", Recovery: Recovery{On: true}, DrainWindow: 100 * time.Millisecond})
 	b := start(t, bus.Broker(), Options{Node: "b", Recovery: Recovery{On: true}})

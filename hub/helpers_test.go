@@ -16,6 +16,7 @@ import (
 	"tether/broker"
 	"tether/broker/memory"
 	"tether/engine"
+	"tether/internal/long"
 )
 
 // wire is a connection that keeps what it is sent. It ends as soon as it is closed.
@@ -166,6 +167,7 @@ func (p *peer) refusedText(text string) error {
 // TestMain keeps out of the output what hubs without a logger of their own log.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	long.Parallel(2)
 	os.Exit(m.Run())
 }
 

@@ -185,6 +185,7 @@ func TestASessionWithAsManyRoomsAsThereMayBeMoves(t *testing.T) {
 
 // A node that ends passes on what it is counted for.
 func TestNothingForASocketThatHasMovedIsLostWhenItsNodeEnds(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	home, stop := startStoppable(t, bus.Broker(), moving)
 	away := start(t, bus.Broker(), moving)

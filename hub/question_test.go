@@ -77,6 +77,7 @@ func worker(t testing.TB, bus *memory.Bus) *Emitter {
 }
 
 func TestSocketsAreFoundOnAllNodes(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	hubs := []*Hub{start(t, bus.Broker(), Options{Node: "a"}), start(t, bus.Broker(), Options{Node: "b"})}
 	_, s := everywhere(t, hubs, 2)

@@ -39,6 +39,7 @@ func (b slow) Unsubscribe(ctx context.Context, subjects ...string) []error {
 
 // The instant a client sees the answer to its CONNECT, another node emits to it in every way.
 func TestWhoKnowsThatItIsConnectedIsReached(t *testing.T) {
+	t.Parallel()
 	const clients = 10_000
 	bus := memory.NewBus()
 	h := start(t, slow{bus.Broker()}, Options{Greeting: Greeting{Off: true}})

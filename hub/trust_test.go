@@ -54,6 +54,7 @@ func (e *eavesdropper) all() []broker.Message {
 
 // All that a stranger has heard he says again, where he has heard it and elsewhere, and nothing comes of it.
 func TestAStrangerAtTheBrokerIsNobody(t *testing.T) {
+	t.Parallel()
 	key := seal.Keys{Current: seal.GenerateKey(), Seal: true}
 	bus := memory.NewBus()
 	a := start(t, bus.Broker(), Options{Node: "a", Key: key})
@@ -122,6 +123,7 @@ func TestAStrangerAtTheBrokerIsNobody(t *testing.T) {
 }
 
 func TestANodeWithAnotherKeyIsNotReadyAndTheOthersAre(t *testing.T) {
+	t.Parallel()
 	right, wrong := seal.Keys{Current: seal.GenerateKey()}, seal.Keys{Current: seal.GenerateKey()}
 	for name, keys := range map[string][2]seal.Keys{
 		"another key":       {right, wrong},
@@ -130,6 +132,7 @@ func TestANodeWithAnotherKeyIsNotReadyAndTheOthersAre(t *testing.T) {
 		"a step was missed": {{}, {Current: right.Current, Plain: seal.AcceptPlain}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			bus := memory.NewBus()
 			var old []*Hub
 			for _, node := range []string{"a", "b"} {
@@ -157,6 +160,7 @@ func TestANodeWithAnotherKeyIsNotReadyAndTheOthersAre(t *testing.T) {
 }
 
 func TestAWorkerWithAnotherKeySaysSo(t *testing.T) {
+	t.Parallel()
 	bus := memory.NewBus()
 	start(t, bus.Broker(), Options{Key: seal.Keys{Current: seal.GenerateKey()}})
 	for _, key := range []seal.Keys{{}, {Current: seal.GenerateKey()}} {
@@ -218,6 +222,7 @@ func TestAClusterGetsAKeyAndChangesItNodeByNode(t *testing.T) {
 }
 
 func TestAClockThatIsWrongMakesANodeAStranger(t *testing.T) {
+	t.Parallel()
 	key := seal.Keys{Current: seal.GenerateKey()}
 	bus := memory.NewBus()
 	start(t, bus.Broker(), Options{Node: "a", Key: key})

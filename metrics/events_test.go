@@ -13,6 +13,7 @@ import (
 
 // TestEventsOfClientsAreCountedByName, if a handler is for the name, and the first 200.
 func TestEventsOfClientsAreCountedByName(t *testing.T) {
+	t.Parallel()
 	s := serve(t, memory.NewBus().Broker(), transport.Options{}, withPresence(t))
 	root := s.hub.Of("/")
 	root.On("/orders", func(context.Context, *hub.Socket, *hub.Message) error { return nil })

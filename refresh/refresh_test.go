@@ -139,6 +139,7 @@ func TestANewTokenExtendsTheConnection(t *testing.T) {
 }
 
 func TestATokenThatDoesNotExpireEndsTheWait(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		c := r.node().Connect(r.auth("alice"))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"tether/cluster"
 	"tether/engine"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -97,6 +99,11 @@ func overHTTP() opener {
 	o := memoryBroker()
 	o.peer = true
 	return o
+}
+
+func TestMain(m *testing.M) {
+	long.Parallel(4)
+	os.Exit(m.Run())
 }
 
 // everyBroker runs a test on each of them.

@@ -6,28 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"tether/cmd/tether/internal/config"
 	"tether/cmd/tether/internal/server"
-	"tether/internal/backend"
 	"tether/internal/client"
 )
 
-// tether runs a command against the nodes, and returns what it prints and its exit code.
+// tether runs a command against the nodes within this process, and returns what it prints and its exit code.
 func tether(t *testing.T, environ []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	c := tetherCommand(args, environ)
 	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
-	err := c.Run()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), c.ProcessState.ExitCode()
+	p := program{loader: config.Loader{Args: args, Environ: environ, Grammar: grammar}, stdin: http.NoBody, stdout: &out, stderr: &errs}
+	code = p.run()
+	return out.String(), errs.String(), code
 }
 
 // mint makes a token, and says its ID.
@@ -48,7 +42,7 @@ func mint(t *testing.T, user string) (sealed, id string) {
 // TestUsersAreFoundAndPutOutOnAllNodes: over HTTP and from a shell, on both brokers.
 func TestUsersAreFoundAndPutOutOnAllNodes(t *testing.T) {
 	t.Parallel()
-	for name, broker := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, broker := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			environ := append([]string{"TETHER_BROKER=" + broker.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 			a, b := start(t, environ, "--node=a").ready(), start(t, environ, "--node=b").ready()

@@ -1,40 +1,29 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
-	"tether/internal/backend"
 	"tether/internal/client"
 )
 
 // emitted runs tether emit, and returns its result, or what went wrong, and its exit code.
 func emitted(t *testing.T, environ []string, args ...string) (string, int) {
 	t.Helper()
-	var out, warnings bytes.Buffer
-	cmd := tetherCommand(append([]string{"emit"}, args...), environ)
-	cmd.Stdout, cmd.Stderr = &out, &warnings
-	err := cmd.Run()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	says := out.String()
+	says, warnings, code := tether(t, environ, append([]string{"emit"}, args...)...)
 	if says == "" {
-		says = warnings.String()
+		says = warnings
 	}
-	return strings.TrimSpace(says), cmd.ProcessState.ExitCode()
+	return strings.TrimSpace(says), code
 }
 
 // TestTheReceiptIsTheExitCode: a script knows without reading whether anybody was there.
 func TestTheReceiptIsTheExitCode(t *testing.T) {
 	t.Parallel()
-	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, server := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			environ := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 			p := start(t, environ, "--namespaces=/,/news").ready()
@@ -117,7 +106,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // TestTheReceiptSaysWhetherAClientIsConnected, where it is asked: a node that only waits for a client took the event as well.
 func TestTheReceiptSaysWhetherAClientIsConnected(t *testing.T) {
 	t.Parallel()
-	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, server := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			environ := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 			p := start(t, environ, "--recovery.on").ready()

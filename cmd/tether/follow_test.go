@@ -18,7 +18,7 @@ import (
 // TestWhatBecameOfAnEvent from a shell, on both brokers.
 func TestWhatBecameOfAnEvent(t *testing.T) {
 	t.Parallel()
-	for name, broker := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, broker := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			shell := []string{"TETHER_BROKER=" + broker.URL, "TETHER_PREFIX=" + t.Name()}
 			operator := append(shell, "TETHER_ADMIN_KEYS="+adminKey)

@@ -20,7 +20,7 @@ import (
 func TestStrangersAtTheBrokerAreNobody(t *testing.T) {
 	t.Parallel()
 	key := seal.GenerateKey()
-	for name, server := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, server := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			open := append([]string{"TETHER_BROKER=" + server.URL, "TETHER_PREFIX=" + t.Name()}, enough...)
 			environ := append([]string{"TETHER_KEY=" + key.Encode(), "TETHER_SEAL=true"}, open...)

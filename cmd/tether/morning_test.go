@@ -111,7 +111,7 @@ func TestAClientWhoseNetworkHasGoneIsOnlineUntilItsHeartbeat(t *testing.T) {
 	if out, errs, code := tether(t, environ, "online", "42"); code != exitDone || !strings.Contains(out, "online") {
 		t.Errorf("at first: got %d, %s%s", code, out, errs)
 	}
-	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+	for began := time.Now(); ; time.Sleep(500 * time.Millisecond) {
 		out, errs, code := tether(t, environ, "online", "42")
 		if code == exitNobody {
 			return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"tether/cmd/tether/internal/config"
+	"tether/internal/backend"
 	"tether/internal/client"
 	"tether/internal/long"
 )
@@ -27,6 +29,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // of commands that run within this process
 	long.Parallel(6)
 	os.Exit(m.Run())
 }
@@ -52,6 +55,15 @@ func tetherCommand(args, environ []string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environ...)
 	return cmd
+}
+
+// brokers are those that a test runs on: in the default run the one that most stacks have.
+func brokers(t testing.TB) map[string]*backend.Server {
+	all := map[string]*backend.Server{"Redis": backend.Redis(t)}
+	if long.Or(false, true) {
+		all["NATS"] = backend.NATS(t)
+	}
+	return all
 }
 
 const (

@@ -80,7 +80,7 @@ func (p *process) connections() (n int) {
 
 // TestRebalanceMovesClientsToEmptyNodes, and they notice nothing.
 func TestRebalanceMovesClientsToEmptyNodes(t *testing.T) {
-	for name, broker := range map[string]*backend.Server{"Redis": backend.Redis(t), "NATS": backend.NATS(t)} {
+	for name, broker := range brokers(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const clients, last = 12, 1 << 30

@@ -262,10 +262,15 @@ func TestARoomIsAskedAndDisconnectedAcrossServers(t *testing.T) {
 			answer(t, room[0], `["question",{"n":1}]`, `["a","more"]`)
 			asker.Want(`432[{"answers":["a","b"],"timeout":false}]`)
 
-			asker.Send(`423["ask-room","r",2]`)
-			answer(t, room[1], `["question",2]`, `[7]`)
-			asker.Want(`433[{"answers":[7],"timeout":true}]`)
-			room[0].Next() // the question that it does not answer
+			for got, want := "", `433[{"answers":[7],"timeout":true}]`; got != want; {
+				asker.Send(`423["ask-room","r",2]`)
+				answer(t, room[1], `["question",2]`, `[7]`)
+				got = asker.Next()
+				room[0].Next() // the question that it does not answer
+				if got != want && got != `433[{"answers":[],"timeout":true}]` { // a busy machine may answer too late
+					t.Fatalf("got %s, want %s", got, want)
+				}
+			}
 
 			asker.Send(`424["ask-room","nobody",3]`)
 			asker.Want(`434[{"answers":[],"timeout":false}]`)

@@ -48,6 +48,13 @@ func Alone(t *testing.T) {
 	}
 }
 
-// Parallel lets n tests of a package run at a time, unless the command line says otherwise: for tests that wait
-// more than they compute. TestMain calls it.
-func Parallel(n int) { flag.Set("test.parallel", strconv.Itoa(n)) }
+// Beside lets others run at the same time in the default run. Where all tests run, the test has the process for itself.
+func Beside(t *testing.T) {
+	if !all() {
+		t.Parallel()
+	}
+}
+
+// Parallel lets n tests of a package run at a time, and twice as many in the default run, unless the command line says
+// otherwise: for tests that wait more than they compute. TestMain calls it.
+func Parallel(n int) { flag.Set("test.parallel", strconv.Itoa(Or(2*n, n))) }

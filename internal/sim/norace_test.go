@@ -4,8 +4,8 @@ package sim
 
 import "tether/internal/long"
 
-func defaultSeeds() int { return long.Or(100, 1000) }
+func defaultSeeds() int { return long.Or(50, 1000) }
 
-func recoveringSeeds() int { return long.Or(60, 1000) }
+func recoveringSeeds() int { return long.Or(30, 1000) }
 
 const raceDetector = false

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tether/hub"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -17,6 +18,7 @@ import (
 // each user is emitted to in the instant in which nobody is there; nothing that was taken is lost, by
 // everybody in the room or by all of them; new clients are refused with 503.
 func TestADrainLosesNothing(t *testing.T) {
+	long.Beside(t)
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		const window = 3 * time.Second
 		r := newRig(t, brokerURL, addr, 3, patient(time.Second), hub.Options{DrainWindow: window}, transport.Options{})

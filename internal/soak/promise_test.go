@@ -14,6 +14,7 @@ import (
 
 	"tether/broker"
 	"tether/hub"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -21,6 +22,7 @@ import (
 // leave and come back, and are emitted to in the instant in which they know that they are connected,
 // hostile user IDs: nothing is lost, doubled, inverted or misdelivered.
 func TestNothingIsLostWhileEverythingIsUp(t *testing.T) {
+	long.Beside(t)
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		messages := amount("TETHER_SOAK_MESSAGES", 20_000, 1_000_000)
 		latency := patient(2 * time.Second)

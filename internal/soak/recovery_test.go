@@ -14,6 +14,7 @@ import (
 	"tether/hub"
 	"tether/internal/backend"
 	wire "tether/internal/client"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -129,6 +130,7 @@ func leaveAll(guests []*guest) (visits, recovered int) {
 // back to any of three nodes while each node emits numbers to each of them, and to all. A client that is told that it is
 // recovered has missed nothing, and has got nothing twice or out of order; and everybody is.
 func TestClientsComeBackToAnyNode(t *testing.T) {
+	long.Beside(t)
 	everywhere(t, func(t *testing.T, brokerURL, addr string) {
 		r := newRig(t, brokerURL, addr, 3, time.Second, hub.Options{Recovery: hub.Recovery{On: true}}, transport.Options{})
 		for _, n := range r.nodes {

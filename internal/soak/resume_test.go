@@ -13,6 +13,7 @@ import (
 	"tether/hub"
 	"tether/internal/backend"
 	"tether/internal/faultproxy"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -129,6 +130,7 @@ func (f *follower) cut(nodes []*node, shortest, longest time.Duration, over <-ch
 // soak, oftener elsewhere, and leads the next one to another node. A client that is told that it is recovered has missed
 // nothing, and has got nothing twice or out of order. It says how many were, and why the others were not.
 func TestClientsBehindAProxyThatCutsMissNothing(t *testing.T) {
+	long.Beside(t)
 	everywhere(t, func(t *testing.T, brokerURL, addr string) { cutAll(t, brokerURL, addr, hub.Recovery{On: true}) })
 }
 
