@@ -22,10 +22,12 @@ import (
 	"time"
 
 	"tether/engine"
+	"tether/internal/long"
 )
 
 // TestEverythingOverEpoll runs all tests of the package again in a process whose servers use epoll.
 func TestEverythingOverEpoll(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	if os.Getenv(onEpoll) != "" {
 		t.Skip("this is that process")

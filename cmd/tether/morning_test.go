@@ -24,6 +24,7 @@ import (
 	"tether/hub"
 	"tether/internal/backend"
 	"tether/internal/client"
+	"tether/internal/long"
 	"tether/metrics"
 	"tether/transport"
 )
@@ -250,6 +251,7 @@ func TestThreeInTheMorningNamesWhatThereIs(t *testing.T) {
 // TestTheCommandsForOperatorsWorkWordForWord: those of the pages, with a Redis and a file of keys of the test's, and less
 // patience. What starts a node is checked as it would be at the start.
 func TestTheCommandsForOperatorsWorkWordForWord(t *testing.T) {
+	long.Only(t) // each line of them starts a program
 	t.Parallel()
 	redis, bin, dir := backend.Redis(t), t.TempDir(), t.TempDir()
 	if err := os.Symlink(os.Args[0], filepath.Join(bin, "tether")); err != nil {
