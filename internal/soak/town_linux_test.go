@@ -310,7 +310,7 @@ func (w *town) live(faults []fault) {
 	unwatch := w.watch()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range long.Or(6, 12) {
+	for i := range long.Or(3, 12) {
 		wg.Go(func() { w.flap(fmt.Sprint("user ", i), rand.New(rand.NewPCG(uint64(i), 13)), stop) })
 	}
 	for _, q := range w.questions() {
@@ -319,7 +319,7 @@ func (w *town) live(faults []fault) {
 	}
 	for i, f := range faults {
 		from := w.steps.Load()
-		must(w.t, "users come and go", func() bool { return w.t.Failed() || w.steps.Load() >= from+int64(long.Or(10, 20)) })
+		must(w.t, "users come and go", func() bool { return w.t.Failed() || w.steps.Load() >= from+int64(long.Or(5, 20)) })
 		if w.t.Failed() {
 			break
 		}
