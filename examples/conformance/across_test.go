@@ -266,7 +266,7 @@ func TestARoomIsAskedAndDisconnectedAcrossServers(t *testing.T) {
 				asker.Send(`423["ask-room","r",2]`)
 				answer(t, room[1], `["question",2]`, `[7]`)
 				got = asker.Next()
-				room[0].Next() // the question that it does not answer
+				room[0].Next()                                                  // the question that it does not answer
 				if got != want && got != `433[{"answers":[],"timeout":true}]` { // a busy machine may answer too late
 					t.Fatalf("got %s, want %s", got, want)
 				}
