@@ -12,12 +12,8 @@ import (
 // The code of webhooks.md.
 
 func sendWebhooks(h *hub.Hub, key string) error {
-	hooks, err := webhook.New(h, webhook.Options{URL: "https://app.example.com/hooks", Keys: []string{key}})
-	if err != nil {
-		return err
-	}
-	h.Of("/").OnUnrecovered(hooks.Expired)
-	return nil
+	_, err := webhook.New(h, webhook.Options{URL: "https://app.example.com/hooks", Keys: []string{key}})
+	return err
 }
 
 func takeWebhooks(key string, take func(webhook.Event) error) http.HandlerFunc {

@@ -177,6 +177,7 @@ func (s *Socket) fetch(ctx context.Context) error {
 		return errLost
 	}
 	h.remembered.set(s, time.Now().Add(seenTime))
+	s.tellRegistered(s.Users()...) // the session waits here
 	return s.record(ctx)
 }
 

@@ -181,6 +181,7 @@ func (s *Socket) handed(to string, claim uint64) []byte {
 	s.mu.Unlock()
 	h.departed.add(sha256.Sum256(v.secret[:]), to)
 	h.parked.set(s, time.Now().Add(shadowTime))
+	s.tellRegistered(Target{})
 	return []byte{sessionHere}
 }
 

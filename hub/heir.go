@@ -278,6 +278,7 @@ func (s *Socket) succeed(ctx context.Context, v *session) error {
 	v.away = true // nobody else tells of its end
 	s.mu.Unlock()
 	h.remembered.set(s, time.Now().Add(seenTime))
+	s.tellRegistered(s.Users()...)
 	return s.mark(ctx) // of rooms that the hooks have joined
 }
 

@@ -113,7 +113,9 @@ func (s *Socket) unrecovered(refused bool) {
 	}
 	why := cmp.Or(v.why, lossRefused)
 	away, home, claim, inherits := v.away, v.home, v.claim, v.heir != nil
-	v.away = false
+	if v.away {
+		v.away, v.lapsed = false, why
+	}
 	saved, k := v.kept.saved && home == "" && v.passed == "", s.keyLocked(v)
 	s.mu.Unlock()
 	h := s.client.hub
@@ -133,6 +135,7 @@ func (s *Socket) unrecovered(refused bool) {
 		return
 	}
 	h.log.Debug("a session is not recovered", "socket", s.ID(), "reason", lossText[why])
+	s.tellRegistered(Target{})
 	s.client.enqueue(task{socket: s, reason: Reason(lossText[why]), lapsed: true})
 }
 

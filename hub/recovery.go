@@ -61,14 +61,15 @@ type session struct {
 	holder atomic.Pointer[Socket] // written with the mu of the old holder and the new one held
 
 	// Guarded by the mu of the holder.
-	from  uint64        // what the holder has to be sent first, once it is connected
-	taken bool          // the holder took it from another socket: it is recovered
-	away  bool          // the client lost it, and has not been told that it is back
-	gap   bool          // messages may have been missed
-	since time.Time     // when the client lost it
-	back  time.Time     // when the client was told that it is back
-	left  chan struct{} // closed when the disconnect hooks of the holder before have run; nil for the first
-	why   loss          // why it is not recovered; set before it ends
+	from   uint64        // what the holder has to be sent first, once it is connected
+	taken  bool          // the holder took it from another socket: it is recovered
+	away   bool          // the client lost it, and has not been told that it is back
+	gap    bool          // messages may have been missed
+	since  time.Time     // when the client lost it
+	back   time.Time     // when the client was told that it is back
+	left   chan struct{} // closed when the disconnect hooks of the holder before have run; nil for the first
+	why    loss          // why it is not recovered; set before it ends
+	lapsed loss          // the same, once OnUnrecovered is told
 
 	moves  int    // from node to node so far
 	home   string // the tag of the node that still has it; "": this one

@@ -56,8 +56,8 @@ func (s *Socket) RegisterAs(ctx context.Context, to Target) error {
 // OnRegistered adds a function that is told that it may have changed whether a socket is a user's: it asks
 // [Socket.Registered], for it may be told late, or in another order than that in which things happened. It is told, too,
 // of the rooms of a socket when its client is told that it is connected, and of rooms that it leaves. When a socket has
-// ended it is told of each user, and then of the zero Target. It is called before Run. It must return quickly, and
-// must not call the broker.
+// ended it is told of each user, and then of the zero Target; of that again when its session has ended, or has gone to
+// another node. It is called before Run. It must return quickly, and must not call the broker.
 func (h *Hub) OnRegistered(f func(s *Socket, user Target)) {
 	var list []func(*Socket, Target)
 	if old := h.registered.Load(); old != nil {
@@ -87,18 +87,22 @@ func (s *Socket) tellEnded() {
 	}
 }
 
-// Registered says since when the socket is a user's, if it is: a socket counts once its client has been told
-// that it is connected, and until it ends.
-func (s *Socket) Registered(user Target) (since time.Time, ok bool) {
+// Registered says since when the socket is a user's; zero: it is not. Ok says that it counts as one: its client has
+// been told that it is connected, and it has not ended. Kept reports whether the client may come back to it, see
+// [Recovery]: should it be lost, or, if it is, to the session that waits for it on this node. Why is what
+// [Namespace.OnUnrecovered] says of the session; "" if that says nothing, or not yet. Kept and why are the same for all users.
+func (s *Socket) Registered(user Target) (since time.Time, ok, kept bool, why Reason) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.Connected() {
-		return since, false
-	}
 	if i := s.placeLocked(s.ns.subject + user.name); i >= 0 && s.rooms[i].since != 0 {
-		return time.Unix(0, s.rooms[i].since), true
+		since = time.Unix(0, s.rooms[i].since)
 	}
-	return since, false
+	v, connected := s.sessionLocked(), s.Connected()
+	s.mu.Unlock()
+	if v == nil || connected {
+		return since, connected && !since.IsZero(), v != nil, ""
+	}
+	defer v.lockHolder().mu.Unlock()
+	return since, false, v.away, Reason(lossText[v.lapsed])
 }
 
 func (s *Socket) greet() error {

@@ -24,13 +24,17 @@ type holding struct {
 	queued    bool
 }
 
-// held is a device of this node. Changes of a node are numbered, so that a late word about one means nothing.
+// held is a device of this node, or a session that waits for one to come back. Changes of a node are numbered, so that a
+// late word about one means nothing.
 type held struct {
 	socket *hub.Socket
 	since  int64 // UnixNano
 	number uint64
-	gone   bool // it is kept until the owner knows
+	flags  deviceFlags
+	why    hub.Reason // of a session that is gone: "" if it goes on elsewhere
 }
+
+func (d *held) is(flags deviceFlags) bool { return d.flags&flags != 0 }
 
 // change is a change of a user's: that it is online, or is not.
 type change struct {
@@ -43,7 +47,7 @@ type change struct {
 func (c change) settled() bool { return c.told || c.number == 0 }
 
 func (h *holding) presentLocked() []held {
-	return slices.DeleteFunc(slices.Clone(h.devices), func(d held) bool { return d.gone })
+	return slices.DeleteFunc(slices.Clone(h.devices), func(d held) bool { return d.is(deviceGone | deviceWaits) })
 }
 
 func (h *holding) inQueue() *bool { return &h.queued }
@@ -58,6 +62,7 @@ func (p *Presence) told(s *hub.Socket, to hub.Target) {
 	switch to {
 	case hub.Target{}:
 		p.endedLocked(s)
+		p.overLocked(s)
 	case hub.Room(to.Name()):
 		p.movedLocked(s, to)
 	default:
@@ -68,30 +73,45 @@ func (p *Presence) told(s *hub.Socket, to hub.Target) {
 // registeredLocked looks whether a socket is a user's.
 func (p *Presence) registeredLocked(s *hub.Socket, user hub.Target) {
 	key := s.Namespace().Emitter().Subject(user)
-	since, in := s.Registered(user) // with the lock held, so that the last look is the last word
+	since, in, kept, _ := s.Registered(user) // with the lock held, so that the last look is the last word
 	h := p.holdings[key]
 	at := -1
 	if h != nil {
-		at = slices.IndexFunc(h.devices, func(d held) bool { return d.socket == s && !d.gone })
+		at = slices.IndexFunc(h.devices, func(d held) bool { return d.socket == s && !d.is(deviceGone|deviceWaits) })
 	}
 	switch {
 	case in == (at >= 0):
-		return
 	case in:
-		if h == nil {
-			h = &holding{key: key, hash: hashKey(key)}
-			p.holdings[key] = h
-		}
-		p.number++
-		h.devices = append(h.devices, held{socket: s, since: since.UnixNano(), number: p.number})
+		p.overLocked(s)
+		p.holdLocked(key, held{socket: s, since: since.UnixNano(), flags: deviceFlags(flag(kept, byte(deviceKept)))})
 	default:
-		p.number++
-		d := h.devices[at]
-		d.gone, d.number = true, p.number
-		h.devices = append(slices.Delete(h.devices, at, at+1), d)
+		p.letGoLocked(h, at, "")
 	}
-	h.number = p.number
+	if !in && kept && !since.IsZero() {
+		p.waitLocked(key, s, since) // in the same word
+	}
+}
+
+// holdLocked notes what is held of a user.
+func (p *Presence) holdLocked(key string, d held) *holding {
+	h := p.holdings[key]
+	if h == nil {
+		h = &holding{key: key, hash: hashKey(key)}
+		p.holdings[key] = h
+	}
+	p.number++
+	d.number, h.number = p.number, p.number
+	h.devices = append(h.devices, d)
 	p.pushWordLocked(h)
+	return h
+}
+
+// letGoLocked notes that what is held at a place is gone.
+func (p *Presence) letGoLocked(h *holding, at int, why hub.Reason) {
+	d := h.devices[at]
+	d.flags, d.why = d.flags|deviceGone, why
+	h.devices = slices.Delete(h.devices, at, at+1)
+	p.holdLocked(h.key, d)
 }
 
 // pushWordLocked has the owner told. Where nobody owns users, nobody has to know.
@@ -106,7 +126,7 @@ func (p *Presence) pushWordLocked(h *holding) {
 // confirmLocked notes that changes up to a number need not be kept any more.
 func (p *Presence) confirmLocked(h *holding, number uint64, known change) {
 	h.confirmed = max(h.confirmed, number)
-	h.devices = slices.DeleteFunc(h.devices, func(d held) bool { return d.gone && d.number <= number })
+	h.devices = slices.DeleteFunc(h.devices, func(d held) bool { return d.is(deviceGone) && d.number <= number })
 	if known.number >= h.known.number {
 		h.known = known
 	}
@@ -189,7 +209,8 @@ type wordDevice struct {
 	id     string
 	since  int64
 	number uint64
-	gone   bool
+	flags  deviceFlags
+	why    hub.Reason
 }
 
 // add adds the devices of h that have changed after the given number.
@@ -197,7 +218,7 @@ func (w *word) add(h *holding, after uint64) {
 	u := wordUser{key: h.key, number: h.number, known: h.known}
 	for _, d := range h.devices {
 		if d.number > after {
-			u.devices = append(u.devices, wordDevice{d.socket.ID(), d.since, d.number, d.gone})
+			u.devices = append(u.devices, wordDevice{d.socket.ID(), d.since, d.number, d.flags, d.why})
 		}
 	}
 	w.users = append(w.users, u)
@@ -217,7 +238,8 @@ func (u *wordUser) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(u.devices)))
 	for _, d := range u.devices {
 		dst = binary.AppendVarint(wire.AppendText(dst, d.id), d.since)
-		dst = append(binary.AppendUvarint(dst, d.number), flag(d.gone, 1))
+		dst = append(binary.AppendUvarint(dst, d.number), byte(d.flags))
+		dst = wire.AppendText(dst, string(d.why))
 	}
 	return dst
 }
@@ -225,7 +247,7 @@ func (u *wordUser) append(dst []byte) []byte {
 func readWordUser(r *reader) (u wordUser) {
 	u.key, u.number, u.known = r.text(), r.Uvarint(), readChange(r)
 	for range r.Count() {
-		u.devices = append(u.devices, wordDevice{r.text(), r.Varint(), r.Uvarint(), r.Byte() == 1})
+		u.devices = append(u.devices, wordDevice{r.text(), r.Varint(), r.Uvarint(), deviceFlags(r.Byte()), hub.Reason(r.text())})
 	}
 	return u
 }

@@ -106,7 +106,7 @@ func (p *Presence) takeWord(ctx context.Context, w *word) []wordAnswer {
 		r := p.recordLocked(u.key, hash)
 		records[i] = r
 		learned := r.learn(u.known)
-		if r.apply(w.from, u, p.nextVersionLocked()) || learned {
+		if r.apply(w.from, u, p.nextVersionLocked) || learned {
 			p.changedLocked(r)
 		} else {
 			p.settleLocked(r)
@@ -292,24 +292,29 @@ func (p *Presence) tellHooks(key string, c change, devices []device) {
 	device := func(d device, gone bool, version uint64) {
 		p.hook(key, func(ctx context.Context) {
 			p.o.OnDevice(ctx, DeviceEvent{
-				Namespace: namespace, User: user, Socket: d.id, Node: p.member(d.node), Since: time.Unix(0, d.since),
-				Gone: gone, NodeGone: gone && d.flags&deviceNodeGone != 0, ID: d.id + "#" + strconv.FormatUint(version, 36),
+				Namespace: namespace, User: user, Socket: d.id, Node: p.member(d.node), Since: time.Unix(0, d.since), Gone: gone,
+				NodeGone: gone && d.flags&deviceNodeGone != 0, Expired: d.why, ID: key + "#" + d.id + "#" + strconv.FormatUint(version, 36),
 			})
 		})
 	}
 	for _, d := range devices {
-		if p.o.OnDevice == nil || d.went == 0 {
+		if p.o.OnDevice == nil || d.went == 0 || d.waits() {
 			continue
 		}
 		if d.flags&deviceTold == 0 {
-			device(d, false, d.came<<1)
+			device(d, false, d.came<<2)
 		}
-		device(d, true, d.went<<1|1)
+		device(d, true, d.went<<2|1)
+	}
+	for _, d := range devices { // of what several nodes have said, the end of a session is the last
+		if p.o.OnDevice != nil && d.why != "" {
+			device(d, true, d.went<<2|2)
+		}
 	}
 	change(false)
 	for _, d := range devices {
 		if p.o.OnDevice != nil && d.went == 0 && d.flags&deviceTold == 0 {
-			device(d, false, d.came<<1)
+			device(d, false, d.came<<2)
 		}
 	}
 	change(true)

@@ -27,8 +27,8 @@ type Options struct {
 	// the hub will not wait any longer. Nil: nobody is told, and this node takes no part in finding out.
 	OnChange func(ctx context.Context, e Event)
 
-	// OnDevice is told of every device that comes and goes, on one node of the cluster, in order for each
-	// user, and as OnChange is. Nil: nobody is told.
+	// OnDevice is told of every device that comes and goes, and of every session that has waited in vain for its client,
+	// on one node of the cluster, in order for each user, and as OnChange is. Nil: nobody is told.
 	OnDevice func(ctx context.Context, e DeviceEvent)
 
 	// Workers is how many calls of OnChange and OnDevice may be under way on this node. Default 16.
@@ -60,7 +60,8 @@ type Event struct {
 	ID string
 }
 
-// DeviceEvent is that a device has come or gone.
+// DeviceEvent is that a device has come or gone, or that the session of one that has gone does not wait any more for its
+// client, see [hub.Recovery].
 type DeviceEvent struct {
 	Namespace string
 	User      hub.Target
@@ -68,8 +69,9 @@ type DeviceEvent struct {
 	Node      cluster.Member // that it is on
 	Since     time.Time      // by the clock of its node
 	Gone      bool
-	NodeGone  bool   // it has gone with its node, which was given up
-	ID        string // as that of an Event
+	NodeGone  bool       // it, or what waited, has gone with its node, which was given up
+	Expired   hub.Reason // why its client has not come back to its session; "": it has only gone, or come
+	ID        string     // as that of an Event
 }
 
 const (
@@ -100,6 +102,7 @@ type Presence struct {
 	watchers []func(Event)       // guarded by mu; of Watch
 	turn     chan struct{}       // guarded by mu; closed and replaced when something below changes that others wait for
 	holdings map[string]*holding // guarded by mu; the users of this node, by key
+	waits    map[string]*awaited // guarded by mu; the sessions that wait here, by the ID of the socket
 	number   uint64              // guarded by mu; changes of holdings so far
 
 	// What this node owns, is the deputy of, or has been. Guarded by mu; see owner.go and sync.go.
@@ -177,6 +180,7 @@ func New(h *hub.Hub, o Options) (*Presence, error) {
 		prefix:   len(h.Emitter().Subject(hub.Everyone)) - len("/,"),
 		turn:     make(chan struct{}),
 		holdings: make(map[string]*holding),
+		waits:    make(map[string]*awaited),
 		records:  make(map[string]*record),
 
 		seats:    make(map[*hub.Socket][]*seat),
@@ -223,8 +227,19 @@ func (p *Presence) Watch(f func(Event)) {
 func (p *Presence) Users() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.holdings)
+	away := make(map[*holding]bool) // only sessions of theirs are here
+	for _, w := range p.waits {
+		for _, h := range w.of {
+			if !slices.ContainsFunc(h.devices, func(d held) bool { return !d.is(deviceWaits) }) {
+				away[h] = true
+			}
+		}
+	}
+	return len(p.holdings) - len(away)
 }
+
+// Done is closed when the node has ended, and this one tells nothing any more.
+func (p *Presence) Done() <-chan struct{} { return p.hooks.Done() }
 
 // turnLocked tells all that wait that something has changed.
 func (p *Presence) turnLocked() {

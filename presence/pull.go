@@ -65,7 +65,9 @@ func (p *Presence) pullOnce(ctx context.Context, v *view) bool {
 			return false
 		}
 	}
-	wait(ctx, late)
+	if late > 0 {
+		wait(ctx, late)
+	}
 	return p.activate(v, got)
 }
 
@@ -135,13 +137,12 @@ func (p *Presence) activate(v *view, all *gathered) bool {
 		if v.owner(r.hash) != p.tag {
 			continue
 		}
-		version := p.nextVersionLocked()
-		if r.lose(v, version) {
+		if r.lose(v, p.nextVersionLocked) {
 			changed[r] = true
 		}
 		if base == nil || base.owner(r.hash) != p.tag { // a node that has said nothing of it has nothing of it
 			for tag := range v.nodes {
-				if !heard[r][tag] && r.replace(tag, nil, version) {
+				if !heard[r][tag] && r.replace(tag, nil, p.nextVersionLocked) {
 					changed[r] = true
 				}
 			}
@@ -166,7 +167,7 @@ func (p *Presence) learnLocked(said map[string][]wordUser) (changed map[*record]
 			u := &users[i]
 			r := p.recordLocked(u.key, hashKey(u.key))
 			learned := r.learn(u.known)
-			if r.replace(tag, u, p.nextVersionLocked()) || learned {
+			if r.replace(tag, u, p.nextVersionLocked) || learned {
 				changed[r] = true
 			}
 			if heard[r] == nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"tether/hub"
 	"tether/internal/wire"
 )
 
@@ -30,7 +31,7 @@ type record struct {
 
 func (r *record) inQueue() *bool { return &r.queued }
 
-// device is a device of any node.
+// device is a device of any node, or a session that waits there for one.
 type device struct {
 	node  string // tag
 	id    string
@@ -38,6 +39,7 @@ type device struct {
 	came  uint64 // version of the record when it came
 	went  uint64 // the same when it went; 0: it is there
 	flags deviceFlags
+	why   hub.Reason // of a session that is gone: "" if nobody has to be told
 }
 
 type deviceFlags byte
@@ -45,6 +47,9 @@ type deviceFlags byte
 const (
 	deviceTold     deviceFlags = 1 << iota // OnDevice has been told that it came
 	deviceNodeGone                         // it went with its node
+	deviceWaits                            // it is a session; nobody is told that it came
+	deviceKept                             // a session would wait
+	deviceGone                             // of a node's word: it went, and is kept until the owner knows
 )
 
 // mark is how far the word of a node has been heard: what it says with a number that is not higher is late.
@@ -57,10 +62,13 @@ type mark struct {
 // becomes the owner, hears from the nodes that live.
 const maxCopied = 500
 
+// nodeLost is why a session ends whose node dies.
+const nodeLost hub.Reason = "node lost"
+
 // present counts the devices that are there.
 func (r *record) present() (n int) {
 	for i := range r.devices {
-		if r.devices[i].went == 0 {
+		if r.devices[i].went == 0 && !r.devices[i].waits() {
 			n++
 		}
 	}
@@ -86,59 +94,68 @@ func (r *record) setMark(node string, number uint64) {
 	r.marks = append(r.marks, mark{node, number})
 }
 
-// find is where a device is that is there, -1 if it is not.
-func (r *record) find(node, id string) int {
-	return slices.IndexFunc(r.devices, func(d device) bool { return d.went == 0 && d.id == id && d.node == node })
+func (d *device) waits() bool { return d.flags&deviceWaits != 0 }
+
+// find is where a device is that is there, or its session, -1 if it is not.
+func (r *record) find(node, id string, waits bool) int {
+	return slices.IndexFunc(r.devices, func(d device) bool {
+		return d.went == 0 && d.id == id && d.node == node && d.waits() == waits
+	})
 }
 
-// apply takes what a node says has changed. It reports whether that was news.
-func (r *record) apply(node string, u *wordUser, version uint64) (changed bool) {
+// apply takes what a node says has changed. It reports whether that was news. Each change has a version of its own: a device
+// may come, go and come again in one word.
+func (r *record) apply(node string, u *wordUser, next func() uint64) (changed bool) {
 	before := r.mark(node)
 	if u.number <= before {
 		return false
 	}
 	for _, d := range u.devices {
 		if d.number > before {
-			r.applyDevice(node, d, version)
+			r.applyDevice(node, d, next)
 		}
 	}
 	r.setMark(node, u.number)
 	return true
 }
 
-func (r *record) applyDevice(node string, d wordDevice, version uint64) {
-	at := r.find(node, d.id)
-	if at < 0 {
+func (r *record) applyDevice(node string, d wordDevice, next func() uint64) {
+	waits := d.flags&deviceWaits != 0
+	at := r.find(node, d.id, waits)
+	if at < 0 && !waits {
 		r.emptied = time.Time{} // a grace begins anew, also if it has gone already
 	}
-	switch {
-	case d.gone && at >= 0:
-		r.devices[at].went = version
-	case d.gone: // it has come and gone between two words
-		r.devices = append(r.devices, device{node: node, id: d.id, since: d.since, came: version, went: version})
-	case at < 0:
-		r.devices = append(r.devices, device{node: node, id: d.id, since: d.since, came: version})
+	if at < 0 { // it may have gone, too, between two words
+		at = len(r.devices)
+		r.devices = append(r.devices, device{node: node, id: d.id, since: d.since, came: next(), flags: d.flags &^ deviceGone})
+	}
+	if d.flags&deviceGone != 0 {
+		r.devices[at].went, r.devices[at].why = next(), d.why
 	}
 }
 
 // replace takes all that a node has of the user; u is nil if it has nothing.
-func (r *record) replace(node string, u *wordUser, version uint64) (changed bool) {
+func (r *record) replace(node string, u *wordUser, next func() uint64) (changed bool) {
 	before := r.mark(node)
 	if u != nil && u.number < before {
 		return false // a later word has been heard
 	}
-	there := make(map[string]bool)
+	type entry struct {
+		id    string
+		waits bool
+	}
+	there := make(map[entry]bool)
 	if u != nil {
 		for _, d := range u.devices {
-			at := r.find(node, d.id)
+			e, gone := entry{d.id, d.flags&deviceWaits != 0}, d.flags&deviceGone != 0
 			switch {
-			case d.gone && (at >= 0 || d.number > before):
-				r.applyDevice(node, d, version)
+			case gone && d.number > before:
+				r.applyDevice(node, d, next)
 				changed = true
-			case !d.gone:
-				there[d.id] = true
-				if at < 0 {
-					r.applyDevice(node, d, version)
+			case !gone:
+				there[e] = true
+				if r.find(node, e.id, e.waits) < 0 {
+					r.applyDevice(node, d, next)
 					changed = true
 				}
 			}
@@ -147,21 +164,31 @@ func (r *record) replace(node string, u *wordUser, version uint64) (changed bool
 		changed = changed || u.number > before
 	}
 	for i := range r.devices {
-		if d := &r.devices[i]; d.node == node && d.went == 0 && !there[d.id] {
-			d.went = version
+		if d := &r.devices[i]; d.node == node && d.went == 0 && !there[entry{d.id, d.waits()}] {
+			d.went = next()
 			changed = true
 		}
 	}
 	return changed
 }
 
-// lose notes that the devices of nodes that are not in v have gone with them.
-func (r *record) lose(v *view, version uint64) (changed bool) {
+// lose notes that the devices of nodes that are not in v have gone with them, and so have sessions, unless they are on
+// another node by now.
+func (r *record) lose(v *view, next func() uint64) (changed bool) {
+	for _, d := range r.devices {
+		if _, lives := v.nodes[d.node]; !lives && d.went == 0 && d.flags&deviceKept != 0 && r.find(d.node, d.id, true) < 0 {
+			r.devices = append(r.devices, device{node: d.node, id: d.id, since: d.since, came: next(), flags: deviceWaits | deviceTold})
+		}
+	}
 	for i := range r.devices {
 		d := &r.devices[i]
 		if _, lives := v.nodes[d.node]; !lives && d.went == 0 {
-			d.went, d.flags = version, d.flags|deviceNodeGone
+			d.went, d.flags = next(), d.flags|deviceNodeGone
 			changed = true
+			elsewhere := func(o device) bool { return o.went == 0 && o.id == d.id && o.node != d.node }
+			if d.waits() && !slices.ContainsFunc(r.devices, elsewhere) {
+				d.why = nodeLost
+			}
 		}
 	}
 	return changed
@@ -202,7 +229,7 @@ func (r *record) stopTimer() {
 //	uvarint  version
 //	change   the last one
 //	uvarint  number of marks, and of each a text and a number
-//	uvarint  number of devices, and of each two texts, since, came, went, flags
+//	uvarint  number of devices, and of each two texts, since, came, went, flags, and a text
 func (r *record) append(dst []byte) []byte {
 	dst = r.change.append(binary.AppendUvarint(wire.AppendText(dst, r.key), r.version))
 	dst = binary.AppendUvarint(dst, uint64(len(r.marks)))
@@ -214,6 +241,7 @@ func (r *record) append(dst []byte) []byte {
 	for _, d := range devices {
 		dst = binary.AppendVarint(wire.AppendText(wire.AppendText(dst, d.node), d.id), d.since)
 		dst = append(binary.AppendUvarint(binary.AppendUvarint(dst, d.came), d.went), byte(d.flags))
+		dst = wire.AppendText(dst, string(d.why))
 	}
 	return dst
 }
@@ -224,7 +252,7 @@ func readRecord(rd *reader) *record {
 		r.marks = append(r.marks, mark{rd.text(), rd.Uvarint()})
 	}
 	for range rd.Count() {
-		r.devices = append(r.devices, device{rd.text(), rd.text(), rd.Varint(), rd.Uvarint(), rd.Uvarint(), deviceFlags(rd.Byte())})
+		r.devices = append(r.devices, device{rd.text(), rd.text(), rd.Varint(), rd.Uvarint(), rd.Uvarint(), deviceFlags(rd.Byte()), hub.Reason(rd.text())})
 	}
 	return r
 }

@@ -29,7 +29,7 @@ func BenchmarkMemory(b *testing.B) {
 		records := make(map[string]*record)
 		for i, key := range keys {
 			r := &record{key: key, hash: hashKey(key)}
-			r.apply("12345678", &wordUser{number: uint64(i + 1), devices: []wordDevice{{id: "12345678901234567890", number: uint64(i + 1)}}}, 1)
+			r.apply("12345678", &wordUser{number: uint64(i + 1), devices: []wordDevice{{id: "12345678901234567890", number: uint64(i + 1)}}}, func() uint64 { return 1 })
 			records[key] = r
 		}
 		runtime.GC()

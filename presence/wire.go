@@ -25,7 +25,7 @@ const (
 
 // wireVersion begins questions between owners and other nodes. A node that gets another version does not
 // answer it as if it understood.
-const wireVersion = 1
+const wireVersion = 2
 
 // batchBytes is about how large a message, or a page of an answer, gets.
 const batchBytes = 32 << 10

@@ -12,9 +12,10 @@
 //
 // There is one Connect and one Disconnect for each connection of a socket that is registered for a user, one Online and one
 // Offline for each change of a user, on whichever node they are told: also when a node crashes. The events of one user come
-// in order. With hub.Recovery a session has one of each for every connection, with the same socket, and Expired, which
-// is in no order with them, when it ends because its client has not come back; not when its node crashes. When a node dies while it waits for an answer, another one tells the events again, with the same
-// ID: so drop an ID that has been seen. Nothing else makes it necessary to look at IDs but a batch whose answer was lost.
+// in order. With hub.Recovery a session has one of each for every connection, with the same socket, and one Expired when it
+// ends because its client has not come back, also when its node crashes. When a node dies while it waits for an answer,
+// another one tells the events again, with the same ID: so drop an ID that has been seen. Nothing else makes it necessary to
+// look at IDs but a batch whose answer was lost.
 //
 // # What is lost
 //
@@ -35,7 +36,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,8 +60,8 @@ type Event struct {
 	Time      time.Time `json:"time"` // when it was told first by this node
 	Namespace string    `json:"namespace"`
 	User      string    `json:"user,omitempty"`   // with its kind: "user:42"
-	Socket    string    `json:"socket,omitempty"` // of Connect, Disconnect and Expired
-	Node      string    `json:"node,omitempty"`   // of Connect and Disconnect, that the socket is or was on
+	Socket    string    `json:"socket,omitempty"` // of Connect, Disconnect and Expired, and so is the next one
+	Node      string    `json:"node,omitempty"`   // that the socket is or was on
 	Reason    string    `json:"reason,omitempty"` // of Expired; of Disconnect "node gone" if the node was given up
 }
 
@@ -110,7 +110,8 @@ type Sender struct {
 	log *slog.Logger
 
 	queue chan *waiting
-	over  chan struct{} // closed when nothing is sent any more
+	last  <-chan struct{} // closed when nothing comes any more
+	over  chan struct{}   // closed when nothing is sent any more
 
 	waits                 atomic.Int64
 	sent, dropped, failed atomic.Uint64
@@ -136,7 +137,7 @@ func New(h *hub.Hub, o Options) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = presence.New(h, presence.Options{
+	p, err := presence.New(h, presence.Options{
 		Grace: o.Grace, Workers: s.o.Queue, Logger: s.o.Logger,
 		OnChange: func(ctx context.Context, e presence.Event) {
 			what := Offline
@@ -150,7 +151,10 @@ func New(h *hub.Hub, o Options) (*Sender, error) {
 			if e.Gone {
 				out.Type = Disconnect
 			}
-			if e.NodeGone {
+			switch {
+			case e.Expired != "":
+				out.Type, out.Reason = Expired, string(e.Expired)
+			case e.NodeGone:
 				out.Reason = "node gone"
 			}
 			s.deliver(ctx, out)
@@ -159,6 +163,7 @@ func New(h *hub.Hub, o Options) (*Sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
+	s.last = p.Done()
 	h.Emitter().Cluster().Attach(s)
 	return s, nil
 }
@@ -201,25 +206,6 @@ func newSender(o Options) (*Sender, error) {
 		o.Logger = slog.Default()
 	}
 	return &Sender{o: o, log: o.Logger, queue: make(chan *waiting, o.Queue), over: make(chan struct{})}, nil
-}
-
-// Expired tells that a client has not come back to its session. It belongs into [hub.Namespace.OnUnrecovered]. It does not
-// wait: when the queue is full, the event is dropped.
-func (s *Sender) Expired(socket *hub.Socket, why hub.Reason) {
-	user := ""
-	if users := socket.Users(); len(users) > 0 {
-		user = users[0].String()
-	}
-	w := s.waiting(Event{ // with the log a session may expire on one node after the other
-		ID:   Expired + ":" + socket.ID() + ":" + strconv.FormatInt(time.Now().UnixNano(), 36),
-		Type: Expired, Namespace: socket.Namespace().Name(), User: user,
-		Socket: socket.ID(), Reason: string(why),
-	})
-	select {
-	case s.queue <- w:
-	default:
-		s.giveUp("the queue is full", w)
-	}
 }
 
 func (s *Sender) waiting(e Event) *waiting {
@@ -274,6 +260,7 @@ func (s *Sender) finish(events []*waiting) {
 // Run implements [tether/cluster.Service]: the hub calls it. When ctx is done, what waits has five seconds.
 func (s *Sender) Run(ctx context.Context) {
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	gathering, enough := context.WithCancel(sending)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
@@ -283,13 +270,20 @@ func (s *Sender) Run(ctx context.Context) {
 		case <-sending.Done():
 			return
 		}
+		limit := time.After(endLimit)
 		select {
-		case <-time.After(endLimit):
+		case <-s.last: // the presence may tell yet who has gone
+			enough()
+		case <-limit:
+			stop()
+		}
+		select {
+		case <-limit:
 			stop()
 		case <-sending.Done():
 		}
 	})
-	for batch := s.gather(ctx); len(batch) > 0; batch = s.gather(ctx) {
+	for batch := s.gather(gathering); len(batch) > 0; batch = s.gather(gathering) {
 		s.send(sending, batch)
 	}
 	close(s.over)

@@ -126,12 +126,8 @@ func recovering(e http.RoundTripper, grace time.Duration, r hub.Recovery) hubtes
 		o := options(e)
 		o.Grace = grace
 		h.Of("/").OnConnect(func(ctx context.Context, s *hub.Socket) error { return s.Register(ctx, "42") })
-		s, err := New(h, o)
-		if err != nil {
-			return nil, err
-		}
-		h.Of("/").OnUnrecovered(s.Expired)
-		return h, nil
+		_, err = New(h, o)
+		return h, err
 	}
 }
 
@@ -251,11 +247,8 @@ func TestASessionThatWaits(t *testing.T) {
 				if one.Type != Expired {
 					continue
 				}
-				if !strings.HasPrefix(one.ID, "expired:"+id+":") {
-					t.Errorf("its ID is %s", one.ID)
-				}
 				one.ID, one.Time = "", time.Time{}
-				if want := (Event{Type: Expired, Namespace: "/", User: "user:42", Socket: id, Reason: "expired"}); one != want {
+				if want := (Event{Type: Expired, Namespace: "/", User: "user:42", Socket: id, Node: a.Hub.Node(), Reason: "expired"}); one != want {
 					t.Errorf("told %+v, want %+v", one, want)
 				}
 			}
@@ -272,12 +265,15 @@ func TestASessionThatWaits(t *testing.T) {
 			unplug() // what is left of it in this process cannot tell anybody
 			a.Kill()
 			time.Sleep(2 * time.Minute)
-			check(t, e, id, "connect disconnect") // and nobody says that the session has ended
+			check(t, e, id, "connect disconnect expired")
+			if got, want := e.reasons(Expired), []string{"node lost"}; !slices.Equal(got, want) {
+				t.Errorf("expired for the reasons %q, want %q", got, want)
+			}
 			if phone.ComeBack(b) || phone.ID() == id {
 				t.Fatal("recovered from a node that is gone")
 			}
 			time.Sleep(10 * time.Second)
-			check(t, e, id, "connect disconnect")
+			check(t, e, id, "connect disconnect expired")
 			check(t, e, phone.ID(), "connect")
 		})
 	})
@@ -324,8 +320,8 @@ func TestASessionThatWaits(t *testing.T) {
 	})
 }
 
-// TestANodeIsKilledWhenItHasJustLostAClient: there is one disconnect all the same, whichever node tells it, also if
-// answers of the webhook are lost.
+// TestANodeIsKilledWhenItHasJustLostAClient: there is one disconnect all the same, and one end of the session, whichever node
+// tells it, also if answers of the webhook are lost.
 func TestANodeIsKilledWhenItHasJustLostAClient(t *testing.T) {
 	window := hub.Recovery{On: true, Window: time.Minute}
 	for _, after := range []time.Duration{-1, 0, time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
@@ -349,8 +345,11 @@ func TestANodeIsKilledWhenItHasJustLostAClient(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				e.set(false, false)
 				time.Sleep(3 * time.Minute)
-				if got := e.told(phone.ID()); got != "connect disconnect" {
-					t.Errorf("told %q, want one connect and one disconnect", got)
+				if got := e.told(phone.ID()); got != "connect disconnect expired" {
+					t.Errorf("told %q, want one connect, one disconnect and one end", got)
+				}
+				if why := e.reasons(Expired); !slices.Equal(why, []string{"node lost"}) {
+					t.Errorf("expired for the reasons %q", why)
 				}
 				if why := e.reasons(Disconnect); after < 0 && !slices.Equal(why, []string{"node gone"}) {
 					t.Errorf("disconnected for the reasons %q", why)
@@ -368,6 +367,7 @@ func run(t *testing.T, o Options) (s *Sender, end func()) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	s.last = ctx.Done()
 	ended := make(chan struct{})
 	go func() { // waited for by end
 		defer close(ended)

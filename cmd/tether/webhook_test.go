@@ -43,7 +43,7 @@ func TestAnotherProgramIsToldWhoComesAndGoes(t *testing.T) {
 	redis := backend.Redis(t)
 	environ := append([]string{
 		"TETHER_BROKER=" + redis.URL, "TETHER_PREFIX=" + t.Name(),
-		"TETHER_WEBHOOK_URL=" + program.URL, "TETHER_WEBHOOK_KEYS=" + key, "TETHER_WEBHOOK_GRACE=0s",
+		"TETHER_WEBHOOK_URL=" + program.URL, "TETHER_WEBHOOK_KEYS=" + key, "TETHER_WEBHOOK_GRACE=0s", "TETHER_RECOVERY_ON=true",
 	}, enough...)
 	a, b := start(t, environ, "--node=a").ready(), start(t, environ, "--node=b").ready()
 	dialUser(t, client.Options{URL: b.url()}, "1")
@@ -54,10 +54,14 @@ func TestAnotherProgramIsToldWhoComesAndGoes(t *testing.T) {
 	want(t, told, []string{"disconnect user:42 a ", "offline user:42  "})
 	dialUser(t, client.Options{URL: a.url()}, "42")
 	want(t, told, []string{"connect user:42 a ", "online user:42  "})
+	lost := dial(t, client.Options{URL: a.url(), Auth: map[string]any{"token": tokenFor(t, "7", time.Hour), "recovery": true}})
+	want(t, told, []string{"connect user:7 a ", "online user:7  "})
+	lost.Close()
+	want(t, told, []string{"disconnect user:7 a ", "offline user:7  "}) // and its session waits
 	if err := a.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	want(t, told, []string{"disconnect user:42 a node gone", "offline user:42  "})
+	want(t, told, []string{"disconnect user:42 a node gone", "offline user:42  ", "expired user:7 a node lost"})
 	eventually(t, "the node that told it counts it", func() bool {
 		var stats struct{ Webhook webhook.Stats }
 		got := b.request(http.MethodGet, "/stats", "Bearer "+testEmitKey, "")

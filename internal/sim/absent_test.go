@@ -4,16 +4,17 @@ package sim
 var absent = []mutant{
 	{
 		"a device that goes is not told to the owner", "../presence/holding.go",
-		"		d.gone, d.number = true, p.number\n",
-		"		d.gone, d.number = true, p.number\n		defer func() { h.confirmed = h.number }()\n",
+		"		p.letGoLocked(h, at, \"\")\n", "		p.letGoLocked(h, at, \"\")\n		h.confirmed = h.number\n",
 	}, {
 		"a word that is told twice counts twice", "../presence/record.go",
-		"	case at < 0:\n		r.devices = append(r.devices, device{node: node, id: d.id, since: d.since, came: version})",
-		"	default:\n		r.devices = append(r.devices, device{node: node, id: d.id, since: d.since, came: version})",
+		"	if at < 0 { // it may", "	if at < 0 || d.flags&deviceGone == 0 { // it may",
 	}, {
 		"a late word revives a device", "../presence/record.go",
 		"	if u.number <= before {\n		return false\n	}\n	for _, d := range u.devices {\n		if d.number > before {",
 		"	for _, d := range u.devices {\n		if d.number+before > 0 {",
+	}, {
+		"a session that waits is forgotten with its node", "../presence/record.go",
+		"				d.why = nodeLost\n", "				d.why = \"\"\n",
 	}, {
 		"devices of a node that has died stay", "../presence/record.go",
 		"!lives && d.went == 0 {", "!lives && d.went == 0 && d.came == 0 {",

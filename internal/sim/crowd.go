@@ -105,7 +105,7 @@ func (c *crowd) registered(s *hub.Socket, to hub.Target) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := c.userLocked(s.Namespace().Name() + "," + to.Name())
-	if _, in := s.Registered(to); !in {
+	if _, in, _, _ := s.Registered(to); !in {
 		since, was := u.here[s]
 		delete(u.here, s)
 		c.moved[s.ID()+to.Name()] = time.Now()
@@ -288,7 +288,7 @@ func (c *crowd) inspect() {
 	here := make(map[string]bool)
 	for _, u := range c.users {
 		maps.DeleteFunc(u.here, func(s *hub.Socket, _ time.Time) bool { // the hub's word, also where it has not told it
-			_, in := s.Registered(hub.User(u.name[len(s.Namespace().Name())+1:]))
+			_, in, _, _ := s.Registered(hub.User(u.name[len(s.Namespace().Name())+1:]))
 			return !in
 		})
 		settled := time.Since(u.empty) > c.grace+crowdSlack

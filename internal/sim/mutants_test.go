@@ -192,6 +192,7 @@ var direct = map[string]struct{ pkg, test string }{
 	"a subscription that ends while a call is under way counts as made":                  {"../../hub", "^TestWhatTheBackendEndsAtOnceIsSubscribedAgain$"},
 	"what the broker is said to have ended is not unsubscribed":                          {"../../hub", "^TestSubscriptionsFitTheMembersWhenEndsAreToldLate$"},
 	"a change misses a socket whose client comes back on this node":                      {"../../hub", "^TestAChangeIsNotLostWhileItsClientComesBack$"},
+	"a session that waits is forgotten with its node":                                    {"../../webhook", "^TestASessionExpiresOnce$"},
 	"who does not answer is not missing":                                                 {"../../cluster", "^TestAQuestionEndsWhenTheLeaseOfWhoIsMissingHas$"},
 	"what a node passes on is sent behind later events":                                  {"../../hub", "^TestWhatIsPassedOnTooLateEndsTheSession$"},
 	"who finds a node gone does not wait for what it has passed on last":                 {"../../hub", "^TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast$"},

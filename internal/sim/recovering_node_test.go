@@ -54,6 +54,13 @@ func (w *recoveringWorld) start() {
 		w.violate("New: %v", err)
 		return
 	}
+	if w.calm {
+		err = w.ends.attend(n)
+	}
+	if err != nil {
+		w.violate("presence: %v", err)
+		return
+	}
 	n.serve(n.hub.Of("/"))
 	n.serve(n.hub.Of("/b"))
 	ctx, cancel := context.WithCancel(context.Background())

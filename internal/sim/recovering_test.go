@@ -50,6 +50,7 @@ type recoveringWorld struct {
 	nodes      []*recoveringNode
 	travellers []*traveller
 	calm       bool // no node dies, and no link breaks
+	ends       ends
 	stop       context.CancelFunc
 	jobs       sync.WaitGroup
 	readers    sync.WaitGroup
@@ -77,7 +78,7 @@ func newRecoveringWorld(seed uint64) *recoveringWorld {
 		rng: rand.New(rand.NewPCG(seed, 3)), seed: seed, minutes: minutes{began: time.Now()}, over: make(chan struct{}),
 		events: make(map[string][]*posted), numbers: make(map[uint64]*posted), streams: make(map[string]chan struct{}),
 		banned: make(map[string]moment), gaps: make(map[string][]broker.Gap), cuts: make(map[string][]time.Time), outcomes: make(map[string]int), shifts: make(map[shift]int),
-		kicks: make(map[shift]int),
+		kicks: make(map[shift]int), ends: ends{told: make(map[string][]string), ids: make(map[string]bool)},
 	}
 	w.recovery = hub.Recovery{
 		On:     true,
@@ -209,6 +210,11 @@ func (w *recoveringWorld) end() {
 	}
 	w.stop()
 	w.readers.Wait()
+	for _, a := range w.accounts {
+		if w.calm && len(a.visits) > 0 {
+			w.ends.inspect(a, a.reason)
+		}
+	}
 	for _, n := range w.nodes {
 		n.b.Close()
 	}

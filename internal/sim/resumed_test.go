@@ -7,6 +7,9 @@ var resumed = []mutant{
 		"the last event that a client has is replayed", "connect.go",
 		"		from = v.from //", "		from = v.from - min(v.from, 1) //",
 	}, {
+		"nobody is told that a session has expired", "../presence/waits.go",
+		"		}), why)\n", "		}), why[:0])\n",
+	}, {
 		"a client that is away counts as connected", "live.go",
 		"	if o == engine.Parked || o.Dropped() {", "	if o.Dropped() {",
 	}, {

@@ -34,11 +34,6 @@ func (s *Server) watchUsers(c *config.Config) error {
 	for _, k := range keys {
 		o.Keys = append(o.Keys, string(k))
 	}
-	if s.hooks, err = webhook.New(s.hub, o); err != nil {
-		return err
-	}
-	for _, name := range c.Namespaces {
-		s.hub.Of(name).OnUnrecovered(s.hooks.Expired)
-	}
-	return nil
+	s.hooks, err = webhook.New(s.hub, o)
+	return err
 }
