@@ -210,7 +210,7 @@ func (p *Presence) settleLocked(r *record) {
 		p.copies.pushLocked(r)
 		return
 	}
-	if !r.working && (!r.change.settled() || r.untold()) {
+	if !r.working && (!r.change.settled() || len(r.untold()) > 0) {
 		r.working = true
 		p.ready = append(p.ready, r)
 		if p.workers < p.o.Workers && p.work.Begin() {
@@ -236,7 +236,7 @@ func (p *Presence) serve() {
 			}
 			continue
 		}
-		told, devices := r.change, slices.Clone(r.devices)
+		told, devices := r.change, r.untold()
 		p.running++
 		p.mu.Unlock()
 		p.tellHooks(r.key, told, devices)

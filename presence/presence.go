@@ -327,7 +327,7 @@ func (p *Presence) allToldLocked() bool {
 		return false
 	}
 	for _, r := range p.records {
-		if p.view.owner(r.hash) == p.tag && (!r.change.settled() || r.untold() || r.change.online && r.present() == 0) {
+		if p.view.owner(r.hash) == p.tag && (!r.change.settled() || len(r.untold()) > 0 || r.change.online && r.present() == 0) {
 			return false
 		}
 	}

@@ -211,9 +211,21 @@ func (r *record) forget() {
 	}
 }
 
-// untold reports whether OnDevice has to be told something.
-func (r *record) untold() bool {
-	return slices.ContainsFunc(r.devices, func(d device) bool { return d.went != 0 || d.flags&deviceTold == 0 })
+// untold are the devices that OnDevice has to be told of. One whose session has come from another node is not told ahead of
+// that node's word that it has gone there.
+func (r *record) untold() (list []device) {
+	for _, d := range r.devices {
+		if d.went == 0 && d.flags&deviceTold != 0 {
+			continue
+		}
+		before := func(o device) bool {
+			return o.id == d.id && o.node != d.node && o.went == 0 && !o.waits() && o.came < d.came
+		}
+		if !slices.ContainsFunc(r.devices, before) {
+			list = append(list, d)
+		}
+	}
+	return list
 }
 
 func (r *record) stopTimer() {
