@@ -324,17 +324,22 @@ func TestARoomThatIsRefusedFailsItsJoin(t *testing.T) {
 // The backend ends subscriptions, also while a call about them is under way: they come back, and the gap
 // is reported once.
 func TestWhatTheBackendEndsIsSubscribedAgain(t *testing.T) {
-	for name, delay := range map[string]time.Duration{"idle": 0, "under way": 10 * time.Millisecond} {
+	for name, underWay := range map[string]bool{"idle": false, "under way": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				in, l := startInterest(t, 0)
-				var gaps []broker.Gap
-				in.gap = func(g broker.Gap) { gaps = append(gaps, g) }
-				l.delay = func() { time.Sleep(delay) }
+				var mu sync.Mutex
+				var gaps []broker.Gap // guarded by mu
+				in.gap = func(g broker.Gap) {
+					mu.Lock()
+					defer mu.Unlock()
+					gaps = append(gaps, g)
+				}
+				l.delay = func() { time.Sleep(10 * time.Millisecond) } // so the room is missing for a while
 				m := in.join("room", new(Socket))
 				waited := make(chan error, 1)
 				go func() { waited <- in.wait(t.Context(), m) }()
-				if delay == 0 {
+				if !underWay {
 					if err := <-waited; err != nil {
 						t.Fatal(err)
 					}
@@ -352,10 +357,12 @@ func TestWhatTheBackendEndsIsSubscribedAgain(t *testing.T) {
 				if !l.has("room") || in.missing() != nil {
 					t.Errorf("subscribed %v, missing %v", l.has("room"), in.missing())
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if len(gaps) != 2 || !slices.Equal(gaps[0].Subjects, []string{"unknown"}) || gaps[1].To.Before(gaps[1].From) || gaps[1].Cause != errLedger {
 					t.Errorf("gaps are %v", gaps)
 				}
-				if delay > 0 {
+				if underWay {
 					if err := <-waited; err != nil {
 						t.Error(err)
 					}
