@@ -18,11 +18,11 @@ type awaited struct {
 func (p *Presence) waitLocked(key string, s *hub.Socket, since time.Time) {
 	w := p.waits[s.ID()]
 	if w == nil {
-		w = &awaited{socket: s}
+		w = &awaited{socket: s} // the next one of the session may be lost before this one is told to be over
 		p.waits[s.ID()] = w
 	}
 	if !slices.Contains(w.of, p.holdings[key]) {
-		w.of = append(w.of, p.holdLocked(key, held{socket: s, since: since.UnixNano(), flags: deviceWaits | deviceTold}))
+		w.of = append(w.of, p.holdLocked(key, held{socket: w.socket, since: since.UnixNano(), flags: deviceWaits | deviceTold}))
 	}
 }
 
