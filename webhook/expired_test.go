@@ -229,7 +229,7 @@ func TestEachUserOfASessionIsToldThatItExpires(t *testing.T) {
 	}
 }
 
-// TestTheLastNodeTellsWhoGoesWithIt: also who is in his grace.
+// TestTheLastNodeTellsWhoGoesWithIt: also a user in the time of grace.
 func TestTheLastNodeTellsWhoGoesWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, c := newEndpoint(t), hubtest.NewCluster(t)

@@ -272,7 +272,7 @@ func (s *Sender) Run(ctx context.Context) {
 		}
 		limit := time.After(endLimit)
 		select {
-		case <-s.last: // the presence may tell yet who has gone
+		case <-s.last: // the presence may still tell of users that have gone
 			enough()
 		case <-limit:
 			stop()
