@@ -255,7 +255,10 @@ func TestEveryMutantIsFound(t *testing.T) {
 		t.Skip("run by make mutants: each bug takes a build of its own")
 	}
 	for _, m := range allMutants() {
-		t.Run(m.name, func(t *testing.T) { m.find(t) })
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			m.find(t)
+		})
 	}
 }
 
@@ -297,7 +300,7 @@ func (m mutant) find(t *testing.T) {
 	}
 	cmd := exec.Command(binary, "-test.run", m.test(), "-test.timeout", "20m")
 	if cmd.Dir = m.pkg(); cmd.Dir == "." {
-		cmd.Args = append(cmd.Args, "-seeds", strconv.Itoa(count("TETHER_SIM_SEEDS", m.seeds())))
+		cmd.Args = append(cmd.Args, "-enough", "1", "-seeds", strconv.Itoa(count("TETHER_SIM_SEEDS", m.seeds())))
 	}
 	out, err := cmd.CombinedOutput()
 	if err == nil {

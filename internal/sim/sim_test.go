@@ -19,6 +19,7 @@ var (
 	oneSeed   = flag.Int64("seed", -1, "run this seed alone, and with -v say what was done")
 	firstSeed = flag.Uint64("first", 0, "begin with this seed")
 	seedCount = flag.Int("seeds", 0, "run so many seeds; also TETHER_SIM_SEEDS")
+	enough    = flag.Int("enough", 3, "end when so many seeds have failed")
 )
 
 func count(env string, def int) int {
@@ -37,7 +38,7 @@ func eachSeed(t *testing.T, def int, run func(seed uint64) *minutes) uint64 {
 		first, n, last = uint64(*oneSeed), 1, maxProtocol
 	}
 	failed := 0
-	for seed := first; seed < first+n && failed < 3; seed++ {
+	for seed := first; seed < first+n && failed < *enough; seed++ {
 		var m *minutes
 		synctest.Test(t, func(*testing.T) { m = run(seed) })
 		if complaint := m.complaint(seed, last); complaint != "" {
@@ -93,12 +94,12 @@ func TestSeeds(t *testing.T) {
 					if bad {
 						failed++
 					}
-					enough := failed > 3
+					over := failed >= *enough
 					mu.Unlock()
 					if bad {
 						complain(t, seed, r, false)
 					}
-					if enough {
+					if over {
 						return
 					}
 				}
