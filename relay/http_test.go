@@ -21,6 +21,7 @@ func (x *node) questions() uint64 {
 }
 
 func TestOverHTTPTheBrokerHasNothingToDo(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, overHTTP(), 2, transport.Options{})
 	c := open(t, nodes)
 	for _, n := range []int{2, 65_536, 1_000_000} {
@@ -45,6 +46,7 @@ func TestOverHTTPTheBrokerHasNothingToDo(t *testing.T) {
 
 // TestANodeThatCannotBeReachedOverHTTPIsReachedThroughTheBroker: its address is refused, or is that of somebody else.
 func TestANodeThatCannotBeReachedOverHTTPIsReachedThroughTheBroker(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, x, other *node){
 		"nobody listens":    func(_ *testing.T, x, _ *node) { x.peer.Close() },
 		"another node does": func(_ *testing.T, x, other *node) { x.peer.Config.Handler = other.relay },
@@ -68,6 +70,7 @@ func TestANodeThatCannotBeReachedOverHTTPIsReachedThroughTheBroker(t *testing.T)
 
 // TestARequestIsNotPassedOnTwice: what may have been served is not sent again another way.
 func TestARequestIsNotPassedOnTwice(t *testing.T) {
+	t.Parallel()
 	t.Run("GET", func(t *testing.T) { // on a connection that has been used, where net/http sends a GET again
 		nodes := start(t, overHTTP(), 2, transport.Options{})
 		c := open(t, nodes)
@@ -116,6 +119,7 @@ func (*discard) Write(b []byte) (int, error) { return len(b), nil }
 
 // TestACallToANodeThatHasGoneEnds although its server still has the connection.
 func TestACallToANodeThatHasGoneEnds(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, overHTTP(), 2, transport.Options{})
 	c := open(t, nodes)
 	came, free := make(chan struct{}), make(chan struct{})
@@ -134,6 +138,7 @@ func TestACallToANodeThatHasGoneEnds(t *testing.T) {
 }
 
 func TestOnlyNodesWithTheKeyAreServedOverHTTP(t *testing.T) {
+	t.Parallel()
 	one, two := seal.GenerateKey(), seal.GenerateKey()
 	for _, x := range []struct {
 		name  string
@@ -181,6 +186,7 @@ func TestOnlyNodesWithTheKeyAreServedOverHTTP(t *testing.T) {
 }
 
 func TestTheOptionsAreChecked(t *testing.T) {
+	t.Parallel()
 	x := startOne(t, memoryBroker(), "node0000", transport.Options{})
 	for _, peer := range []string{"10.0.0.5:3000", "ftp://10.0.0.5", "http://", "http://a:b@10.0.0.5", "http://10.0.0.5/?x", "http://10.0.0.5/#x", "\n"} {
 		if _, err := New(x.member, Options{Peer: peer}); err == nil || !strings.Contains(err.Error(), "http://10.0.0.5:3000") {

@@ -104,6 +104,7 @@ func (c *client) probe(turn int) *socket {
 
 // TestASessionComesToWhereItsWebSocketIs, with what its client has sent on the way.
 func TestASessionComesToWhereItsWebSocketIs(t *testing.T) {
+	t.Parallel()
 	for _, epoll := range []bool{false, true} {
 		everyBroker(t, func(t *testing.T, broker opener) {
 			nodes := start(t, broker, 3, transport.Options{Epoll: epoll, UpgradeWait: patience})
@@ -140,6 +141,7 @@ func TestASessionComesToWhereItsWebSocketIs(t *testing.T) {
 
 // TestAClientThatDoesNotGoOverStays where it was.
 func TestAClientThatDoesNotGoOverStays(t *testing.T) {
+	t.Parallel()
 	everyBroker(t, func(t *testing.T, broker opener) {
 		c := open(t, start(t, broker, 3, transport.Options{UpgradeWait: patience}))
 		c.post("4one")
@@ -161,6 +163,7 @@ func TestAClientThatDoesNotGoOverStays(t *testing.T) {
 
 // TestWhatIsNotKeptComesBehindWhatWas: a client may say at any time what makes its session stay.
 func TestWhatIsNotKeptComesBehindWhatWas(t *testing.T) {
+	t.Parallel()
 	c := open(t, start(t, memoryBroker(), 2, transport.Options{UpgradeWait: patience}))
 	c.post("4one")
 	s := c.probe(1)
@@ -183,6 +186,7 @@ func TestWhatIsNotKeptComesBehindWhatWas(t *testing.T) {
 
 // TestWhatIsKeptIsInTheBudget of what is not complete: the session that began first ends.
 func TestWhatIsKeptIsInTheBudget(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, memoryBroker(), 2, transport.Options{UnfinishedBytes: 200_000, UpgradeWait: patience})
 	text := "4" + strings.Repeat("x", 60_000)
 	var clients []*client
@@ -206,6 +210,7 @@ func TestWhatIsKeptIsInTheBudget(t *testing.T) {
 
 // TestASessionThatIsNotFreshStays: its receiver has heard of its client.
 func TestASessionThatIsNotFreshStays(t *testing.T) {
+	t.Parallel()
 	c := open(t, start(t, memoryBroker(), 2, transport.Options{}))
 	c.post("4one")
 	c.want("4one")
@@ -227,6 +232,7 @@ func TestASessionThatIsNotFreshStays(t *testing.T) {
 
 // TestAWebSocketAtTheOwnerNeedNotBeWaitedFor.
 func TestAWebSocketAtTheOwnerNeedNotBeWaitedFor(t *testing.T) {
+	t.Parallel()
 	c := open(t, start(t, memoryBroker(), 2, transport.Options{UpgradeWait: patience}))
 	c.post("4one")
 	s := c.nodes[0].upgrade(c.sid)
@@ -240,6 +246,7 @@ func TestAWebSocketAtTheOwnerNeedNotBeWaitedFor(t *testing.T) {
 
 // TestWhatIsKeptForAnUpgradeIsKeptForAMoment, and only where it may be of use.
 func TestWhatIsKeptForAnUpgradeIsKeptForAMoment(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		name  string
 		nodes int
@@ -284,6 +291,7 @@ func TestWhatIsKeptForAnUpgradeIsKeptForAMoment(t *testing.T) {
 
 // TestAnOwnerThatDiesBeforeAClientGoesOver takes the session with it.
 func TestAnOwnerThatDiesBeforeAClientGoesOver(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, memoryBroker(), 3, transport.Options{UpgradeWait: patience})
 	c := open(t, nodes)
 	s := c.probe(1)
@@ -299,6 +307,7 @@ func TestAnOwnerThatDiesBeforeAClientGoesOver(t *testing.T) {
 
 // TestANodeEndsWhileAClientIsAboutToGoOver.
 func TestANodeEndsWhileAClientIsAboutToGoOver(t *testing.T) {
+	t.Parallel()
 	c := open(t, start(t, memoryBroker(), 2, transport.Options{UpgradeWait: patience}))
 	c.post("4one")
 	s := c.probe(1)

@@ -25,6 +25,7 @@ func TestTheRelayKnowsNeitherHubNorTransport(t *testing.T) {
 
 // TestRequestsComeToAnyNode has a client that comes to another node with each request.
 func TestRequestsComeToAnyNode(t *testing.T) {
+	t.Parallel()
 	everyBroker(t, func(t *testing.T, broker opener) {
 		c := open(t, start(t, broker, 3, transport.Options{}))
 		c.post("4x") // it is kept for a moment
@@ -86,6 +87,7 @@ func TestANodeThatEndsLetsGoWhatItHasPassedOn(t *testing.T) {
 
 // TestAGETThatAProxySendsAgainEndsTheSession: what the first answer had is lost with the node that it went through.
 func TestAGETThatAProxySendsAgainEndsTheSession(t *testing.T) {
+	t.Parallel()
 	everyBroker(t, func(t *testing.T, broker opener) {
 		nodes := start(t, broker, 3, transport.Options{})
 		for _, again := range []int{0, 2} { // at the owner, and at a third node
@@ -110,6 +112,7 @@ func TestAGETThatAProxySendsAgainEndsTheSession(t *testing.T) {
 
 // TestPOSTsThroughAnyNodeKeepTheirOrder has a client send each to another node than the one before.
 func TestPOSTsThroughAnyNodeKeepTheirOrder(t *testing.T) {
+	t.Parallel()
 	everyBroker(t, func(t *testing.T, broker opener) {
 		const posts = 100
 		c := open(t, start(t, broker, 3, transport.Options{}))
@@ -129,6 +132,7 @@ func TestPOSTsThroughAnyNodeKeepTheirOrder(t *testing.T) {
 }
 
 func TestAnAnswerThatWaitsComesAtOnce(t *testing.T) {
+	t.Parallel()
 	everyBroker(t, func(t *testing.T, broker opener) {
 		c := open(t, start(t, broker, 2, transport.Options{}))
 		for i := range 10 {
@@ -147,6 +151,7 @@ func TestAnAnswerThatWaitsComesAtOnce(t *testing.T) {
 }
 
 func TestAnIDThatNamesNoSessionIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, memoryBroker(), 2, transport.Options{})
 	c := open(t, nodes)
 	secret := c.sid[:20]
@@ -326,6 +331,7 @@ func TestANodeThatHasJustBegunWaitsUntilItKnowsTheOthers(t *testing.T) {
 }
 
 func TestIDsOfTheApplicationNameTheNodeToo(t *testing.T) {
+	t.Parallel()
 	o := transport.Options{GenerateID: func(r *http.Request) (string, error) {
 		if name := r.Header.Get("X-Name"); name != "" {
 			return name, nil
@@ -370,6 +376,7 @@ func FuzzParse(f *testing.F) {
 // TestAClientThatDoesNotReadIsGivenUpByTheOwner: what it does not take stays at the owner, and after WriteTimeout it
 // is as slow as if it had come there.
 func TestAClientThatDoesNotReadIsGivenUpByTheOwner(t *testing.T) {
+	t.Parallel()
 	nodes := start(t, memoryBroker(), 2, transport.Options{QueueBytes: 64 << 20, WriteTimeout: 300 * time.Millisecond})
 	c := open(t, nodes)
 	server := transport.NewServer("", nodes[1])

@@ -248,24 +248,6 @@ func TestAnEventOfAClientLeadsToItsHandlerAndFurther(t *testing.T) {
 // has no headers.
 func TestASampledEmitIsInTheHeadersOfNATS(t *testing.T) {
 	server := backend.NATS(t)
-	prefix := natsio.NewInbox()[len("_INBOX."):]
-	stranger, err := natsio.Connect(server.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stranger.Close()
-	heard, err := stranger.SubscribeSync(prefix + ".s.>")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := stranger.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	provider, spans := recording(t)
-	tracer, err := tracing.New(tracing.Options{Provider: provider})
-	if err != nil {
-		t.Fatal(err)
-	}
 	state, err := trace.ParseTraceState("vendor=opaque")
 	if err != nil {
 		t.Fatal(err)
@@ -286,26 +268,54 @@ func TestASampledEmitIsInTheHeadersOfNATS(t *testing.T) {
 		"not sampled":       {trace.SpanContextConfig{TraceID: caller.TraceID, SpanID: caller.SpanID, TraceState: state}, seal.Keys{}, false},
 		"without a span":    {trace.SpanContextConfig{}, seal.Keys{}, false},
 	} {
-		b, err := drivers.Mux().Open(t.Context(), server.URL+"?prefix="+prefix)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		e := hub.NewEmitter(b, hub.EmitterOptions{Key: row.key, Tracers: []hub.Tracer{tracer}})
-		ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(row.caller))
-		m := emitUntilHeard(t, e, ctx, spans, heard)
-		if !row.want {
-			if m.Header != nil {
-				t.Errorf("%s: the message has the headers %v", name, m.Header)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			provider, spans := recording(t)
+			tracer, err := tracing.New(tracing.Options{Provider: provider})
+			if err != nil {
+				t.Fatal(err)
 			}
-			continue
-		}
-		emit := await(t, spans, "emit /users/ping", 1)[0].SpanContext()
-		want := "00-" + emit.TraceID().String() + "-" + emit.SpanID().String() + "-01"
-		if emit.TraceID() != caller.TraceID || m.Header.Get("traceparent") != want || m.Header.Get("tracestate") != row.caller.TraceState.String() {
-			t.Errorf("%s: the message has the headers %v, want the traceparent %s", name, m.Header, want)
-		}
+			prefix := natsio.NewInbox()[len("_INBOX."):]
+			heard := listen(t, server.URL, prefix)
+			b, err := drivers.Mux().Open(t.Context(), server.URL+"?prefix="+prefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			e := hub.NewEmitter(b, hub.EmitterOptions{Key: row.key, Tracers: []hub.Tracer{tracer}})
+			ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(row.caller))
+			m := emitUntilHeard(t, e, ctx, spans, heard)
+			if !row.want {
+				if m.Header != nil {
+					t.Errorf("the message has the headers %v", m.Header)
+				}
+				return
+			}
+			emit := await(t, spans, "emit /users/ping", 1)[0].SpanContext()
+			want := "00-" + emit.TraceID().String() + "-" + emit.SpanID().String() + "-01"
+			if emit.TraceID() != caller.TraceID || m.Header.Get("traceparent") != want || m.Header.Get("tracestate") != row.caller.TraceState.String() {
+				t.Errorf("the message has the headers %v, want the traceparent %s", m.Header, want)
+			}
+		})
 	}
+}
+
+// listen has a stranger hear what is published below prefix.
+func listen(t *testing.T, url, prefix string) *natsio.Subscription {
+	t.Helper()
+	stranger, err := natsio.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stranger.Close)
+	heard, err := stranger.SubscribeSync(prefix + ".s.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return heard
 }
 
 // emitUntilHeard emits, again if the server was too slow for the driver, and returns what a stranger hears of the last

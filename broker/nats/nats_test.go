@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	long.Parallel(4)
+	long.Parallel(6)
 	os.Exit(m.Run())
 }
 

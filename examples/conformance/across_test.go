@@ -22,7 +22,7 @@ import (
 func lineReader(t *testing.T, args ...string) (base string, lines <-chan string) {
 	t.Helper()
 	r, w := io.Pipe()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context()) // so all servers of a test begin to end together
 	ended := make(chan error, 1)
 	go func() { // waited for by the cleanup
 		ended <- runAtOnce(ctx, append([]string{"-addr", "127.0.0.1:0"}, args...), w, t.Output())

@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 		serveChild()
 		return
 	}
-	long.Parallel(4) // they wait more than they compute
+	long.Parallel(6) // they wait more than they compute
 	os.Exit(m.Run())
 }
 

@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	long.Parallel(4)
+	long.Parallel(5)
 	os.Exit(m.Run())
 }
 

@@ -267,6 +267,7 @@ func (r *rig) disconnect(c *client) {
 
 // The instant a client knows that it is connected, another node emits to it.
 func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
+	long.Beside(t)
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		n := scaled(2000, 10_000)
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})
@@ -300,6 +301,7 @@ func TestWhoIsToldThatItIsConnectedIsReached(t *testing.T) {
 // Two tabs of each user open and close all the time, and are emitted to: an open tab misses nothing,
 // and at the end nobody is there.
 func TestFlappingTabsLeaveNothingBehind(t *testing.T) {
+	long.Beside(t)
 	onAll(t, func(t *testing.T, brokerURL, addr string) {
 		flaps := scaled(2000, 50_000)
 		r := newRig(t, brokerURL, addr, 2, patient(time.Second), hub.Options{}, transport.Options{})

@@ -14,12 +14,14 @@ import (
 
 	"tether/hub"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/transport"
 )
 
 // Clients that never read cost no more than their queue, in the process and in the kernel, are let go,
 // and harm nobody.
 func TestClientsThatDoNotReadAreBounded(t *testing.T) {
+	long.Beside(t)
 	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		n, each1 := scaled(50, 1000), scaled(4<<20, 10<<20)
 		r := newRig(t, brokerURL, addr, 1, 5*time.Second, hub.Options{}, transport.Options{})

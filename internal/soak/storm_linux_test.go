@@ -16,6 +16,7 @@ import (
 
 	"tether/hub"
 	"tether/internal/backend"
+	"tether/internal/long"
 	"tether/transport"
 )
 
@@ -129,6 +130,7 @@ func (c *crowd) heard(t *testing.T) (r crowdReport) {
 // subscribe in batches, one call of a node at a time. It is slow, so that there are batches also where the
 // clients are.
 func TestAReconnectStorm(t *testing.T) {
+	long.Beside(t)
 	on(t, func(t *testing.T, brokerURL, addr string, s *backend.Server) {
 		n := scaled(2*crowdSize, 2*crowdSize)
 		r := newRig(t, brokerURL, addr, 2, 2*time.Second, hub.Options{}, transport.Options{})

@@ -191,7 +191,7 @@ func (w *town) keepAsking(q inquiry, e *hub.Emitter, but string, stop <-chan str
 		select {
 		case <-stop:
 			return
-		case <-time.After(rand.N(50 * time.Millisecond)):
+		case <-time.After(rand.N(long.Or(400*time.Millisecond, 50*time.Millisecond))):
 		}
 		q.ask(w, func(kind string, all func(p *place) []string, put func(ctx context.Context, e *hub.Emitter) answer) {
 			w.put(kind, e, but, all, put)

@@ -21,7 +21,7 @@ const patience = time.Minute
 // prints. The program must end without an error within a few seconds of being told to.
 func Start(t testing.TB, run func(ctx context.Context, args []string, stdout, stderr io.Writer) error, args ...string) (printed string, stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context()) // so all programs of a test begin to end together
 	stdout := make(lines, 64)
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, args, stdout, t.Output()) }() // stop waits for it
