@@ -26,4 +26,4 @@ var logged = []mutant{
 
 // loggedTests are those tests.
 const loggedTests = "^Test(ASessionOutlivesItsNode|WhatComesWhileASessionIsInherited|OneNodeInheritsASession|RoomsThatWereJoinedAndLeftInTheEnd|" +
-	"NodesAreKilledUnderLoad|WhatDoesNotOutliveANode|ANodeThatWasGivenUpFindsOut|APositionFromBeforeTheSession)$"
+	"WhatIsPublishedAgainIsNotGivenTwice|NodesAreKilledUnderLoad|WhatDoesNotOutliveANode|ANodeThatWasGivenUpFindsOut|APositionFromBeforeTheSession)$"
