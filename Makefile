@@ -42,7 +42,7 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-# Bugs planted into the hub, one build each: the simulator has to find all. It takes long.
+# Bugs planted into the source, one build each: the tests have to find all. About an hour on two cores.
 mutants:
 	go test ./internal/sim -run Mutant -mutants -count 1 -timeout 90m -v
 

@@ -350,6 +350,12 @@ func awaitMembers(t *testing.T, base string, two bool) {
 	if two {
 		want = `"members":["A","B"]`
 	}
+	awaitList(t, base, want)
+}
+
+// awaitList waits until a server's list of members is as wanted.
+func awaitList(t *testing.T, base, want string) {
+	t.Helper()
 	for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		_, got := exampletest.Get(t, base+"/stats")
 		if strings.Contains(got, want) {

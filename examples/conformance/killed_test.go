@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,8 +33,9 @@ func serveChild() {
 	}
 }
 
-// startChild starts a server in a process of its own, and returns its URL and what kills it.
-func startChild(t *testing.T, args ...string) (base string, kill func()) {
+// startChild starts a server in a process of its own, and returns its URL and what kills it. What it prints later goes to
+// printed, until it has ended.
+func startChild(t *testing.T, printed func(line string), args ...string) (base string, kill func()) {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
@@ -51,15 +53,24 @@ func startChild(t *testing.T, args ...string) (base string, kill func()) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill = func() {
+	read := make(chan struct{})
+	kill = sync.OnceFunc(func() {
 		cmd.Process.Kill()
+		<-read
 		cmd.Wait()
-	}
+	})
 	t.Cleanup(kill)
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	lines := bufio.NewScanner(stdout)
+	lines.Scan()
+	addr, ok := strings.CutPrefix(lines.Text(), "listening on ")
+	go func() { // kill waits for it
+		defer close(read)
+		for lines.Scan() {
+			printed(lines.Text())
+		}
+	}()
 	if !ok {
-		t.Fatalf("the server prints %q, %v", line, err)
+		t.Fatalf("the server prints %q, %v", lines.Text(), lines.Err())
 	}
 	return "http://" + addr, kill
 }
@@ -79,7 +90,7 @@ func TestAClientOfAKilledServerMissesNothing(t *testing.T) {
 			}
 			flags := []string{"-broker", s.URL, "-recovery", "2m", "-recovery-log", "-node"}
 			a := start(t, append(flags, "A")...)
-			b, kill := startChild(t, append(flags, "B")...)
+			b, kill := startChild(t, func(string) {}, append(flags, "B")...)
 			awaitMembers(t, a, true)
 			emit := func(n int) {
 				t.Helper()
