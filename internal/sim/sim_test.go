@@ -30,9 +30,11 @@ func count(env string, def int) int {
 }
 
 // eachSeed has run go through as many seeds as the flags and the environment say, one after the other, each in a
-// bubble. It ends the test at the third with a violation, and returns how many seeds that were.
+// bubble. It ends the test at the third with a violation, and returns how many seeds that were. Other tests may run at the
+// same time.
 func eachSeed(t *testing.T, def int, run func(seed uint64) *minutes) uint64 {
 	t.Helper()
+	t.Parallel()
 	first, n, last := *firstSeed, uint64(cmp.Or(*seedCount, count("TETHER_SIM_SEEDS", def))), 150
 	if *oneSeed >= 0 {
 		first, n, last = uint64(*oneSeed), 1, maxProtocol
