@@ -296,6 +296,25 @@ func TestWhatFailsHoldsUpNoOtherRoom(t *testing.T) {
 	})
 }
 
+// A room that cannot be subscribed is tried again after a pause, however many join it meanwhile.
+func TestARoomThatFailsIsNotTriedForEachJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, l := startInterest(t, 0)
+		l.delay = func() { <-time.After(10 * time.Millisecond) }
+		l.refuse = func(string) error { return broker.ErrUnavailable }
+		for range 300 {
+			in.join("room", new(Socket))
+			time.Sleep(3 * time.Millisecond)
+		}
+		synctest.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.calls < 3 || l.calls > 15 { // the pauses grow to 250 milliseconds and more
+			t.Errorf("%d calls of the broker in 900 ms", l.calls)
+		}
+	})
+}
+
 func TestARoomThatIsRefusedFailsItsJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, l := startInterest(t, 0)

@@ -196,6 +196,7 @@ var direct = map[string]struct{ pkg, test string }{
 	"who does not answer is not missing":                                                 {"../../cluster", "^TestAQuestionEndsWhenTheLeaseOfWhoIsMissingHas$"},
 	"what a node passes on is sent behind later events":                                  {"../../hub", "^TestWhatIsPassedOnTooLateEndsTheSession$"},
 	"who finds a node gone does not wait for what it has passed on last":                 {"../../hub", "^TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast$"},
+	"a room can be queued while a call about it is under way":                            {"../../hub", "^TestARoomThatFailsIsNotTriedForEachJoin$"},
 	"what a node has for a socket that has moved ends with it":                           {"../../hub", "^TestANodeThatEndsPassesOnWhatItHasGot$"},
 	"a socket takes events for a session that another node has":                          {"../../hub", "^TestASocketTakesNothingWhenItsSessionHasMoved$"},
 	"a node that asks again is forgotten, as it did not watch before":                    {"../../presence", "^TestOneThatWatchesAgainAtOnceIsToldOn$"},
