@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +44,16 @@ func TestLimitOfRooms(t *testing.T) {
 		t.Errorf("third room: %v", err)
 	}
 	s.Leave(Room("a"))
+	if err := s.Join(t.Context(), Room("b"), Room("c"), Room("d")); !errors.Is(err, errTooManyRooms) {
+		t.Errorf("two more where one fits: %v", err)
+	}
+	if rooms := s.Rooms(); slices.Contains(rooms, Room("c")) || slices.Contains(rooms, Room("d")) {
+		t.Errorf("refused, it is in %v", rooms)
+	}
+	if err := s.Join(t.Context(), Everyone, Room("b"), Room("c"), Room("c")); err != nil {
+		t.Errorf("one more, twice: %v", err)
+	}
+	s.Leave(Room("c"))
 	if err := s.Register(t.Context(), "c"); err != nil {
 		t.Error(err)
 	}

@@ -11,7 +11,8 @@ import (
 // by any node, reaches it. It waits for the broker where this node has no other socket of a room yet.
 // If ctx ends first, or the hub, the socket is in the rooms all the same and will be reached when
 // the broker is there again; Leave undoes that. To join Everyone, or the socket itself, does nothing. The
-// error is ErrTarget for another socket, and for a target that names nobody.
+// error is ErrTarget for another socket, and for a target that names nobody, and ErrTooMany if the socket would be in more
+// than Limits.Rooms; then it is in none of them that it was not in before.
 func (s *Socket) Join(ctx context.Context, rooms ...Target) error {
 	return s.joinRooms(ctx, stateParked, rooms)
 }
@@ -42,6 +43,10 @@ func (s *Socket) joinBefore(ctx context.Context, limit uint32, since int64, room
 	h := s.client.hub
 	joined := make([]membership, len(rooms))
 	s.mu.Lock()
+	if most := h.options.Limits.Rooms - s.joinedLocked(); len(rooms) > most && s.newLocked(rooms) > most && s.gate.State() < limit {
+		s.mu.Unlock()
+		return false, errTooManyRooms
+	}
 	for i, r := range rooms {
 		if s.gate.State() >= limit {
 			err = ErrDisconnected
@@ -50,10 +55,6 @@ func (s *Socket) joinBefore(ctx context.Context, limit uint32, since int64, room
 		subject := s.ns.subject + r.name
 		at := s.placeLocked(subject)
 		if at < 0 {
-			if r != Everyone && r.kind != single && s.joinedLocked() >= h.options.Limits.Rooms {
-				err = errTooManyRooms
-				break
-			}
 			at = s.addLocked(h.interest.join(subject, s))
 			s.reroomedLocked()
 			fresh = true
@@ -139,6 +140,17 @@ func (s *Socket) joinedLocked() int {
 		n--
 	}
 	return n
+}
+
+// newLocked is how many of rooms would be joined, of those that joinedLocked counts.
+func (s *Socket) newLocked(rooms []Target) int {
+	names := make(map[string]bool)
+	for _, r := range rooms {
+		if r != Everyone && r.kind != single && s.placeLocked(s.ns.subject+r.name) < 0 {
+			names[r.name] = true
+		}
+	}
+	return len(names)
 }
 
 // in reports whether the socket is in r.

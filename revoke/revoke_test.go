@@ -326,6 +326,14 @@ func TestAProcessWithoutAHubRevokes(t *testing.T) {
 		if _, err := revoke.Everywhere(t.Context(), e, revoke.Rule{}); !errors.Is(err, revoke.ErrRule) {
 			t.Errorf("an empty rule: %v", err)
 		}
+		for _, before := range []time.Time{time.Now().Add(time.Minute + 1), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), time.Unix(-1, 0), time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)} {
+			if _, err := revoke.Everywhere(t.Context(), e, revoke.Rule{Before: before}); !errors.Is(err, revoke.ErrBefore) {
+				t.Errorf("a rule about what was issued before %v: %v", before, err)
+			}
+		}
+		if _, err := revoke.Everywhere(t.Context(), e, revoke.Rule{User: hub.User("43"), Before: time.Now().Add(time.Minute)}); err != nil {
+			t.Errorf("a rule of a clock that is ahead: %v", err)
+		}
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)

@@ -20,7 +20,7 @@ type Token struct {
 type Rule struct {
 	User   hub.Target // those of this user
 	Token  string     // the one with this ID
-	Before time.Time  // those that were issued before; many tokens say that in whole seconds
+	Before time.Time  // those that were issued before, at most a minute from now; many tokens say that in whole seconds
 }
 
 var (
@@ -30,6 +30,10 @@ var (
 
 	// ErrRule says that a rule has no field that is set.
 	ErrRule = errors.New("revoke: an empty rule would be about everybody: a user, a token or a time is needed")
+
+	// ErrBefore says that the time of a rule is more than a minute from now, so that tokens would be no good that do not
+	// exist yet, or before 1970, so that there are none.
+	ErrBefore = errors.New("revoke: a rule can be about tokens that were issued before a time since 1970, not one that is yet to come")
 
 	// ErrFull says that a node remembers as many rules as Options.Max allows.
 	ErrFull = errors.New("revoke: the list is full: the sockets have ended, but may come back; see Options.Max")
@@ -43,6 +47,9 @@ type rule struct {
 	Made   int64  `json:"made"`             // likewise
 }
 
+// clocksDiffer is by how much the clocks of machines may.
+const clocksDiffer = time.Minute
+
 func (r Rule) wire(now time.Time) (rule, error) {
 	if r == (Rule{}) {
 		return rule{}, ErrRule
@@ -52,6 +59,9 @@ func (r Rule) wire(now time.Time) (rule, error) {
 		w.User = r.User.String()
 	}
 	if !r.Before.IsZero() {
+		if r.Before.Unix() < 0 || r.Before.After(now.Add(clocksDiffer)) {
+			return rule{}, ErrBefore
+		}
 		w.Before = r.Before.UnixNano()
 	}
 	return w, nil

@@ -43,7 +43,7 @@ type otherNode struct {
 }
 
 // Revoke puts a rule into force on all nodes: see the package's description of what holds when it returns. It ends
-// as [hub.Answers] does, after 30 s if ctx has no deadline. The error is ErrRule, or that of [hub.Answers.Err]: then
+// as [hub.Answers] does, after 30 s if ctx has no deadline. The error is ErrRule or ErrBefore, or that of [hub.Answers.Err]: then
 // the rule is in force on this node alone.
 func (l *List) Revoke(ctx context.Context, r Rule) (hub.Changed, error) {
 	w, err := r.wire(time.Now())

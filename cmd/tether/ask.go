@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -216,6 +217,9 @@ func (c *revokeCommand) run(p *program, l *config.Loaded) int {
 		changed, err = revoke.Everywhere(ctx, e, r)
 		return err
 	})
+	if errors.Is(err, revoke.ErrBefore) {
+		err = &config.Mistake{Problem: "--before is more than a minute from now, or before 1970"}
+	}
 	if err != nil {
 		return p.end(err)
 	}

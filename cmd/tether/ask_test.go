@@ -111,6 +111,7 @@ func TestUsersAreFoundAndPutOutOnAllNodes(t *testing.T) {
 				{`{"user":"42","before":"2000-01-01T00:00:00Z"}`, `{"nodes":2,"sockets":0,"missing":[]}`},
 				{`{}`, `{"error":"one of \"user\", \"token\" and \"before\" is needed"}`},
 				{`{"before":"yesterday"}`, `{"error":"the body is not what is wanted: a time is seconds since 1970`},
+				{`{"before":"9999-01-01T00:00:00Z"}`, `{"error":"\"before\" is more than a minute from now, or before 1970"}`},
 				{`{"before":-1}`, `{"error":"the body is not what is wanted: a time is seconds since 1970`},
 			} {
 				if got := a.post("/revoke", testEmitKey, c.body); !strings.HasPrefix(got.body, c.want) {

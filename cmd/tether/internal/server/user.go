@@ -119,6 +119,9 @@ func (a *api) revoke(ctx context.Context, body []byte) (any, error) {
 		return nil, badRequest(errors.New(`one of "user", "token" and "before" is needed`))
 	}
 	changed, err := a.list.Revoke(ctx, r)
+	if errors.Is(err, revoke.ErrBefore) {
+		return nil, badRequest(errors.New(`"before" is more than a minute from now, or before 1970`))
+	}
 	if err != nil {
 		return nil, err
 	}
