@@ -88,12 +88,6 @@ func AppendBinary(dst, data []byte) []byte {
 	return base64.StdEncoding.AppendEncode(dst, data)
 }
 
-// TextSize is the most that [AppendText] adds to a payload for a packet of n bytes.
-func TextSize(n int) int { return 1 + n }
-
-// BinarySize is the most that [AppendBinary] adds to a payload for n bytes of data.
-func BinarySize(n int) int { return 2 + base64.StdEncoding.EncodedLen(n) }
-
 func appendSeparator(dst []byte) []byte {
 	if len(dst) > 0 {
 		dst = append(dst, Separator)

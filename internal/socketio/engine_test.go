@@ -77,18 +77,6 @@ func TestPayloadIsJoined(t *testing.T) {
 	}
 }
 
-func TestSizesAreBounds(t *testing.T) {
-	for n := range 10 {
-		data := make([]byte, n)
-		if got := len(AppendBinary([]byte("1"), data)) - 1; got != BinarySize(n) {
-			t.Errorf("%d bytes take %d, and BinarySize says %d", n, got, BinarySize(n))
-		}
-		if got := len(AppendText([]byte("1"), data)) - 1; got != TextSize(n) {
-			t.Errorf("%d bytes take %d, and TextSize says %d", n, got, TextSize(n))
-		}
-	}
-}
-
 func FuzzPayload(f *testing.F) {
 	for _, s := range []string{"40", "42[\"a\"]\x1ebAQID\x1e3", "", "\x1e", "b", "bAQ\nID", "b====", "6\x1e1", "4\x1e\x1e4", "9", "bAQIDBA"} {
 		f.Add([]byte(s))

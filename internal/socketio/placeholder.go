@@ -51,12 +51,6 @@ func AppendPlaceholder(dst []byte, num int) []byte {
 	return append(dst, '}')
 }
 
-// AppendRenumbered appends data, JSON text that [Placeholders] has checked or a value of it, with
-// offset added to the number of each placeholder.
-func AppendRenumbered(dst, data []byte, offset int) []byte {
-	return AppendRemapped(dst, data, func(num int) int { return num + offset })
-}
-
 // AppendRemapped appends data, JSON text that [Placeholders] has checked or a value of it, with each
 // placeholder's number replaced by what renumber makes of it. It is called in the order of the text:
 // when only some values of a packet are passed on, renumber sees which attachments they need.

@@ -233,6 +233,3 @@ func (f *Fleet) Result(ctx context.Context, sent []check.Sent) (*Result, error) 
 	})
 	return &all, err
 }
-
-// Processes is the number of load processes.
-func (f *Fleet) Processes() int { return len(f.members) }

@@ -178,6 +178,3 @@ type CPU struct {
 
 // Sub is what was used since o.
 func (c CPU) Sub(o CPU) CPU { return CPU{c.Total - o.Total, c.User - o.User, c.System - o.System} }
-
-// Add is the sum of both.
-func (c CPU) Add(o CPU) CPU { return CPU{c.Total + o.Total, c.User + o.User, c.System + o.System} }
