@@ -86,7 +86,7 @@ func memoryBroker() opener {
 // serverAt is a broker that is a server.
 func serverAt(url string) opener {
 	return opener{open: func(t testing.TB) broker.Broker {
-		b, err := drivers.Mux().Open(t.Context(), url)
+		b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) { return drivers.Mux().Open(t.Context(), url) })
 		if err != nil {
 			t.Fatal(err)
 		}

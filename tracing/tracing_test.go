@@ -152,7 +152,7 @@ func TestOneTraceLeadsFromAnHTTPHandlerToEachSocket(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			provider, spans := recording(t)
 			open := func() broker.Broker {
-				b, err := drivers.Mux().Open(t.Context(), server.URL)
+				b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) { return drivers.Mux().Open(t.Context(), server.URL) })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -277,7 +277,9 @@ func TestASampledEmitIsInTheHeadersOfNATS(t *testing.T) {
 			}
 			prefix := natsio.NewInbox()[len("_INBOX."):]
 			heard := listen(t, server.URL, prefix)
-			b, err := drivers.Mux().Open(t.Context(), server.URL+"?prefix="+prefix)
+			b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) {
+				return drivers.Mux().Open(t.Context(), server.URL+"?prefix="+prefix)
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -31,9 +31,11 @@ func open(tb testing.TB, address string) broker.Broker {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	b, err := nats.Open(ctx, u)
+	b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return nats.Open(ctx, u)
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package long
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"strconv"
@@ -39,6 +40,16 @@ func Limit(d time.Duration) time.Duration {
 }
 
 func quiet() bool { return os.Getenv("TETHER_TEST_QUIET") == "1" }
+
+// Again calls f again while it fails so, for half a minute, as it may where the machine has other work. With
+// TETHER_TEST_QUIET=1 it calls f once.
+func Again[T any](failing error, f func() (T, error)) (v T, err error) {
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if v, err = f(); !errors.Is(err, failing) || quiet() || time.Since(began) > 30*time.Second {
+			return v, err
+		}
+	}
+}
 
 // Alone is called by a test with a Limit. Where the limit counts it has the process for itself, elsewhere others run
 // at the same time.

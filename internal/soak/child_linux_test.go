@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	long.Parallel(5)
+	long.Parallel(4)
 	os.Exit(m.Run())
 }
 
@@ -75,7 +75,7 @@ func serveChild(brokerURL string) error {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	b, err := drivers.Mux().Open(ctx, brokerURL)
+	b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) { return drivers.Mux().Open(ctx, brokerURL) })
 	if err != nil {
 		return err
 	}

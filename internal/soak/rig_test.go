@@ -148,14 +148,14 @@ var backends = map[string]func(t testing.TB) *backend.Server{
 	"nats":  func(t testing.TB) *backend.Server { return backend.NATS(t) },
 }
 
-// newRig starts nodes on a broker. Several URLs, with blanks between, are several servers of one. addr is the backend's, ""
-// for one that is not reached through a proxy.
 // patient is how long a message may take to clients that come and go: one that reads late, because the machine has
 // other work, may have left with the message unread.
 func patient(latency time.Duration) time.Duration {
 	return min(long.Limit(latency), 10*time.Second)
 }
 
+// newRig starts nodes on a broker. Several URLs, with blanks between, are several servers of one. addr is the backend's, ""
+// for one that is not reached through a proxy.
 func newRig(t testing.TB, brokerURL, addr string, nodes int, latency time.Duration, o hub.Options, to transport.Options) *rig {
 	t.Helper()
 	r := &rig{t: t, book: ledger.New(latency), mux: drivers.Mux(), urls: strings.Fields(brokerURL)}
@@ -178,7 +178,7 @@ func (r *rig) open(proxy *faultproxy.Proxy) broker.Broker {
 	if proxy != nil {
 		u.Host = proxy.Addr()
 	}
-	b, err := r.mux.Open(r.t.Context(), u.String())
+	b, err := long.Again(broker.ErrUnavailable, func() (broker.Broker, error) { return r.mux.Open(r.t.Context(), u.String()) })
 	if err != nil {
 		r.t.Fatal(err)
 	}
