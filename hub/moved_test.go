@@ -232,33 +232,33 @@ func (s stuck) Publish(ctx context.Context, msgs ...broker.Message) ([]broker.Re
 
 // A node that ends publishes what it has got for a socket that has moved: receipts have counted that.
 func TestANodeThatEndsPassesOnWhatItHasGot(t *testing.T) {
-	t.Parallel()
-	bus := memory.NewBus()
-	let := make(chan struct{})
-	home, stop := startStoppable(t, stuck{bus.Broker(), let}, moving)
-	away := start(t, bus.Broker(), moving)
-	r := comes(t, home)
-	if r.at(away).connect(t); !r.recovered {
-		t.Fatal("it is not recovered")
-	}
-	waitFor(t, func() bool { return home.Stats().Parked == 0 }, "the node still listens for the session")
-	const events = 50
-	for i := range events {
-		if receipt := mustEmit(t, away.Emitter(), SocketID(r.sid), "x", i); receipt.Nodes != 1 {
-			t.Fatalf("event %d: %v", i, receipt)
+	synctest.Test(t, func(t *testing.T) {
+		bus := memory.NewBus()
+		let := make(chan struct{})
+		home, stop := startStoppable(t, stuck{bus.Broker(), let}, moving)
+		away := start(t, bus.Broker(), moving)
+		r := comes(t, home)
+		if r.at(away).connect(t); !r.recovered {
+			t.Fatal("it is not recovered")
 		}
-	}
-	stopped := make(chan error)
-	go func() { stopped <- stop() }() // the test waits for it
-	waitFor(t, func() bool { list, err := away.Members(); return err == nil && len(list) == 1 }, "the node has not left")
-	time.Sleep(2 * drainPoll)
-	close(let)
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
-	for i := range events {
-		r.wantEvents(t, fmt.Sprintf("[x %d]", i))
-	}
+		time.Sleep(time.Minute) // the node does not listen for the session any more
+		const events = 50
+		for i := range events {
+			if receipt := mustEmit(t, away.Emitter(), SocketID(r.sid), "x", i); receipt.Nodes != 1 {
+				t.Fatalf("event %d: %v", i, receipt)
+			}
+		}
+		stopped := make(chan error)
+		go func() { stopped <- stop() }() // the test waits for it
+		synctest.Wait()                   // it has left, and waits for the broker
+		close(let)
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		for i := range events {
+			r.wantEvents(t, fmt.Sprintf("[x %d]", i))
+		}
+	})
 }
 
 func TestWhoFindsANodeGoneWaitsForWhatItHasPassedOnLast(t *testing.T) {

@@ -31,9 +31,9 @@ var (
 	// ErrRule says that a rule has no field that is set.
 	ErrRule = errors.New("revoke: an empty rule would be about everybody: a user, a token or a time is needed")
 
-	// ErrBefore says that the time of a rule is more than a minute from now, so that tokens would be no good that do not
-	// exist yet, or before 1970, so that there are none.
-	ErrBefore = errors.New("revoke: a rule can be about tokens that were issued before a time since 1970, not one that is yet to come")
+	// ErrBefore says that Before is more than a minute from now, when it would be about tokens that do not exist yet, or
+	// before 1970, when there were none.
+	ErrBefore = errors.New("revoke: Before is more than a minute from now, or before 1970")
 
 	// ErrFull says that a node remembers as many rules as Options.Max allows.
 	ErrFull = errors.New("revoke: the list is full: the sockets have ended, but may come back; see Options.Max")

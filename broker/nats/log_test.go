@@ -72,7 +72,7 @@ func TestTheDriverWithALogDoesWhatABrokerMust(t *testing.T) {
 		p := faultproxy.New(tb, s.Addr)
 		return open(tb, "nats://"+p.Addr()+query), func() { p.Hold(faultproxy.Both) }, p.Heal
 	}
-	if long.Or(true, false) { // what fails without a log does so with one, and takes as long
+	if long.Or(true, false) { // outages take long: the suite has them where all tests run
 		h.Stop, h.Start, h.Pause, h.Resume, h.Freezable = nil, nil, nil, nil, nil
 	}
 	brokertest.Run(t, h)

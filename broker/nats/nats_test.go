@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	long.Parallel(6)
+	long.Parallel(4)
 	os.Exit(m.Run())
 }
 
