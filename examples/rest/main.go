@@ -34,10 +34,23 @@ type Order struct {
 
 var orderPlaced = event.New[Order]("/orders/placed")
 
+const usage = `Rest is a REST API with the hub beside it in the same process: an order that is posted is also told
+to the sockets of the user who has placed it.
+
+  go run ./examples/rest
+  token=$(curl -sd user=42 127.0.0.1:3000/login)
+  curl -H "X-Token: $token" -d title=tea 127.0.0.1:3000/orders
+
+`
+
 func main() {
 	addr := flag.String("addr", "127.0.0.1:3000", "address to listen on")
 	brokerURL := flag.String("broker", "memory://", "URL of the broker")
 	key := flag.String("key", "", "key of the tokens, in base64; empty: one for this process")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
